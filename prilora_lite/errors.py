@@ -1,0 +1,14 @@
+"""What to say when a name is not known."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+def unknown(kind: str, name: object, valid: Iterable[str]) -> ValueError:
+    """A ValueError that names what was given, the nearest valid name if one is near, and all valid ones."""
+    valid = list(valid)
+    near = difflib.get_close_matches(str(name).lower(), valid, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return ValueError(f"unknown {kind} {name!r}: {hint}valid are {', '.join(valid)}")

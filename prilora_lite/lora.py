@@ -1,0 +1,145 @@
+"""One linear layer with a low-rank update beside its frozen weight: W0 x + s B A x."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class LoRALinear(nn.Module):
+    r"""A frozen linear layer plus a trainable update of rank r.
+
+    .. math:: y = W_0 x + b + s\,B A\,x, \qquad A \in \mathbb{R}^{r \times n},\; B \in \mathbb{R}^{m \times r}
+
+    A starts random (Kaiming uniform) and B zero, so at the start the layer computes what its base computes,
+    bit for bit. The weights of A and B are float32, or the base's type where that is wider.
+
+    Args:
+        base: ``nn.Linear`` with weight (m, n), or GPT-2's ``Conv1D`` with weight (n, m). It is frozen.
+        rank: r, from 1 to min(m, n).
+        scaling: s. Always given, never implied: LoRA's rule is ``alpha / rank``.
+        dropout: probability with which an entry of the update's input is dropped in training.
+
+    Shapes: x (..., n) -> y (..., m).
+
+    Raises:
+        TypeError: ``base`` is another kind of layer, or its weight is quantized.
+        ValueError: a rank, scaling or dropout outside its range.
+
+    Source: LoRA (Hu et al. 2021), section 4.1.
+    """
+
+    def __init__(self, base: nn.Module, rank: int, *, scaling: float, dropout: float = 0.0) -> None:
+        super().__init__()
+        out_features, in_features = linear_shape(base)
+        weight = base.weight
+        if not weight.is_floating_point():
+            raise TypeError(
+                f"the base weight is {weight.dtype}; a quantized layer can't be adapted, load it unquantized"
+            )
+        if not isinstance(rank, int) or isinstance(rank, bool) or not 1 <= rank <= min(out_features, in_features):
+            raise ValueError(
+                f"rank must be an integer from 1 to min(in, out) = {min(out_features, in_features)} "
+                f"for a layer of shape {out_features}x{in_features}, got {rank!r}"
+            )
+        if not (math.isfinite(scaling) and scaling > 0):
+            raise ValueError(f"scaling must be a finite number above 0 (LoRA's rule is alpha / rank), got {scaling!r}")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout must lie in [0, 1), got {dropout!r}")
+
+        self.in_features, self.out_features = in_features, out_features
+        self.rank, self.scaling, self.dropout = rank, float(scaling), float(dropout)
+        self.base = base.requires_grad_(False)
+        dtype = torch.promote_types(weight.dtype, torch.float32)
+        self.lora_A = nn.Parameter(torch.empty(rank, in_features, dtype=dtype, device=weight.device))
+        self.lora_B = nn.Parameter(torch.zeros(out_features, rank, dtype=dtype, device=weight.device))
+        nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
+        # W0 while merged, so that unmerge is exact. A buffer, to follow the layer to another device; not saved.
+        self.register_buffer("unmerged_weight", None, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.base(x)
+        if self.merged:
+            if self.training and torch.is_grad_enabled():
+                raise RuntimeError(
+                    "this layer is merged, so no gradient would reach lora_A and lora_B: "
+                    "call unmerge() to train, or eval() to predict"
+                )
+            return y
+        if self.dropout and self.training:
+            x = F.dropout(x, self.dropout)
+        h = F.linear(x, self.lora_A.to(x.dtype))
+        # y + s h B^T in one product: the scale and the sum cost no pass of their own over the (tokens, m) output
+        update = torch.addmm(y.flatten(0, -2), h.flatten(0, -2), self.lora_B.to(x.dtype).T, alpha=self.scaling)
+        return update.view(y.shape)
+
+    def delta_weight(self) -> Tensor:
+        r""":math:`\Delta W = s\,B A`, laid out like the base's weight: (m, n), or (n, m) over ``Conv1D``."""
+        delta = self.scaling * (self.lora_B @ self.lora_A)
+        return delta.T if is_conv1d(self.base) else delta
+
+    @property
+    def merged(self) -> bool:
+        """Whether the base's weight now holds :math:`W_0 + s B A`."""
+        return self.unmerged_weight is not None
+
+    @torch.no_grad()
+    def merge(self) -> None:
+        r"""Add the update to the base's weight, :math:`W \leftarrow W_0 + s B A`: one product instead of three.
+
+        :math:`W_0` is kept, so a merged layer needs the memory of one more weight.
+
+        Raises:
+            RuntimeError: the layer is merged already.
+        """
+        if self.merged:
+            raise RuntimeError("this layer is merged already; call unmerge() first")
+        weight = self.base.weight
+        self.unmerged_weight = weight.detach().clone()
+        weight.copy_(weight.to(self.lora_A.dtype) + self.delta_weight())
+
+    @torch.no_grad()
+    def unmerge(self) -> None:
+        """Give the base its own weight back, bit for bit.
+
+        Raises:
+            RuntimeError: the layer is not merged.
+        """
+        if not self.merged:
+            raise RuntimeError("this layer is not merged; call merge() first")
+        self.base.weight.copy_(self.unmerged_weight)
+        self.unmerged_weight = None
+
+    @property
+    def weight(self) -> Tensor:
+        """The base's weight: some models look at a layer's weight to choose a dtype or device."""
+        return self.base.weight
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The base's bias."""
+        return self.base.bias
+
+    def extra_repr(self) -> str:
+        return f"rank={self.rank}, scaling={self.scaling:g}, dropout={self.dropout:g}, merged={self.merged}"
+
+
+def is_conv1d(module: nn.Module) -> bool:
+    """Whether a module is GPT-2's ``Conv1D``: a linear layer that stores its weight as (in, out)."""
+    return type(module).__name__ == "Conv1D" and isinstance(getattr(module, "nf", None), int)
+
+
+def linear_shape(module: nn.Module) -> tuple[int, int]:
+    """(out, in) = (m, n) of an ``nn.Linear`` or ``Conv1D``.
+
+    Raises:
+        TypeError: the module is neither.
+    """
+    if isinstance(module, nn.Linear):
+        return module.out_features, module.in_features
+    if is_conv1d(module):
+        return module.weight.shape[1], module.weight.shape[0]
+    raise TypeError(f"expected nn.Linear or GPT-2's Conv1D, got {type(module).__name__}")

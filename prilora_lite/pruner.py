@@ -1,0 +1,379 @@
+"""Pruning during training: accumulated input norms, importance, and the pruner that uses both."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prilora_lite.lora import LoRALinear, linear_shape
+
+IMPORTANCE_RULES = ("magnitude_input", "magnitude", "random")
+PRUNING_SCOPES = ("row", "matrix")
+
+# Within one self-attention (and one gated feed-forward) these read the same tensor, so it is read once, at the module
+# named on the right. DeBERTa needs this to be right, too: with share_att_key its query_proj and key_proj also run on
+# the relative-position embeddings, and only value_proj sees the tokens alone.
+_READS_THE_INPUT_OF = {
+    "query": "value", "key": "value",
+    "query_proj": "value_proj", "key_proj": "value_proj",
+    "q_proj": "v_proj", "k_proj": "v_proj",
+    "q_lin": "v_lin", "k_lin": "v_lin",
+    "up_proj": "gate_proj",
+}  # fmt: skip
+
+
+class InputNorms:
+    r"""Running mean square of each input feature of one layer.
+
+    .. math:: q_j = \frac{1}{T}\sum_t x_{tj}^2, \qquad s_j \leftarrow \beta s_j + (1-\beta)\,q_j
+
+    The sum runs over the T non-padding tokens of the whole global batch of one optimizer step: the micro-batches of
+    gradient accumulation weigh by their tokens, and a forward pass run twice (gradient checkpointing) adds twice to
+    both sum and count. The first fold sets s = q. Squares are summed in float32, or float64 where the input is float64.
+
+    Args:
+        in_features: n, the number of input features.
+        device: where the statistics live.
+
+    Source: norm of the input as in Wanda (Sun et al. 2023); the moving average per step is our choice.
+    """
+
+    def __init__(self, in_features: int, device: torch.device | str = "cpu") -> None:
+        self.squares = torch.zeros(in_features, device=device)  # sum over tokens since the last fold
+        self.tokens = torch.zeros((), device=device)
+        self.mean_square: Tensor | None = None  # s, once folded
+
+    @torch.no_grad()
+    def add(self, x: Tensor, rows: Tensor | None = None) -> None:
+        """Count one input x (..., n); ``rows`` are the places of its real tokens when flattened, None where all are.
+
+        Real tokens are picked out, not multiplied by a mask: 0 times the NaN of a padded place would be NaN.
+        """
+        x = x.flatten(0, -2)
+        if rows is not None:
+            x = x.index_select(0, rows)
+        if x.dtype != torch.float64:
+            x = x.float()
+        self.squares = self.squares.to(x) + x.square().sum(0)
+        self.tokens = self.tokens.to(x.device) + x.shape[0]
+
+    @torch.no_grad()
+    def fold(self, decay: float) -> None:
+        """Take what was counted since the last fold, one token at least, into the moving average; count anew."""
+        q = self.squares / self.tokens
+        self.mean_square = q if self.mean_square is None else decay * self.mean_square + (1 - decay) * q
+        self.squares, self.tokens = torch.zeros_like(self.squares), torch.zeros_like(self.tokens)
+
+
+def importance(
+    lora_A: Tensor, mean_square: Tensor | None, rule: str = "magnitude_input", generator: torch.Generator | None = None
+) -> Tensor:
+    r"""How much each entry of A matters.
+
+    .. math:: S_{ij} = |A_{ij}|\,\sqrt{s_j}
+
+    Args:
+        lora_A: A, (r, n).
+        mean_square: s, (n,), the accumulated mean square of the layer's input; used by ``magnitude_input`` only.
+        rule: ``magnitude_input`` as above, ``magnitude`` for :math:`|A_{ij}|`, ``random`` for uniform noise.
+        generator: source of the noise (on the CPU, so that every device draws the same).
+
+    Returns:
+        S, (r, n), not negative.
+
+    Raises:
+        ValueError: an unknown rule, or ``magnitude_input`` without statistics.
+
+    Source: PRILoRA (Benedek & Wolf 2024) combines magnitude and accumulated input; this product as in Wanda.
+    """
+    if rule == "magnitude":
+        return lora_A.detach().abs()
+    if rule == "random":
+        return torch.rand(lora_A.shape, generator=generator).to(lora_A)
+    if rule != "magnitude_input":
+        raise ValueError(f"rule must be one of {', '.join(IMPORTANCE_RULES)}, got {rule!r}")
+    if mean_square is None:
+        raise ValueError("rule 'magnitude_input' needs the input's mean square, and none has been accumulated yet")
+    return lora_A.detach().abs() * mean_square.to(lora_A).sqrt()
+
+
+def keep_mask(scores: Tensor, ratio: float, scope: str = "row") -> Tensor:
+    r"""Which entries survive: all but the k least important ones.
+
+    .. math:: k = \lfloor \mathrm{ratio}\cdot n + 10^{-9} \rfloor
+
+    Args:
+        scores: S, (r, n).
+        ratio: share to prune, in [0, 1).
+        scope: ``row``: k of the n entries in each row; ``matrix``: k of the r n entries of the whole matrix.
+
+    Returns:
+        Boolean (r, n), True where the entry survives. Of equal scores the lower index is pruned first.
+
+    Source: comparing within a row is Wanda's; the rounding and the ties are our choice.
+    """
+    rows = scores if scope == "row" else scores.reshape(1, -1)
+    k = int(ratio * rows.shape[1] + 1e-9)
+    least = rows.argsort(dim=1, stable=True)[:, :k]
+    return torch.ones_like(rows, dtype=torch.bool).scatter_(1, least, False).view(scores.shape)
+
+
+class Pruner:
+    r"""Prunes the A of every :class:`LoRALinear` of a model, again and again while it trains.
+
+    Made once, before training, it listens to the layers' inputs. Call :meth:`step` after each optimizer step: it folds
+    the statistics, and every N-th time it prunes. Call :meth:`prune` in the last step, before the model is evaluated
+    and saved. Pruned entries go on training and may come back, unless ``regrow`` is off.
+
+    Only forward passes in training mode count, and of them only the tokens that the model's ``attention_mask`` keeps.
+
+    Args:
+        model: a model with at least one :class:`LoRALinear`.
+        ratio: share of A pruned, in [0, 1).
+        interval: N, optimizer steps from one prune to the next.
+        decay: :math:`\beta` of the moving average of the inputs' mean squares.
+        rule: importance rule, see :func:`importance`.
+        scope: ``row`` or ``matrix``, see :func:`keep_mask`.
+        regrow: whether a pruned entry may return; otherwise its mask is permanent.
+        seed: of the noise of rule ``random``.
+
+    Attributes:
+        history: for each prune its step, and the share of zeros in all A before and after it.
+
+    Raises:
+        ValueError: no layer to prune, or a value out of range.
+
+    Source: PRILoRA (Benedek & Wolf 2024) prunes A throughout training; interval, regrowth and ratio are our reading.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        ratio: float = 0.5,
+        interval: int = 40,
+        decay: float = 0.9,
+        rule: str = "magnitude_input",
+        scope: str = "row",
+        regrow: bool = True,
+        seed: int = 0,
+    ) -> None:
+        check_pruning(ratio, interval, decay, rule, scope)
+        self.layers = {name: module for name, module in model.named_modules() if isinstance(module, LoRALinear)}
+        if not self.layers:
+            raise ValueError("the model has no LoRALinear to prune; call adapt(model, config) first")
+        self.settings = {
+            "ratio": ratio, "interval": interval, "decay": decay, "rule": rule, "scope": scope, "regrow": regrow
+        }  # fmt: skip
+        self.ratio, self.interval, self.decay = ratio, interval, decay
+        self.rule, self.scope, self.regrow = rule, scope, regrow
+        self.steps = 0
+        self.history: list[dict[str, float]] = []
+        self._masks: dict[str, Tensor] = {}  # permanent masks, where regrowth is off
+        self._generator = torch.Generator().manual_seed(seed)
+        self._mask_shape: torch.Size | None = None  # of the attention mask of the forward pass under way
+        self._rows: Tensor | None = None  # its real tokens
+
+        modules = dict(model.named_modules())
+        self._source = {name: _source_of_input(name, modules) for name in self.layers}
+        self.norms = {
+            source: InputNorms(linear_shape_of(modules[source])[1], next(modules[source].parameters()).device)
+            for source in dict.fromkeys(self._source.values())
+        }
+        # The mask is read where it enters the encoder: a head may be left out, an encoder can't be
+        backbone = getattr(model, "base_model", model)
+        signature = inspect.signature(backbone.forward)
+        self._hooks = [backbone.register_forward_pre_hook(self._mask_reader(signature), with_kwargs=True)]
+        self._hooks += [modules[source].register_forward_pre_hook(self._tap(source)) for source in self.norms]
+
+    def step(self) -> None:
+        """Fold the statistics of one optimizer step, and prune if the interval is over. Call after ``optimizer.step``.
+
+        Raises:
+            RuntimeError: no layer has seen a token since the last step, or a layer is merged.
+            ValueError: an input, or a weight of A, is not finite.
+        """
+        self._sum_over_processes()
+        tokens = torch.stack([norms.tokens for norms in self.norms.values()])
+        finite = torch.stack([norms.squares.isfinite().all() for norms in self.norms.values()])
+        tokens, finite = torch.stack([tokens, finite.float()]).tolist()  # the step's one look at the device
+        if not any(tokens):
+            raise RuntimeError(
+                "no forward pass in training mode since the last step: call model.train() before it, "
+                "and make the Pruner before training starts"
+            )
+        if not all(finite):
+            bad = [name for name, ok in zip(self.norms, finite, strict=True) if not ok]
+            raise ValueError(
+                f"NaN or infinity in the input of {bad[0]} and {len(bad) - 1} more layers in optimizer step "
+                f"{self.steps + 1}: check the batch, then try a lower learning rate or float32"
+            )
+        for norms, seen in zip(self.norms.values(), tokens, strict=True):
+            if seen:
+                norms.fold(self.decay)
+        self.steps += 1
+        if self.steps % self.interval == 0:
+            self.prune()
+        elif self._masks:
+            self._apply_masks()
+
+    @torch.no_grad()
+    def prune(self) -> None:
+        """Zero the least important entries of every A now. A second call in the same step changes nothing.
+
+        Raises:
+            RuntimeError: nothing has been accumulated yet, or a layer is merged.
+            ValueError: a weight of A is not finite.
+        """
+        if self.pruned_at == self.steps:
+            return
+        if self.steps == 0:
+            raise RuntimeError("no statistics yet: call step() after each optimizer step, then prune()")
+        before = self.sparsity()
+        masks = {}
+        for name, layer in self.layers.items():
+            if layer.merged:
+                raise RuntimeError(f"{name} is merged: its pruned A would not match its weight; call unmerge() first")
+            scores = importance(layer.lora_A, self.norms[self._source[name]].mean_square, self.rule, self._generator)
+            if not scores.isfinite().all():
+                raise ValueError(f"NaN or infinity in lora_A of {name} at step {self.steps}: lower the learning rate")
+            if name in self._masks:
+                scores = scores.masked_fill(~self._masks[name], -1)  # what is gone stays first in line
+            masks[name] = keep_mask(scores, self.ratio, self.scope)
+        for name, mask in masks.items():
+            self.layers[name].lora_A.masked_fill_(~mask, 0)
+        if not self.regrow:
+            self._masks = masks
+        self.history.append({"step": self.steps, "before": before, "after": self.sparsity()})
+
+    @property
+    def pruned_at(self) -> int | None:
+        """Step of the latest prune, None before the first."""
+        return self.history[-1]["step"] if self.history else None
+
+    @torch.no_grad()
+    def sparsity(self) -> float:
+        """Share of zeros in all A, in [0, 1]."""
+        zeros = torch.stack([(layer.lora_A == 0).sum() for layer in self.layers.values()]).sum().item()
+        return zeros / sum(layer.lora_A.numel() for layer in self.layers.values())
+
+    def detach(self) -> None:
+        """Stop listening to the model. What was accumulated stays."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a resumed run needs: statistics, step, masks, history, state of the noise, and the settings."""
+        return {
+            "settings": dict(self.settings),
+            "steps": self.steps,
+            "history": [dict(entry) for entry in self.history],
+            "norms": {
+                name: {"squares": n.squares, "tokens": n.tokens, "mean_square": n.mean_square}
+                for name, n in self.norms.items()
+            },
+            "masks": dict(self._masks),
+            "generator": self._generator.get_state(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from :meth:`state_dict` of a pruner over the same layers with the same settings.
+
+        Raises:
+            ValueError: other settings, other layers or other shapes; nothing is changed then.
+        """
+        if state["settings"] != self.settings:
+            differ = [key for key in self.settings if state["settings"].get(key) != self.settings[key]]
+            raise ValueError(
+                "the saved pruner had other settings: "
+                + ", ".join(f"{key}={state['settings'].get(key)!r}, now {self.settings[key]!r}" for key in differ)
+            )
+        shapes = {name: tuple(n["squares"].shape) for name, n in state["norms"].items()}
+        expected = {name: tuple(n.squares.shape) for name, n in self.norms.items()}
+        if shapes != expected:
+            name = next(iter(shapes.items() ^ expected.items()))[0]
+            raise ValueError(
+                f"the saved pruner belongs to another model: {name} has {shapes.get(name)} input features there, "
+                f"{expected.get(name)} here"
+            )
+        self.steps = state["steps"]
+        self.history = [dict(entry) for entry in state["history"]]
+        self._masks = {name: mask.to(self.layers[name].lora_A.device) for name, mask in state["masks"].items()}
+        self._generator.set_state(state["generator"])
+        for name, saved in state["norms"].items():
+            norms = self.norms[name]
+            device = norms.squares.device
+            norms.squares, norms.tokens = saved["squares"].to(device), saved["tokens"].to(device)
+            norms.mean_square = None if saved["mean_square"] is None else saved["mean_square"].to(device)
+
+    @torch.no_grad()
+    def _apply_masks(self) -> None:
+        for name, mask in self._masks.items():
+            self.layers[name].lora_A.masked_fill_(~mask, 0)
+
+    def _mask_reader(self, signature: inspect.Signature) -> Any:
+        def read_mask(module: nn.Module, args: tuple, kwargs: dict) -> None:
+            if module.training:
+                mask = signature.bind_partial(*args, **kwargs).arguments.get("attention_mask")
+                if mask is not None and mask.ndim != 2:
+                    raise ValueError(
+                        f"the pruner counts tokens by a mask of shape (batch, tokens), got one of {tuple(mask.shape)}"
+                    )
+                self._mask_shape = None if mask is None else mask.shape
+                self._rows = None if mask is None else mask.flatten().nonzero().squeeze(1)
+
+        return read_mask
+
+    def _tap(self, name: str) -> Any:
+        def count(module: nn.Module, args: tuple) -> None:
+            if module.training:
+                x = args[0]
+                if self._mask_shape is not None and self._mask_shape != x.shape[:-1]:
+                    raise ValueError(
+                        f"the input of {name} is {tuple(x.shape)}, the attention mask {tuple(self._mask_shape)}: "
+                        "they must agree in (batch, tokens) for padding to be told from tokens"
+                    )
+                self.norms[name].add(x, self._rows)
+
+        return count
+
+    def _sum_over_processes(self) -> None:
+        """Under data parallelism every process sees other inputs; summed, all prune alike."""
+        distributed = torch.distributed
+        if not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1:
+            return
+        flat = torch.cat([part.flatten() for n in self.norms.values() for part in (n.squares, n.tokens)])
+        distributed.all_reduce(flat)
+        for norms in self.norms.values():
+            n = norms.squares.numel()
+            norms.squares, norms.tokens, flat = flat[:n].clone(), flat[n].clone(), flat[n + 1 :]
+
+
+def check_pruning(ratio: float, interval: int, decay: float, rule: str, scope: str) -> None:
+    """Raise ValueError with the way out if a pruning setting is out of range."""
+    if not 0 <= ratio < 1:
+        raise ValueError(f"the pruning ratio must lie in [0, 1), for example 0.5 for half of A, got {ratio!r}")
+    if isinstance(interval, bool) or not isinstance(interval, int) or interval < 1:
+        raise ValueError(f"the pruning interval must be an integer of at least 1 optimizer step, got {interval!r}")
+    if not 0 <= decay < 1:
+        raise ValueError(f"the decay of the input norms must lie in [0, 1), got {decay!r}")
+    if rule not in IMPORTANCE_RULES:
+        raise ValueError(f"the importance rule must be one of {', '.join(IMPORTANCE_RULES)}, got {rule!r}")
+    if scope not in PRUNING_SCOPES:
+        raise ValueError(f"the pruning scope must be one of {', '.join(PRUNING_SCOPES)}, got {scope!r}")
+
+
+def linear_shape_of(module: nn.Module) -> tuple[int, int]:
+    """(out, in) of a linear layer, adapted or not."""
+    return linear_shape(module.base if isinstance(module, LoRALinear) else module)
+
+
+def _source_of_input(name: str, modules: dict[str, nn.Module]) -> str:
+    """Name of the module at which the input of this one is read: a sibling that shares it, or itself."""
+    parent, _, child = name.rpartition(".")
+    source = f"{parent}.{_READS_THE_INPUT_OF.get(child, child)}".lstrip(".")
+    return source if source in modules and "cross" not in parent else name

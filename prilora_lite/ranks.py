@@ -1,0 +1,117 @@
+"""Which rank each layer gets: a straight line from the first layer to the last, rounded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+from numbers import Integral
+
+
+def linear_ranks(num_layers: int, first: float, last: float) -> list[int]:
+    r"""Ranks on a straight line from the first layer to the last, each rounded to the nearest integer.
+
+    .. math:: r_l = \mathrm{round}\Big(r_s + (r_f - r_s)\,\frac{l}{L-1}\Big), \qquad l = 0, \dots, L-1
+
+    Exact rational arithmetic, half to even; one layer alone gets :math:`r_f`.
+
+    Args:
+        num_layers: L, the number of layers, at least 1.
+        first: r_s, the rank aimed at in the first layer.
+        last: r_f, the rank aimed at in the last layer. Below ``first`` the slope falls, equal to it it is flat.
+
+    Returns:
+        L ranks, first layer first.
+
+    Raises:
+        ValueError: L below 1, an end that is no finite number, or a rank that rounds to less than 1.
+
+    Source: PRILoRA (Benedek & Wolf 2024) allocates ranks linearly; the rounding is our choice.
+
+    >>> linear_ranks(12, 4, 12)
+    [4, 5, 5, 6, 7, 8, 8, 9, 10, 11, 11, 12]
+    """
+    return _at_least_one([round(r) for r in _line(num_layers, _exact(first, "first"), _exact(last, "last"))])
+
+
+def budget_ranks(num_layers: int, mean: float, slope: float) -> list[int]:
+    r"""Ranks on a line of any slope whose sum is exactly :math:`L\,m`: the slope changes, the budget does not.
+
+    .. math:: r_s = m - d/2, \qquad r_f = m + d/2, \qquad \sum_l r_l = L\,m
+
+    Rounded by largest remainder: every rank is rounded down, then the ranks with the largest remainders get one
+    more each until the sum is met. Of equal remainders the larger rank comes first, then the later layer.
+
+    Args:
+        num_layers: L, the number of layers, at least 1.
+        mean: m, the mean rank; L times m must be an integer.
+        slope: d = r_f - r_s, the rank of the last layer less that of the first; negative falls, 0 is flat.
+
+    Returns:
+        L ranks, first layer first.
+
+    Raises:
+        ValueError: L below 1, a budget L m that is no integer, or a rank below 1.
+
+    Source: our choice.
+
+    >>> budget_ranks(12, mean=8, slope=8) == linear_ranks(12, 4, 12)
+    True
+    >>> budget_ranks(4, mean=8, slope=-9)
+    [12, 10, 6, 4]
+    """
+    m, d = _exact(mean, "mean"), _exact(slope, "slope")
+    line = _line(num_layers, m - d / 2, m + d / 2) if num_layers != 1 else [m]
+    budget = m * num_layers
+    if budget.denominator != 1:
+        raise ValueError(
+            f"a mean rank of {mean} over {num_layers} layers makes a budget of {float(budget):g}, which is no integer; "
+            f"choose a mean that is a multiple of 1/{num_layers}"
+        )
+    ranks = [r.__floor__() for r in line]
+    by_remainder = sorted(range(num_layers), key=lambda l: (line[l] - ranks[l], line[l], l), reverse=True)
+    for layer in by_remainder[: int(budget) - sum(ranks)]:
+        ranks[layer] += 1
+    return _at_least_one(ranks)
+
+
+def adapter_parameters(ranks: Sequence[int], shapes: Sequence[tuple[int, int]]) -> int:
+    r"""Trainable parameters that a rank schedule costs.
+
+    .. math:: \sum_l r_l \sum_{(m,\,n)} (m + n)
+
+    Args:
+        ranks: one rank per layer.
+        shapes: (out, in) = (m, n) of each adapted matrix of one layer; the same in all layers.
+
+    Returns:
+        Number of entries of all lora_A (r x n) and lora_B (m x r) together.
+
+    Source: LoRA (Hu et al. 2021), section 4.2.
+
+    >>> adapter_parameters(linear_ranks(12, 4, 12), [(768, 768)] * 4 + [(3072, 768), (768, 3072)])
+    1327104
+    """
+    return sum(ranks) * sum(m + n for m, n in shapes)
+
+
+def _line(num_layers: int, first: Fraction, last: Fraction) -> list[Fraction]:
+    if not isinstance(num_layers, Integral) or num_layers < 1:
+        raise ValueError(f"num_layers must be an integer of at least 1, got {num_layers!r}")
+    if num_layers == 1:
+        return [last]
+    return [first + (last - first) * Fraction(l, int(num_layers) - 1) for l in range(num_layers)]
+
+
+def _exact(value: float, name: str) -> Fraction:
+    """The number as it was written: 8.1 is 81/10 here, not the nearest binary fraction."""
+    try:
+        return Fraction(str(value))
+    except ValueError:
+        raise ValueError(f"{name} must be a finite number, got {value!r}") from None
+
+
+def _at_least_one(ranks: list[int]) -> list[int]:
+    if min(ranks) < 1:
+        layer = ranks.index(min(ranks))
+        raise ValueError(f"layer {layer} would get rank {ranks[layer]}; a rank is at least 1: raise the lower end")
+    return ranks

@@ -1,0 +1,289 @@
+"""The ablation: methods x tasks x seeds, one JSON line per finished run, and the table they make."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from prilora_lite.config import PRILoRAConfig
+from prilora_lite.encoders import Settings, settings_for
+from prilora_lite.errors import unknown
+from prilora_lite.tasks import get_task
+from prilora_lite.training import bf16_is_native, finetune, pick_device, result_record
+
+
+@dataclass(frozen=True)
+class Method:
+    """A named method of the ablation: what is trained, and its learning rate where that differs from the setting's."""
+
+    name: str
+    trains: str | PRILoRAConfig
+    label: str
+    learning_rate: float | None = None
+
+
+# Equal budgets: ranks 4..12 over the layers cost what rank 8 costs everywhere.
+METHODS = {
+    method.name: method
+    for method in (
+        Method("head", "head", "head only"),
+        Method("lora", PRILoRAConfig(first_rank=8, last_rank=8, ratio=0.0), "LoRA (r = 8)"),
+        Method("ranks", PRILoRAConfig(ratio=0.0), "ranks only (4..12)"),
+        Method("pruning", PRILoRAConfig(first_rank=8, last_rank=8), "pruning only (r = 8)"),
+        Method("prilora", PRILoRAConfig(), "PRILoRA (4..12, pruned)"),
+        Method("full", "full", "full fine-tuning", learning_rate=5e-5),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One cell of the grid."""
+
+    method: str
+    task: str
+    seed: int
+
+
+def grid(methods: Iterable[str], tasks: Iterable[str], seeds: Iterable[int]) -> list[Run]:
+    """All runs, seed by seed, so that a study cut short has whole comparisons.
+
+    Raises:
+        ValueError: an unknown method or task; the nearest name is given.
+    """
+    methods, tasks = list(methods), list(tasks)
+    for name in methods:
+        if name not in METHODS:
+            raise unknown("method", name, METHODS)
+    for name in tasks:
+        get_task(name)
+    return [Run(method, task, seed) for seed, task, method in product(seeds, tasks, methods)]
+
+
+def ablate(
+    runs: Iterable[Run],
+    output: str | Path,
+    *,
+    encoder: str = "minilm",
+    rows: str | Path | None = None,
+    overrides: dict[str, Any] | None = None,
+    precision: str = "auto",
+    device: str | None = None,
+    progress: bool = True,
+    on_run: Callable[[int, int, Run, dict[str, Any] | None], None] | None = None,
+) -> list[dict[str, Any]]:
+    """Make the runs that the output file does not hold yet, and append one JSON line for each.
+
+    Args:
+        runs: the grid.
+        output: the file of JSON lines; runs with the same method, task, seed, encoder and settings are not repeated.
+        encoder, rows, precision, device, progress: see :func:`~.training.finetune`.
+        overrides: settings to change for all runs, such as ``{"epochs": 1}``.
+        on_run: called with number, count, run and its record before each run (record None) and after it.
+
+    Returns:
+        The records of all the runs, those made earlier too.
+    """
+    runs = list(runs)
+    output = Path(output)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    environment = describe_environment(precision, device)
+    records = []
+    for number, run in enumerate(runs, start=1):
+        settings, trains = _settle(run, encoder, overrides or {})
+        key = run_key(run, encoder, settings, trains)
+        record = next((r for r in read_records(output) if r["key"] == key), None)
+        if record is None:
+            if on_run:
+                on_run(number, len(runs), run, None)
+            started = time.time()
+            result = finetune(
+                run.task, trains, encoder=encoder, rows=rows, settings=settings, seed=run.seed,
+                precision=precision, device=device, progress=progress,
+            )  # fmt: skip
+            record = {
+                "key": key,
+                "name": run.method,
+                "encoder": encoder,
+                "settings": asdict(settings),
+                **result_record(result),
+                "seconds": round(time.time() - started, 1),
+                "environment": environment,
+            }
+            _append(output, record)
+        if on_run:
+            on_run(number, len(runs), run, record)
+        records.append(record)
+    return records
+
+
+def read_records(path: str | Path) -> list[dict[str, Any]]:
+    """All whole lines of a file of runs. A last line that was cut off (the process was killed) does not count."""
+    path = Path(path)
+    if not path.is_file():
+        return []
+    lines = path.read_bytes().split(b"\n")
+    records = []
+    for number, line in enumerate(lines, start=1):
+        if not line:
+            continue
+        try:
+            records.append(json.loads(line))
+        except ValueError as error:
+            if number == len(lines):
+                break
+            raise ValueError(f"{path}, line {number} is no JSON ({error}); mend or remove that line") from error
+    return records
+
+
+def to_dataframe(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
+    """One row per run: encoder, task, method, seed, the main metric (name and value), counts and times."""
+    rows = []
+    for record in records:
+        metric, value = next(iter(record["metrics"].items()))
+        rows.append(
+            {
+                "encoder": record["encoder"], "task": record["task"], "method": record["name"],
+                "seed": record["seed"], "metric": metric, "value": value, **record["counts"],
+                "steps": record["steps"], "epochs": record["settings"]["epochs"],
+                "learning_rate": record["settings"]["learning_rate"],
+                "seconds_per_step": record["seconds_per_step"], "seconds": record["seconds"],
+            }
+        )  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def summarize(runs: pd.DataFrame) -> pd.DataFrame:
+    """One row per task and method: mean and standard deviation of the metric over seeds, counts, seconds per step.
+
+    The deviation is that of a sample (n - 1); with one seed there is none.
+    """
+    order = {name: i for i, name in enumerate(METHODS)}
+    groups = runs.groupby(["task", "method", "metric"], sort=False)
+    table = groups.agg(
+        seeds=("seed", "nunique"),
+        mean=("value", "mean"),
+        sd=("value", "std"),
+        adapter=("adapter", "first"),
+        adapter_nonzero=("adapter_nonzero", "median"),
+        head=("head", "first"),
+        head_nonzero=("head_nonzero", "median"),
+        seconds_per_step=("seconds_per_step", "median"),
+    ).reset_index()
+    table = table.astype({"adapter_nonzero": int, "head_nonzero": int})
+    return table.sort_values(
+        ["task", "method"], key=lambda c: c.map(order) if c.name == "method" else c, kind="stable", ignore_index=True
+    )
+
+
+def format_table(summary: pd.DataFrame) -> str:
+    """The summary for a terminal 80 columns wide: metrics in percent, parameters in thousands."""
+    lines = [
+        f"{'':<4} {'':<23} {'':>15} {'trainable':^16} {'non-zero':^13}",
+        f"{'task':<4} {'method':<23} {'metric, % (sd)':>15} {'adapter':>8}{'head':>8} {'adapter':>8}{'head':>6}"
+        f"{'s/step':>8}",
+    ]
+    for row in summary.itertuples():
+        label = METHODS[row.method].label if row.method in METHODS else row.method
+        sd = "" if pd.isna(row.sd) else f" ({100 * row.sd:.1f})"
+        lines.append(
+            f"{row.task:<4} {label:<23} {f'{100 * row.mean:.1f}{sd}':>15} {_thousands(row.adapter):>8}"
+            f"{_thousands(row.head):>8} {_thousands(row.adapter_nonzero):>8}{_thousands(row.head_nonzero):>6}"
+            f"{row.seconds_per_step:>8.3f}"
+        )
+    metrics = ", ".join(
+        f"{task}: {metric}" for task, metric in dict(zip(summary.task, summary.metric, strict=True)).items()
+    )
+    seeds = sorted(set(summary.seeds))
+    count = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
+    lines.append(
+        f"mean (standard deviation) over {count} seed{'s' if seeds[-1] > 1 else ''}; {metrics}; parameters in thousands"
+    )
+    return "\n".join(lines)
+
+
+def describe_environment(precision: str = "auto", device: str | None = None) -> dict[str, str]:
+    """Versions, machine and arithmetic that a figure was measured with."""
+    place = pick_device(device)
+    native = bf16_is_native(place)
+    machine = torch.cuda.get_device_name() if place == "cuda" else f"{_processor()}, {os.cpu_count()} cores"
+    packages = ("prilora-lite", "torch", "transformers", "datasets", "accelerate")
+    return {
+        "python": platform.python_version(),
+        **{name: version(name) for name in packages},
+        "device": place,
+        "machine": machine,
+        "precision": ("bf16" if native else "fp32") if precision == "auto" else precision,
+    }
+
+
+def run_key(run: Run, encoder: str, settings: Settings, trains: str | PRILoRAConfig) -> str:
+    """What makes two runs the same one: method as configured, task, seed, encoder and settings."""
+    method = trains if isinstance(trains, str) else trains.to_dict()
+    return json.dumps([run.task, run.seed, encoder, method, asdict(settings)], sort_keys=True)
+
+
+def _settle(run: Run, encoder: str, overrides: dict[str, Any]) -> tuple[Settings, str | PRILoRAConfig]:
+    """The settings and configuration that a run has once preset, method and overrides are laid over one another."""
+    method = METHODS[run.method]
+    settings = settings_for(encoder, run.task)
+    if method.learning_rate is not None:
+        settings = replace(settings, learning_rate=method.learning_rate)
+    settings = replace(settings, **overrides)
+    trains = method.trains
+    return settings, trains if isinstance(trains, str) else replace(trains, alpha=settings.alpha)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """One writer at a time, among threads and processes of one machine."""
+    lock = path.with_name(path.name + ".lock")
+    while True:
+        try:
+            os.close(os.open(lock, os.O_CREAT | os.O_EXCL))
+            break
+        except FileExistsError:
+            if time.time() - lock.stat().st_mtime > 30:  # its writer is dead: writing takes milliseconds
+                lock.unlink(missing_ok=True)
+            time.sleep(0.01)
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
+
+
+def _append(path: Path, record: dict[str, Any]) -> None:
+    """Add one line; a line cut off by an earlier crash is removed first."""
+    with _locked(path), path.open("ab+") as file:
+        file.seek(0)
+        whole = file.read()
+        if whole and not whole.endswith(b"\n"):
+            file.truncate(whole.rfind(b"\n") + 1)
+        file.write(json.dumps(record).encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def _thousands(count: int) -> str:
+    return f"{count / 1000:,.0f}" if count < 10_000_000 else f"{count / 1e6:,.0f}M"

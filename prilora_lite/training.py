@@ -1,0 +1,562 @@
+"""Training with transformers.Trainer: the callback that prunes, and one run from a configuration to its metrics."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import io
+import json
+import math
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+from datasets import Dataset
+from torch import nn
+from torch.utils.data import Sampler
+from tqdm.auto import tqdm
+from transformers import (
+    DataCollatorWithPadding,
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+    set_seed,
+)
+from transformers.trainer_callback import ExportableState
+from transformers.utils import logging as transformers_logging
+
+from prilora_lite.adapt import Report, adapt, head_parameters, report
+from prilora_lite.checkpoint import save_adapter
+from prilora_lite.config import PRILoRAConfig
+from prilora_lite.encoders import Settings, load_encoder, settings_for
+from prilora_lite.lora import LoRALinear
+from prilora_lite.pruner import Pruner
+from prilora_lite.tasks import Task, compute_metrics, get_task, load_rows
+
+logger = transformers_logging.get_logger("transformers.prilora_lite")
+
+WITHOUT_ADAPTER = ("head", "full")
+PRECISIONS = ("auto", "fp32", "bf16")
+
+
+class PRILoRACallback(TrainerCallback, ExportableState):
+    """Runs the :class:`~prilora_lite.pruner.Pruner` inside ``transformers.Trainer``.
+
+    Usage::
+
+        adapt(model, PRILoRAConfig())
+        trainer = Trainer(model, args, ..., callbacks=[PRILoRACallback()])
+
+    It prunes every N optimizer steps and in the last one, before Trainer's last evaluation and save. With
+    ``load_best_model_at_end`` it also prunes before each evaluation and save, so that the checkpoint chosen was pruned
+    when it was evaluated. The pruner's state travels in the checkpoint's ``trainer_state.json``; a resumed run takes it
+    from there, and stops if it is missing or the weights that Trainer loaded are not the ones it was saved with.
+
+    Attributes:
+        pruner: the pruner of the current run, None before it and where the configuration's ratio is 0.
+
+    Raises (in training):
+        RuntimeError: the model is not adapted or is merged, Trainer uses ``nn.DataParallel``, or a checkpoint can't be
+            resumed from.
+    """
+
+    def __init__(self) -> None:
+        self.pruner: Pruner | None = None
+        self._model: nn.Module | None = None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **kwargs: Any
+    ) -> None:
+        config = getattr(model, "prilora_config", None)
+        if config is None:
+            raise RuntimeError("the model is not adapted: call adapt(model, config) before making the Trainer")
+        if any(module.merged for module in model.modules() if isinstance(module, LoRALinear)):
+            raise RuntimeError("the model is merged, so its adapter would not be trained; call unmerge() on its layers")
+        if args.n_gpu > 1:
+            raise RuntimeError(
+                f"Trainer would use nn.DataParallel over {args.n_gpu} GPUs, whose replicas lose the input statistics: "
+                "set CUDA_VISIBLE_DEVICES=0 for one GPU, or start one process per GPU with torchrun"
+            )
+        if args.gradient_checkpointing and hasattr(model, "enable_input_require_grads"):
+            model.enable_input_require_grads()  # the reentrant kind drops the gradient behind frozen embeddings
+        self._model = model
+        self.pruner = Pruner(model, **config.pruning()) if config.ratio else None
+        if state.global_step:
+            self._resume(state)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if self.pruner is not None:
+            self.pruner.step()
+            last = state.global_step >= state.max_steps or control.should_training_stop
+            if last or self._will_be_judged(args, control):
+                self.pruner.prune()
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self.pruner is not None and self.pruner.steps and self._will_be_judged(args, control):
+            self.pruner.prune()
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self.pruner is None:
+            return
+        self.pruner.detach()
+        if self.pruner.steps == 0:
+            logger.warning("PRILoRACallback: no optimizer step was made, so nothing was pruned")
+        elif self.pruner.pruned_at != self.pruner.steps and not args.load_best_model_at_end:
+            logger.warning("PRILoRACallback: training was stopped early; pruned now, so evaluate and save once more")
+            self.pruner.prune()
+
+    def state(self) -> dict[str, Any]:
+        """What Trainer writes into ``trainer_state.json``: the pruner, and a digest of the trained weights."""
+        if self._model is None:
+            return {"args": {}, "attributes": {}}
+        buffer = io.BytesIO()
+        torch.save(None if self.pruner is None else self.pruner.state_dict(), buffer)
+        saved = {"pruner": base64.b64encode(buffer.getvalue()).decode(), "weights": _digest(self._model)}
+        return {"args": {}, "attributes": {"saved": saved}}
+
+    def _resume(self, state: TrainerState) -> None:
+        stored = state.stateful_callbacks.get(type(self).__name__, {})
+        saved = stored.get("attributes", {}).get("saved") if isinstance(stored, dict) else None
+        if saved is None:
+            raise RuntimeError(
+                f"the checkpoint of step {state.global_step} was written without PRILoRACallback, so it has no pruner "
+                "to resume; start anew, or resume from a checkpoint of a run that had it"
+            )
+        if saved["weights"] != _digest(self._model):
+            raise RuntimeError(
+                f"the weights loaded from the checkpoint of step {state.global_step} are not those it was saved with: "
+                "it is damaged or belongs to another model; latest_checkpoint(folder) finds the last whole one"
+            )
+        pruner_state = torch.load(io.BytesIO(base64.b64decode(saved["pruner"])), weights_only=True)
+        if (pruner_state is None) != (self.pruner is None):
+            raise RuntimeError("the checkpoint was saved with pruning on and is resumed with it off, or the reverse")
+        if self.pruner is not None:
+            self.pruner.load_state_dict(pruner_state)
+
+    @staticmethod
+    def _will_be_judged(args: TrainingArguments, control: TrainerControl) -> bool:
+        return args.load_best_model_at_end and (control.should_evaluate or control.should_save)
+
+
+def latest_checkpoint(folder: str | Path) -> Path | None:
+    """The newest checkpoint of a Trainer in a folder that was written to its end, None if there is none.
+
+    Trainer writes ``trainer_state.json`` last; a checkpoint without a readable one was cut off and is passed over.
+    """
+    found = []
+    for path in Path(folder).glob("checkpoint-*"):
+        try:
+            state = json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        found.append((state["global_step"], path))
+    return max(found)[1] if found else None
+
+
+class LengthGroupedSampler(Sampler[int]):
+    """Shuffled rows, those of like length in one batch; a function of seed and epoch alone, so that it resumes.
+
+    Rows are shuffled, cut into pools of 50 batches, sorted by length within each; then the batches are shuffled.
+    Less padding, hence faster. Our choice; Trainer's own ``group_by_length`` does not resume in the same order.
+
+    Args:
+        lengths: of each row, in tokens.
+        batch_size: rows per optimizer step.
+        seed: of the shuffles.
+    """
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
+        self.lengths, self.batch_size, self.seed = list(lengths), batch_size, seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose order comes next; called by the data loader."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed + 1_000_003 * self.epoch)
+        rows = torch.randperm(len(self.lengths), generator=generator).tolist()
+        pool = 50 * self.batch_size
+        rows = [row for i in range(0, len(rows), pool) for row in sorted(rows[i : i + pool], key=self._length)]
+        batches = [rows[i : i + self.batch_size] for i in range(0, len(rows), self.batch_size)]
+        rest = batches.pop() if len(batches[-1]) < self.batch_size else []  # a short batch stays last
+        order = torch.randperm(len(batches), generator=generator).tolist()
+        return iter([row for i in order for row in batches[i]] + rest)
+
+    def _length(self, row: int) -> int:
+        return self.lengths[row]
+
+
+class GlueTrainer(Trainer):
+    """Trainer whose training batches are grouped by length; evaluation stays in order."""
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler[int]:
+        lengths = [len(ids) for ids in (train_dataset or self.train_dataset)["input_ids"]]
+        rows_per_step = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        return LengthGroupedSampler(lengths, rows_per_step, self.args.seed)
+
+
+class StepTimer(TrainerCallback):
+    """Seconds of each optimizer step, evaluation and saving left out."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+
+    def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
+        self._begin = time.perf_counter()
+
+    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+        self.seconds.append(time.perf_counter() - self._begin)
+
+
+class Progress(TrainerCallback):
+    """One bar for training, in a terminal or a notebook, and one for an evaluation that stands by itself."""
+
+    def __init__(self) -> None:
+        self.bar: tqdm | None = None
+        self.training = False
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, *rest: Any, **kwargs: Any) -> None:
+        self.training = True
+        self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc="train", unit="step", leave=False)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, *rest: Any, **kwargs: Any) -> None:
+        self.bar.update(state.global_step - self.bar.n)
+
+    def on_prediction_step(self, *args: Any, eval_dataloader: Any = None, **kwargs: Any) -> None:
+        if not self.training:
+            self.bar = self.bar or tqdm(total=len(eval_dataloader), desc="evaluate", unit="batch", leave=False)
+            self.bar.update()
+
+    def on_evaluate(self, *args: Any, metrics: dict[str, float] | None = None, **kwargs: Any) -> None:
+        if self.training:
+            self.bar.set_postfix({name: f"{value:.3f}" for name, value in _metrics(metrics or {}).items()})
+        else:
+            self.bar.close()
+            self.bar = None
+
+    def on_train_end(self, *args: Any, **kwargs: Any) -> None:
+        self.bar.close()
+        self.bar, self.training = None, False
+
+
+@dataclass(frozen=True)
+class Result:
+    """One finished run.
+
+    Attributes:
+        task, seed: what was run; ``method`` is ``head``, ``full`` or the configuration.
+        metrics: of the last evaluation, the task's main metric first; split names stand before those of MNLI.
+        curve: the same after each epoch, with ``epoch``; the last entry is ``metrics``.
+        history: the pruner's, empty without pruning.
+        counts: trainable and non-zero parameters of adapter and head.
+        steps: optimizer steps made.
+        seconds_per_step: median; the first two steps, which warm up, do not count.
+        path: where the adapter or model was saved, None if nowhere.
+    """
+
+    task: str
+    method: str | PRILoRAConfig
+    seed: int
+    metrics: dict[str, float]
+    curve: list[dict[str, float]]
+    history: list[dict[str, float]]
+    counts: Report
+    steps: int
+    seconds_per_step: float
+    path: Path | None
+
+
+def finetune(
+    task: str,
+    method: str | PRILoRAConfig | None = None,
+    *,
+    encoder: str = "minilm",
+    rows: str | Path | dict[str, Dataset] | None = None,
+    settings: Settings | None = None,
+    seed: int = 0,
+    output_dir: str | Path | None = None,
+    save_steps: int | None = None,
+    resume: bool = False,
+    precision: str = "auto",
+    device: str | None = None,
+    progress: bool = True,
+) -> Result:
+    """Fine-tune an encoder on a GLUE task and evaluate it on the validation rows after each epoch.
+
+    Args:
+        task: one of the nine GLUE tasks.
+        method: a configuration (default: PRILoRA's own), ``head`` for pooler and head alone, ``full`` for all weights.
+        encoder: a preset (``minilm``, ``paper``), a folder or a name on the hub.
+        rows: a folder of Parquet files, or the rows themselves by split; default: see :func:`~.tasks.load_rows`.
+        settings: learning rate, epochs and the like; default: the preset's for this task.
+        seed: of the head, the adapter, the order of the rows and dropout.
+        output_dir: where the adapter (``adapter.safetensors``), or the whole model, and any checkpoints go.
+        save_steps: write a checkpoint to ``output_dir`` every so many optimizer steps.
+        resume: go on from the newest whole checkpoint in ``output_dir``; start anew if there is none.
+        precision: ``fp32``, ``bf16`` (autocast), or ``auto``: bf16 where the device computes in it natively.
+        device: ``cpu`` to stay there; default: CUDA, else MPS, else CPU.
+        progress: show a progress bar.
+
+    Returns:
+        The run's :class:`Result`. Its metrics are those of the saved file.
+
+    Raises:
+        ValueError, OSError: a bad argument, rows or an encoder that can't be had.
+    """
+    method = PRILoRAConfig() if method is None else method
+    if isinstance(method, str) and method not in WITHOUT_ADAPTER:
+        raise ValueError(f"method must be a PRILoRAConfig, 'head' or 'full', got {method!r}")
+    if (save_steps or resume) and output_dir is None:
+        raise ValueError("save_steps and resume need an output_dir to keep checkpoints in")
+    glue = get_task(task)
+    settings = settings or settings_for(encoder, task)
+    data = rows if isinstance(rows, dict) else load_rows(glue, rows)
+
+    set_seed(seed)
+    model, tokenizer = load_encoder(encoder, glue, settings.head_dropout)
+    trainable = _make_trainable(model, method)
+    tokenized = {
+        split: tokenize(data[split], glue, tokenizer, settings.max_length) for split in ("train", *glue.splits)
+    }
+    folder = Path(tempfile.mkdtemp(prefix="prilora-")) if output_dir is None else Path(output_dir)
+    try:
+        arguments = TrainingArguments(
+            output_dir=str(folder),
+            num_train_epochs=settings.epochs,
+            learning_rate=settings.learning_rate,
+            per_device_train_batch_size=settings.batch_size,
+            warmup_steps=settings.warmup,
+            weight_decay=settings.weight_decay,
+            seed=seed,
+            eval_strategy="epoch",
+            logging_strategy="epoch",
+            save_strategy="steps" if save_steps else "no",
+            save_steps=save_steps or 500,
+            save_total_limit=2,
+            **_common_arguments(precision, device, progress),
+        )
+        timer = StepTimer()
+        trainer = GlueTrainer(
+            model,
+            arguments,
+            train_dataset=tokenized["train"],
+            eval_dataset=_evaluation_sets(tokenized, glue),
+            data_collator=DataCollatorWithPadding(tokenizer),
+            compute_metrics=lambda output: compute_metrics(glue, output.predictions, output.label_ids),
+            callbacks=[*trainable, timer],  # the timer ends last: pruning is part of a step
+        )
+        _show_progress(trainer, progress)
+        checkpoint = latest_checkpoint(folder) if resume else None
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        curve = _curve(trainer.state.log_history)
+        pruner = trainable[0].pruner if trainable else None
+        path = None if output_dir is None else _save(model, tokenizer, method, folder)
+    finally:
+        if output_dir is None:
+            shutil.rmtree(folder, ignore_errors=True)
+    return Result(
+        task=task,
+        method=method,
+        seed=seed,
+        metrics={name: value for name, value in curve[-1].items() if name != "epoch"},
+        curve=curve,
+        history=pruner.history if pruner else [],
+        counts=report(model),
+        steps=trainer.state.global_step,
+        seconds_per_step=statistics.median(timer.seconds[2:] or timer.seconds or [math.nan]),
+        path=path,
+    )
+
+
+def evaluate(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    task: str,
+    *,
+    rows: str | Path | dict[str, Dataset] | None = None,
+    max_length: int = 128,
+    precision: str = "auto",
+    device: str | None = None,
+    progress: bool = True,
+) -> dict[str, float]:
+    """The task's metrics of a model on the validation rows, computed as :func:`finetune` does.
+
+    Args:
+        model, tokenizer: as :func:`~.encoders.load_encoder` gives them, with an adapter loaded or not.
+        task, rows, precision, device, progress: see :func:`finetune`.
+        max_length: longest row in tokens.
+
+    Returns:
+        Metric name -> value.
+    """
+    glue = get_task(task)
+    data = rows if isinstance(rows, dict) else load_rows(glue, rows)
+    tokenized = {split: tokenize(data[split], glue, tokenizer, max_length) for split in glue.splits}
+    with tempfile.TemporaryDirectory(prefix="prilora-") as folder:
+        trainer = Trainer(
+            model,
+            TrainingArguments(output_dir=folder, **_common_arguments(precision, device, progress)),
+            data_collator=DataCollatorWithPadding(tokenizer),
+            compute_metrics=lambda output: compute_metrics(glue, output.predictions, output.label_ids),
+        )
+        _show_progress(trainer, progress)
+        logs = trainer.evaluate(_evaluation_sets(tokenized, glue))
+    return _metrics(logs)
+
+
+def tokenize(data: Dataset, task: Task, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Dataset:
+    """Token ids of a task's text columns, cut at ``max_length``, and ``labels``; nothing padded yet."""
+
+    def encode(batch: dict[str, list]) -> dict[str, list]:
+        encoded = tokenizer(*(batch[column] for column in task.columns), truncation=True, max_length=max_length)
+        kind = int if task.labels else float
+        return dict(encoded) | {"labels": [kind(label) for label in batch["label"]]}
+
+    with _map_bar(show=len(data) > 20_000):
+        return data.map(encode, batched=True, remove_columns=data.column_names, desc=f"tokenize {task.name}")
+
+
+def bf16_is_native(device: str) -> bool:
+    """Whether a device type (``cuda``, ``mps``, ``cpu``) multiplies in bfloat16 in hardware, so that it is faster."""
+    if device == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device == "cpu":
+        capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.11 and newer tell
+        return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    return False
+
+
+def pick_device(device: str | None = None) -> str:
+    """The device type used: the one asked for, else CUDA, else MPS, else CPU.
+
+    Raises:
+        ValueError: the device asked for is not there.
+    """
+    here = [name for name, module in (("cuda", torch.cuda), ("mps", torch.backends.mps)) if module.is_available()]
+    here.append("cpu")
+    if device is not None and device not in here:
+        raise ValueError(f"device {device!r} is not available on this machine, which has {', '.join(here)}")
+    return device or here[0]
+
+
+def _make_trainable(model: nn.Module, method: str | PRILoRAConfig) -> list[PRILoRACallback]:
+    """Freeze and adapt as the method says; the callbacks that it needs."""
+    if isinstance(method, PRILoRAConfig):
+        adapt(model, method)
+        return [PRILoRACallback()]
+    model.requires_grad_(method == "full")
+    for parameter in head_parameters(model):
+        parameter.requires_grad_(True)
+    return []
+
+
+def _common_arguments(precision: str, device: str | None, progress: bool) -> dict[str, Any]:
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    device = pick_device(device)
+    return {
+        "per_device_eval_batch_size": 64,
+        "bf16": precision == "bf16" or (precision == "auto" and bf16_is_native(device)),
+        "use_cpu": device == "cpu",
+        "dataloader_pin_memory": device == "cuda",
+        "report_to": [],
+        "disable_tqdm": True,
+    }
+
+
+def _show_progress(trainer: Trainer, progress: bool) -> None:
+    """Our bar in place of Trainer's, which prints a dictionary at each log."""
+    trainer.remove_callback(PrinterCallback)
+    if progress:
+        trainer.add_callback(Progress)
+
+
+@contextlib.contextmanager
+def _map_bar(show: bool) -> Iterator[None]:
+    """The bar of ``Dataset.map`` where it takes a while, none where it would only flicker."""
+    before = datasets.are_progress_bars_disabled()
+    if not show:
+        datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if not show and not before:
+            datasets.enable_progress_bars()
+
+
+def _evaluation_sets(tokenized: dict[str, Dataset], task: Task) -> Dataset | dict[str, Dataset]:
+    if len(task.splits) == 1:
+        return tokenized[task.splits[0]]
+    return {split.removeprefix("validation_"): tokenized[split] for split in task.splits}
+
+
+def _metrics(log: dict[str, float]) -> dict[str, float]:
+    timing = ("runtime", "samples_per_second", "steps_per_second", "loss", "model_preparation_time")
+    return {
+        name.removeprefix("eval_"): value
+        for name, value in log.items()
+        if name.startswith("eval_") and not name.endswith(timing)
+    }
+
+
+def _curve(log_history: list[dict[str, float]]) -> list[dict[str, float]]:
+    """The metrics of each evaluation; those of several validation sets at one step joined."""
+    by_step: dict[int, dict[str, float]] = {}
+    for log in log_history:
+        if _metrics(log):
+            by_step.setdefault(log["step"], {"epoch": log["epoch"]}).update(_metrics(log))
+    return list(by_step.values())
+
+
+def _save(model: nn.Module, tokenizer: PreTrainedTokenizerBase, method: str | PRILoRAConfig, folder: Path) -> Path:
+    if isinstance(method, PRILoRAConfig):
+        return save_adapter(model, folder / "adapter.safetensors")
+    model.save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    return folder / "model"
+
+
+def _digest(model: nn.Module) -> str:
+    """SHA-256 over all trainable parameters."""
+    digest = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            digest.update(name.encode())
+            digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def result_record(result: Result) -> dict[str, Any]:
+    """A result as plain values, ready for one line of JSON."""
+    counts = asdict(result.counts)
+    return {
+        "task": result.task,
+        "method": result.method if isinstance(result.method, str) else result.method.to_dict(),
+        "seed": result.seed,
+        "metrics": result.metrics,
+        "curve": result.curve,
+        "pruning": result.history,
+        "counts": {name: counts[name] for name in ("adapter", "adapter_nonzero", "head", "head_nonzero", "base")},
+        "steps": result.steps,
+        "seconds_per_step": result.seconds_per_step,
+    }
