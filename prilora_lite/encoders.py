@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,9 @@ class Settings:
     """How one run trains: everything but the method and the seed.
 
     ``warmup`` is a number of steps, or below 1 a share of them; ``head_dropout`` None keeps the model's own.
+
+    Raises:
+        ValueError: a number out of its range.
     """
 
     learning_rate: float = 1e-3
@@ -30,6 +34,20 @@ class Settings:
     weight_decay: float = 0.0
     head_dropout: float | None = None
     alpha: float = 16.0
+
+    def __post_init__(self) -> None:
+        for name, least in (("batch_size", 1), ("max_length", 4)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
+        for name in ("learning_rate", "epochs", "alpha"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be a finite number above 0, got {getattr(self, name)!r}")
+        for name in ("warmup", "weight_decay"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be a finite number of at least 0, got {getattr(self, name)!r}")
+        if self.head_dropout is not None and not 0 <= self.head_dropout < 1:
+            raise ValueError(f"head_dropout must lie in [0, 1), got {self.head_dropout!r}")
 
 
 @dataclass(frozen=True)

@@ -103,7 +103,7 @@ def ablate(
     records = []
     for number, run in enumerate(runs, start=1):
         settings, trains = _settle(run, encoder, overrides or {})
-        key = run_key(run, encoder, settings, trains)
+        key = run_key(run, encoder, settings, trains, environment["precision"])
         record = next((r for r in read_records(output) if r["key"] == key), None)
         if record is None:
             if on_run:
@@ -229,10 +229,10 @@ def describe_environment(precision: str = "auto", device: str | None = None) -> 
     }
 
 
-def run_key(run: Run, encoder: str, settings: Settings, trains: str | PRILoRAConfig) -> str:
-    """What makes two runs the same one: method as configured, task, seed, encoder and settings."""
+def run_key(run: Run, encoder: str, settings: Settings, trains: str | PRILoRAConfig, precision: str) -> list[Any]:
+    """What makes two runs the same one: task, seed, encoder, method as configured, settings and precision."""
     method = trains if isinstance(trains, str) else trains.to_dict()
-    return json.dumps([run.task, run.seed, encoder, method, asdict(settings)], sort_keys=True)
+    return [run.task, run.seed, encoder, method, asdict(settings), precision]
 
 
 def _settle(run: Run, encoder: str, overrides: dict[str, Any]) -> tuple[Settings, str | PRILoRAConfig]:

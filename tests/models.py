@@ -1,0 +1,99 @@
+"""Small random models, one of each architecture that the library is tested on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import transformers as hf
+from torch import Tensor, nn
+
+LAYERS, HIDDEN, INNER, VOCABULARY = 4, 24, 40, 99
+_COMMON = {
+    "hidden_size": HIDDEN,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": 2,
+    "intermediate_size": INNER,
+    "vocab_size": VOCABULARY,
+    "pad_token_id": 0,
+}
+
+
+def _bert() -> nn.Module:
+    return hf.BertForSequenceClassification(hf.BertConfig(**_COMMON))
+
+
+def _roberta() -> nn.Module:
+    return hf.RobertaForSequenceClassification(hf.RobertaConfig(**_COMMON, bos_token_id=1, eos_token_id=2))
+
+
+def _electra() -> nn.Module:
+    return hf.ElectraForSequenceClassification(hf.ElectraConfig(**_COMMON, embedding_size=12))
+
+
+def _distilbert() -> nn.Module:
+    config = hf.DistilBertConfig(
+        dim=HIDDEN, n_layers=LAYERS, n_heads=2, hidden_dim=INNER, vocab_size=VOCABULARY, pad_token_id=0
+    )
+    return hf.DistilBertForSequenceClassification(config)
+
+
+def _deberta_v2() -> nn.Module:
+    config = hf.DebertaV2Config(
+        **_COMMON,
+        relative_attention=True,
+        share_att_key=True,
+        pos_att_type=["p2c", "c2p"],
+        position_buckets=8,
+        max_relative_positions=16,
+        norm_rel_ebd="layer_norm",
+        position_biased_input=False,
+        type_vocab_size=0,
+    )
+    return hf.DebertaV2ForSequenceClassification(config)
+
+
+def _gpt2() -> nn.Module:
+    config = hf.GPT2Config(
+        n_embd=HIDDEN, n_layer=LAYERS, n_head=2, n_inner=INNER, vocab_size=VOCABULARY,
+        pad_token_id=0, bos_token_id=1, eos_token_id=2,
+    )  # fmt: skip
+    return hf.GPT2ForSequenceClassification(config)
+
+
+def _llama() -> nn.Module:
+    config = hf.LlamaConfig(**_COMMON, num_key_value_heads=1, bos_token_id=1, eos_token_id=2)
+    return hf.LlamaForSequenceClassification(config)
+
+
+def _modernbert() -> nn.Module:
+    config = hf.ModernBertConfig(**_COMMON, bos_token_id=1, eos_token_id=2, cls_token_id=1, sep_token_id=2)
+    return hf.ModernBertForSequenceClassification(config)
+
+
+BUILDERS: dict[str, Callable[[], nn.Module]] = {
+    "bert": _bert,
+    "roberta": _roberta,
+    "electra": _electra,
+    "distilbert": _distilbert,
+    "deberta_v2": _deberta_v2,
+    "gpt2": _gpt2,
+    "llama": _llama,
+    "modernbert": _modernbert,
+}
+
+
+def build(name: str, seed: int = 0) -> nn.Module:
+    """A small random model in evaluation mode."""
+    torch.manual_seed(seed)
+    return BUILDERS[name]().eval()
+
+
+def batch(rows: int = 3, tokens: int = 8, padding: int = 3, seed: int = 0) -> dict[str, Tensor]:
+    """Random ids; the last row ends in padding."""
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(3, VOCABULARY, (rows, tokens), generator=generator)
+    mask = torch.ones_like(ids)
+    if padding:
+        ids[-1, -padding:], mask[-1, -padding:] = 0, 0
+    return {"input_ids": ids, "attention_mask": mask, "labels": torch.arange(rows) % 2}
