@@ -1,0 +1,31 @@
+"""Settings for all tests: no network, one thread (tiny matrices gain nothing from more), a clean environment."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_DATASETS_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import pytest
+import torch
+from hypothesis import settings
+
+torch.set_num_threads(1)
+settings.register_profile("project", deadline=None, print_blob=True)
+settings.load_profile("project")
+
+
+@pytest.fixture(autouse=True)
+def _no_folder_of_rows_from_outside(monkeypatch, request):
+    """PRILORA_GLUE is for the tests that ask for real rows."""
+    if "real_rows" not in request.fixturenames:
+        monkeypatch.delenv("PRILORA_GLUE", raising=False)
+
+
+@pytest.fixture(scope="session")
+def real_rows():
+    """Folder of real GLUE rows."""
+    folder = os.environ.get("PRILORA_GLUE")
+    if not folder:
+        pytest.skip("needs real GLUE rows: set PRILORA_GLUE to a folder with <task>/train.parquet in it")
+    return folder
