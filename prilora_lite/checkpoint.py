@@ -18,7 +18,7 @@ from prilora_lite.adapt import Report, adapt, find_layers, head_parameters, repo
 from prilora_lite.config import PRILoRAConfig
 from prilora_lite.lora import LoRALinear, linear_shape
 
-FORMAT = "prilora-lite 1"
+KEY, FORMAT = "prilora_lite", 1  # of the metadata; one entry only, as safetensors keeps several in no fixed order
 
 
 def save_adapter(model: nn.Module, path: str | Path) -> Path:
@@ -41,11 +41,7 @@ def save_adapter(model: nn.Module, path: str | Path) -> Path:
     config = getattr(model, "prilora_config", None)
     if config is None:
         raise ValueError("this model is not adapted, so there is no adapter to save; call adapt(model, config) first")
-    metadata = {
-        "format": FORMAT,
-        "config": json.dumps(config.to_dict()),
-        "base": json.dumps(fingerprint(model)),
-    }
+    metadata = {KEY: json.dumps({"format": FORMAT, "config": config.to_dict(), "base": fingerprint(model)})}
     # safetensors refuses tensors that share memory or have gaps
     tensors = {name: tensor.detach().contiguous().clone() for name, tensor in _stored(model).items()}
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -149,18 +145,18 @@ def _read(path: Path) -> tuple[PRILoRAConfig, dict[str, Any], dict[str, Tensor]]
         raise ValueError(
             f"{path} is no whole safetensors file ({error}); it may have been cut off: copy it again"
         ) from error
-    if metadata.get("format") != FORMAT:
-        raise ValueError(
-            f"{path} is no adapter of this library: its format is {metadata.get('format')!r}, not {FORMAT!r}"
-        )
+    if KEY not in metadata:
+        raise ValueError(f"{path} is no adapter of this library: its metadata has no entry {KEY!r}")
     try:
-        config = PRILoRAConfig.from_dict(json.loads(metadata["config"]))
-        base = json.loads(metadata["base"])
+        stored = json.loads(metadata[KEY])
+        if stored["format"] != FORMAT:
+            raise ValueError(f"format {stored['format']!r}, this version reads {FORMAT}; a newer version may read it")
+        config, base = PRILoRAConfig.from_dict(stored["config"]), stored["base"]
         complete = set(base) >= {"dtype", "shapes", "rows"}
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} has damaged metadata: {error}") from error
+        raise ValueError(f"{path} has metadata that can't be used: {error}") from error
     if not complete:
-        raise ValueError(f"{path} has damaged metadata: the base model's description is incomplete")
+        raise ValueError(f"{path} has metadata that can't be used: the base model's description is incomplete")
     return config, base, tensors
 
 

@@ -10,6 +10,9 @@ import pytest
 import torch
 from hypothesis import settings
 
+from prilora_lite.tasks import TASKS
+from tests.models import write_encoder, write_rows
+
 torch.set_num_threads(1)
 settings.register_profile("project", deadline=None, print_blob=True)
 settings.load_profile("project")
@@ -28,4 +31,19 @@ def real_rows():
     folder = os.environ.get("PRILORA_GLUE")
     if not folder:
         pytest.skip("needs real GLUE rows: set PRILORA_GLUE to a folder with <task>/train.parquet in it")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def encoder(tmp_path_factory):
+    """Folder of a small random BERT with its tokenizer."""
+    return str(write_encoder(tmp_path_factory.mktemp("encoder")))
+
+
+@pytest.fixture(scope="session")
+def rows(tmp_path_factory):
+    """Folder with random rows of all nine tasks."""
+    folder = tmp_path_factory.mktemp("rows")
+    for task in TASKS.values():
+        write_rows(folder, task)
     return folder

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
+from pathlib import Path
 
+import pandas
 import torch
 import transformers as hf
 from torch import Tensor, nn
+
+from prilora_lite.tasks import Task
 
 LAYERS, HIDDEN, INNER, VOCABULARY = 4, 24, 40, 99
 _COMMON = {
@@ -97,3 +102,48 @@ def batch(rows: int = 3, tokens: int = 8, padding: int = 3, seed: int = 0) -> di
     if padding:
         ids[-1, -padding:], mask[-1, -padding:] = 0, 0
     return {"input_ids": ids, "attention_mask": mask, "labels": torch.arange(rows) % 2}
+
+
+WORDS = (
+    "the",
+    "a",
+    "dog",
+    "cat",
+    "bird",
+    "sees",
+    "likes",
+    "hears",
+    "good",
+    "bad",
+    "old",
+    "young",
+    "not",
+    "very",
+    "here",
+)
+
+
+def write_encoder(folder: Path, seed: int = 0) -> Path:
+    """A small random BERT with a tokenizer that knows WORDS, as ``from_pretrained`` reads it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    vocabulary = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS)
+    (folder / "vocab.txt").write_text("\n".join(vocabulary), encoding="utf-8")
+    hf.BertTokenizer(str(folder / "vocab.txt")).save_pretrained(folder)
+    torch.manual_seed(seed)
+    config = hf.BertConfig(**(_COMMON | {"vocab_size": len(vocabulary)}), max_position_embeddings=32)
+    hf.BertModel(config).save_pretrained(folder)
+    return folder
+
+
+def write_rows(folder: Path, task: Task, train: int = 40, validation: int = 16, seed: int = 0) -> Path:
+    """Random sentences in a task's columns, as Parquet files; the label says whether the first one holds "good"."""
+    generator = random.Random(seed)
+    (folder / task.name).mkdir(parents=True, exist_ok=True)
+    for split, count in (("train", train), *((split, validation) for split in task.splits)):
+        rows = []
+        for number in range(count):
+            texts = [" ".join(generator.choices(WORDS, k=generator.randint(2, 9))) for _ in task.columns]
+            label = int("good" in texts[0]) + (0 if task.labels else generator.random())
+            rows.append(dict(zip(task.columns, texts, strict=True)) | {"label": label, "idx": number})
+        pandas.DataFrame(rows).to_parquet(folder / task.name / f"{split}.parquet")
+    return folder

@@ -1,0 +1,231 @@
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+import prilora_lite.checkpoint as checkpoint
+from prilora_lite import LoRALinear, PRILoRAConfig, Pruner, adapt, load_adapter, merge_and_unload, save_adapter
+from tests.models import BUILDERS, batch, build
+
+CONFIG = PRILoRAConfig(first_rank=2, last_rank=5, interval=2)
+
+
+def trained(name="bert", steps=2):
+    model = build(name).train()
+    adapt(model, CONFIG)
+    pruner = Pruner(model, **CONFIG.pruning())
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+    for seed in range(steps):
+        model(**batch(seed=seed)).loss.backward()
+        optimizer.step()
+        pruner.step()
+        optimizer.zero_grad()
+    pruner.detach()
+    return model.eval()
+
+
+@pytest.fixture
+def saved(tmp_path):
+    model = trained()
+    return model, save_adapter(model, tmp_path / "adapter.safetensors")
+
+
+def rewrite(path, change):
+    """Write the file again with other tensors or metadata."""
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    tensors = load_file(path)
+    change(tensors, metadata)
+    save_file(tensors, path, metadata)
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_a_loaded_adapter_gives_the_same_logits_bit_for_bit(name, tmp_path):
+    model = trained(name)
+    path = save_adapter(model, tmp_path / "new" / "folder" / "adapter.safetensors")
+    fresh = build(name)
+    for parameter in checkpoint.head_parameters(fresh):  # a head drawn anew, as it is in practice
+        nn.init.normal_(parameter)
+    report = load_adapter(fresh, path)
+    assert torch.equal(fresh(**batch()).logits, model(**batch()).logits)
+    assert report.adapter_nonzero < report.adapter
+    assert fresh.prilora_config == CONFIG
+
+
+def test_the_file_holds_adapter_pooler_and_head_and_nothing_else(saved):
+    model, path = saved
+    assert set(load_file(path)) == {name for name, p in model.named_parameters() if p.requires_grad}
+    assert any("pooler" in name for name in load_file(path))
+    with safe_open(path, framework="pt") as file:
+        assert PRILoRAConfig.from_dict(json.loads(file.metadata()["prilora_lite"])["config"]) == CONFIG
+
+
+def test_a_second_process_gets_the_same_logits(saved, tmp_path):
+    model, path = saved
+    code = (
+        "import sys, torch; from tests.models import build, batch; from prilora_lite import load_adapter\n"
+        "torch.set_num_threads(1); model = build('bert'); load_adapter(model, sys.argv[1])\n"
+        "torch.save(model(**batch()).logits, sys.argv[2])"
+    )
+    root = os.path.dirname(os.path.dirname(__file__))
+    subprocess.run([sys.executable, "-c", code, path, tmp_path / "logits.pt"], check=True, cwd=root)
+    assert torch.equal(torch.load(tmp_path / "logits.pt", weights_only=True), model(**batch()).logits)
+
+
+def test_loading_into_a_model_adapted_alike_works_and_adapted_otherwise_does_not(saved):
+    model, path = saved
+    alike = build("bert")
+    adapt(alike, CONFIG)
+    load_adapter(alike, path)
+    assert torch.equal(alike(**batch()).logits, model(**batch()).logits)
+    other = build("bert")
+    adapt(other, PRILoRAConfig(first_rank=3, last_rank=3))
+    with pytest.raises(ValueError, match="but this model is adapted with"):
+        load_adapter(other, path)
+
+
+def test_a_merged_model_saves_the_same_file(saved, tmp_path):
+    model, path = saved
+    for module in model.modules():
+        if isinstance(module, LoRALinear):
+            module.merge()
+    again = save_adapter(model, tmp_path / "merged.safetensors")
+    assert again.read_bytes() == path.read_bytes()
+
+
+def test_loaded_merged_and_unloaded_is_a_plain_transformers_model(saved, tmp_path):
+    model, path = saved
+    fresh = build("bert")
+    load_adapter(fresh, path)
+    merge_and_unload(fresh).save_pretrained(tmp_path / "plain")
+    plain = type(model).from_pretrained(tmp_path / "plain").eval()
+    torch.testing.assert_close(plain(**batch()).logits, model(**batch()).logits, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_the_base_may_have_another_dtype(saved, dtype):
+    _, path = saved
+    load_adapter(build("bert").to(dtype), path)
+
+
+def test_an_adapter_of_a_bf16_base_loads_on_the_float32_base(tmp_path):
+    model = build("bert").bfloat16()
+    adapt(model, CONFIG)
+    load_adapter(build("bert"), save_adapter(model, tmp_path / "a.safetensors"))
+
+
+# Mistakes: each must leave the model as it was
+
+
+def refused(model, path, message, error=ValueError):
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(error, match=message):
+        load_adapter(model, path)
+    assert list(model.state_dict()) == list(before)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_other_weights_of_the_same_shape_are_another_base(saved):
+    refused(build("bert", seed=1), saved[1], "the shapes agree, but the values of .* do not")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("change", ["scaled", "negated", "rolled"])
+def test_a_changed_base_is_another_base(saved, dtype, change):
+    model = build("bert")
+    weight = model.bert.encoder.layer[1].intermediate.dense.weight
+    changes = {"scaled": weight * 1.05, "negated": -weight, "rolled": weight.roll(1, dims=1)}
+    weight.data = changes[change].data
+    refused(model.to(dtype), saved[1], r"the values of bert\.encoder\.layer\.1\.intermediate\.dense\.weight do not")
+
+
+def test_another_architecture_is_another_base(saved):
+    refused(build("electra"), saved[1], "trained on another base model: .* missing")
+
+
+def test_a_head_with_more_labels_does_not_fit(saved):
+    model = build("bert")
+    model.classifier = nn.Linear(24, 3)
+    refused(model, saved[1], r"classifier\.bias is \(2,\) in the file, \(3,\) here; a head needs the same number")
+
+
+def test_a_missing_tensor_is_named(saved):
+    rewrite(saved[1], lambda tensors, _: tensors.pop("bert.pooler.dense.weight"))
+    refused(build("bert"), saved[1], r"1 tensors are missing from the file, the first is bert\.pooler\.dense\.weight")
+
+
+def test_an_extra_tensor_is_named(saved):
+    rewrite(saved[1], lambda tensors, _: tensors.update(extra=torch.zeros(1)))
+    refused(build("bert"), saved[1], "1 tensors in the file have no place, the first is extra")
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.001, 0.5, 0.999])
+def test_a_file_cut_off_is_refused(saved, keep):
+    content = saved[1].read_bytes()
+    saved[1].write_bytes(content[: int(keep * len(content))])
+    refused(build("bert"), saved[1], "no whole safetensors file .* cut off")
+
+
+def test_a_pickle_is_not_opened(tmp_path):
+    path = tmp_path / "adapter.safetensors"
+    torch.save({"lora_A": torch.zeros(2)}, path)
+    refused(build("bert"), path, "no whole safetensors file")
+
+
+def test_a_safetensors_file_of_something_else_is_refused(tmp_path):
+    save_file({"weight": torch.zeros(2)}, tmp_path / "other.safetensors")
+    refused(build("bert"), tmp_path / "other.safetensors", "no adapter of this library")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda stored: "{", "metadata that can't be used"),
+        (lambda stored: "7", "metadata that can't be used"),
+        (lambda stored: json.dumps(stored | {"config": {"rank": 8}}), "unknown setting 'rank'"),
+        (lambda stored: json.dumps(stored | {"config": []}), "metadata that can't be used"),
+        (lambda stored: json.dumps(stored | {"base": {}}), "description is incomplete"),
+        (lambda stored: json.dumps(stored | {"format": 2}), "format 2, this version reads 1"),
+    ],
+)
+def test_damaged_metadata_is_refused(saved, change, message):
+    rewrite(saved[1], lambda _, metadata: metadata.update(prilora_lite=change(json.loads(metadata["prilora_lite"]))))
+    refused(build("bert"), saved[1], message)
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    refused(build("bert"), tmp_path / "none.safetensors", "no adapter file at", FileNotFoundError)
+
+
+def test_an_unadapted_model_has_nothing_to_save(tmp_path):
+    with pytest.raises(ValueError, match="not adapted"):
+        save_adapter(build("bert"), tmp_path / "a.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("where", ["save_file", "os.replace"])
+def test_a_crash_while_saving_leaves_the_old_file_whole(saved, where, monkeypatch):
+    model, path = saved
+    before = path.read_bytes()
+
+    def crash(*args, **kwargs):
+        if where == "save_file":
+            with open(args[1], "wb") as file:
+                file.write(b"half a file")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(checkpoint, "save_file", crash) if where == "save_file" else monkeypatch.setattr(
+        checkpoint.os, "replace", crash
+    )
+    with torch.no_grad():
+        model.classifier.bias.add_(1)
+    with pytest.raises(OSError, match="no space left"):
+        save_adapter(model, path)
+    assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]  # nothing half written lies about

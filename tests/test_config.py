@@ -1,0 +1,60 @@
+import json
+
+import pytest
+
+from prilora_lite import PRILoRAConfig
+
+
+def test_the_defaults_are_the_papers_as_we_read_it():
+    config = PRILoRAConfig()
+    assert config.ranks(12) == [4, 5, 5, 6, 7, 8, 8, 9, 10, 11, 11, 12]
+    assert (config.ratio, config.interval, config.decay, config.importance) == (0.5, 40, 0.9, "magnitude_input")
+
+
+def test_one_scaling_for_all_layers_rests_on_the_mean_rank():
+    config = PRILoRAConfig(alpha=16)
+    assert config.scalings(config.ranks(12)) == [2.0] * 12  # mean rank 8
+
+
+def test_scaling_layer_by_layer_is_loras_rule():
+    config = PRILoRAConfig(alpha=12, scaling="layer")
+    assert config.scalings([4, 8, 12]) == [3.0, 1.5, 1.0]
+
+
+def test_survives_json():
+    config = PRILoRAConfig(first_rank=2, targets=("query", "value"), ratio=0.25, regrow=False)
+    assert PRILoRAConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def test_a_mistyped_setting_gets_the_nearest_name():
+    with pytest.raises(ValueError, match=r"unknown setting 'fist_rank': did you mean 'first_rank'\?"):
+        PRILoRAConfig.from_dict({"fist_rank": 4})
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"first_rank": 0}, "first_rank must be an integer of at least 1, got 0"),
+        ({"last_rank": 4.5}, r"last_rank must be an integer of at least 1, got 4\.5"),
+        ({"first_rank": True}, "first_rank must be an integer"),
+        ({"alpha": 0}, "alpha must be a finite number above 0, got 0"),
+        ({"alpha": float("nan")}, "alpha must be a finite number above 0, got nan"),
+        ({"alpha": "16"}, "alpha must be a finite number above 0, got '16'"),
+        ({"scaling": "men"}, r"unknown scaling 'men': did you mean 'mean'\?"),
+        ({"dropout": 1}, r"dropout must lie in \[0, 1\), got 1"),
+        ({"dropout": None}, r"dropout must be a number in \[0, 1\), got None"),
+        ({"targets": "query"}, r"targets must be several names, like \('query',\)"),
+        ({"targets": ()}, "targets must be names of linear layers, or None"),
+        ({"targets": (3,)}, "targets must be names of linear layers, or None"),
+        ({"ratio": 1}, r"pruning ratio must lie in \[0, 1\)"),
+        ({"ratio": "half"}, r"ratio must be a number in \[0, 1\), got 'half'"),
+        ({"ratio": -0.5}, r"pruning ratio must lie in \[0, 1\)"),
+        ({"interval": 0}, "interval must be an integer of at least 1 optimizer step, got 0"),
+        ({"decay": 1.5}, r"decay of the input norms must lie in \[0, 1\)"),
+        ({"importance": "size"}, "importance rule must be one of"),
+        ({"scope": "rows"}, "pruning scope must be one of row, matrix, got 'rows'"),
+    ],
+)
+def test_values_out_of_range_are_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        PRILoRAConfig(**fields)
