@@ -168,6 +168,8 @@ def _check_base(saved: dict[str, Any], here: dict[str, Any], path: str | Path) -
                 f"{path} was trained on another base model: "
                 f"{name} is {there or 'missing'} there, {now or 'missing'} here"
             )
+    if saved["rows"].keys() != here["rows"].keys():
+        raise ValueError(f"{path} has metadata that can't be used: the base model's description is incomplete")
     # bfloat16 rounds by up to 2^-9, float16 by less; within one dtype only the order of the sums differs
     tolerance = 1e-9 if saved["dtype"] == here["dtype"] else 2**-8
     for name, rows in saved["rows"].items():

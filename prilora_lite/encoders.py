@@ -10,7 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging as transformers_logging
 
 from prilora_lite.tasks import Task
@@ -128,14 +135,17 @@ def load_encoder(
         options["label2id"] = {label: i for i, label in enumerate(task.labels)}
     else:
         options["problem_type"] = "regression"
-    if head_dropout is not None:
-        options |= {"classifier_dropout": head_dropout, "cls_dropout": head_dropout}
     verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()  # "classifier was newly initialized" is what we want, no warning
     transformers_logging.disable_progress_bar()
     try:
         tokenizer = AutoTokenizer.from_pretrained(place, revision=revision)
-        model = AutoModelForSequenceClassification.from_pretrained(place, revision=revision, dtype="float32", **options)
+        config = AutoConfig.from_pretrained(place, revision=revision, **options)
+        if head_dropout is not None:
+            _set_head_dropout(config, head_dropout)
+        model = AutoModelForSequenceClassification.from_pretrained(
+            place, revision=revision, config=config, dtype="float32"
+        )
     except OSError as error:
         raise OSError(_help(name, error)) from error
     finally:
@@ -160,6 +170,17 @@ def _locate(name: str) -> tuple[str, str | None]:
         check_sha256(folder / "model.safetensors", preset.sha256)
         return str(folder), None
     return preset.hub_name, preset.revision
+
+
+def _set_head_dropout(config: PreTrainedConfig, value: float) -> None:
+    """Each architecture has a name of its own for the dropout before its classifier."""
+    names = [name for name in ("classifier_dropout", "cls_dropout", "seq_classif_dropout") if hasattr(config, name)]
+    if not names and config.model_type.startswith("deberta"):
+        names = ["cls_dropout"]  # read by its classifier, though absent from the configuration by default
+    if not names:
+        raise ValueError(f"a {config.model_type} classifier has no dropout to set; leave head_dropout out")
+    for name in names:
+        setattr(config, name, value)
 
 
 def check_sha256(file: Path, expected: str) -> None:

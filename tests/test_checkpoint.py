@@ -152,7 +152,9 @@ def test_another_architecture_is_another_base(saved):
 def test_a_head_with_more_labels_does_not_fit(saved):
     model = build("bert")
     model.classifier = nn.Linear(24, 3)
-    refused(model, saved[1], r"classifier\.bias is \(2,\) in the file, \(3,\) here; a head needs the same number")
+    refused(
+        model, saved[1], r"classifier\.weight is \(2, 24\) in the file, \(3, 24\) here; a head needs the same number"
+    )
 
 
 def test_a_missing_tensor_is_named(saved):
@@ -191,6 +193,7 @@ def test_a_safetensors_file_of_something_else_is_refused(tmp_path):
         (lambda stored: json.dumps(stored | {"config": {"rank": 8}}), "unknown setting 'rank'"),
         (lambda stored: json.dumps(stored | {"config": []}), "metadata that can't be used"),
         (lambda stored: json.dumps(stored | {"base": {}}), "description is incomplete"),
+        (lambda stored: json.dumps(stored | {"base": stored["base"] | {"rows": {}}}), "description is incomplete"),
         (lambda stored: json.dumps(stored | {"format": 2}), "format 2, this version reads 1"),
     ],
 )
