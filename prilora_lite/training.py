@@ -89,7 +89,7 @@ class PRILoRACallback(TrainerCallback, ExportableState):
                 f"Trainer would use nn.DataParallel over {args.n_gpu} GPUs, whose replicas lose the input statistics: "
                 "set CUDA_VISIBLE_DEVICES=0 for one GPU, or start one process per GPU with torchrun"
             )
-        if args.gradient_checkpointing and hasattr(model, "enable_input_require_grads"):
+        if any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
             model.enable_input_require_grads()  # the reentrant kind drops the gradient behind frozen embeddings
         self._model = model
         self.pruner = Pruner(model, **config.pruning()) if config.ratio else None

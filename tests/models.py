@@ -104,6 +104,14 @@ def batch(rows: int = 3, tokens: int = 8, padding: int = 3, seed: int = 0) -> di
     return {"input_ids": ids, "attention_mask": mask, "labels": torch.arange(rows) % 2}
 
 
+def checkpoint_activations(model: nn.Module, reentrant: bool) -> None:
+    """Gradient checkpointing of either kind, by the name that this version of transformers has for it."""
+    if hasattr(model, "activation_checkpointing_enable"):
+        model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": reentrant})
+    else:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": reentrant})
+
+
 WORDS = (
     "the",
     "a",

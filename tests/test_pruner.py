@@ -12,7 +12,7 @@ from torch import nn
 
 import prilora_lite
 from prilora_lite import InputNorms, LoRALinear, PRILoRAConfig, Pruner, adapt, importance, keep_mask
-from tests.models import BUILDERS, batch, build
+from tests.models import BUILDERS, batch, build, checkpoint_activations
 
 
 def adapted(name="bert", dtype=torch.float64, **config):
@@ -89,7 +89,7 @@ def test_statistics_under_gradient_accumulation_weigh_by_tokens():
 @pytest.mark.parametrize("reentrant", [True, False])
 def test_statistics_under_gradient_checkpointing(reentrant):
     plain, checkpointed = adapted(), adapted()
-    checkpointed.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": reentrant})
+    checkpoint_activations(checkpointed, reentrant)
     checkpointed.enable_input_require_grads()
     pruners = []
     for model in (plain, checkpointed):
