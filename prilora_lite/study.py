@@ -191,26 +191,22 @@ def summarize(runs: pd.DataFrame) -> pd.DataFrame:
 def format_table(summary: pd.DataFrame) -> str:
     """The summary for a terminal 80 columns wide: metrics in percent, parameters in thousands."""
     lines = [
-        f"{'':<4} {'':<23} {'':>15} {'trainable':^16} {'non-zero':^13}",
-        f"{'task':<4} {'method':<23} {'metric, % (sd)':>15} {'adapter':>8}{'head':>8} {'adapter':>8}{'head':>6}"
-        f"{'s/step':>8}",
+        f"{'':<5}{'':<24}{'':>12} {'trainable':>14} {'non-zero':>14}",
+        f"{'task':<5}{'method':<24}{'metric, %':>12} {'adapter':>7}{'head':>7} {'adapter':>7}{'head':>7}{'s/step':>7}",
     ]
     for row in summary.itertuples():
         label = METHODS[row.method].label if row.method in METHODS else row.method
         sd = "" if pd.isna(row.sd) else f" ({100 * row.sd:.1f})"
+        counts = [_thousands(n) for n in (row.adapter, row.head, row.adapter_nonzero, row.head_nonzero)]
         lines.append(
-            f"{row.task:<4} {label:<23} {f'{100 * row.mean:.1f}{sd}':>15} {_thousands(row.adapter):>8}"
-            f"{_thousands(row.head):>8} {_thousands(row.adapter_nonzero):>8}{_thousands(row.head_nonzero):>6}"
-            f"{row.seconds_per_step:>8.3f}"
+            f"{row.task:<5}{label:<24}{f'{100 * row.mean:.1f}{sd}':>12} "
+            f"{counts[0]:>7}{counts[1]:>7} {counts[2]:>7}{counts[3]:>7}{row.seconds_per_step:>7.3f}"
         )
-    metrics = ", ".join(
-        f"{task}: {metric}" for task, metric in dict(zip(summary.task, summary.metric, strict=True)).items()
-    )
+    metrics = dict(zip(summary.task, summary.metric, strict=True))
     seeds = sorted(set(summary.seeds))
     count = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
-    lines.append(
-        f"mean (standard deviation) over {count} seed{'s' if seeds[-1] > 1 else ''}; {metrics}; parameters in thousands"
-    )
+    lines.append(f"mean (standard deviation) over {count} seed{'s' if seeds[-1] > 1 else ''}; parameters in thousands")
+    lines.append("metric: " + ", ".join(f"{task} {metric}" for task, metric in metrics.items()))
     return "\n".join(lines)
 
 
