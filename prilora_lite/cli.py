@@ -67,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         default=Path("runs/ablation.jsonl"),
         metavar="FILE",
-        help="file of runs; table and figure go beside it (default: runs/ablation.jsonl)",
+        help="file of runs, ending in .jsonl; a .csv and a .png go beside it (default: runs/ablation.jsonl)",
     )
     ablate.add_argument(
         "--set",
@@ -92,6 +92,8 @@ def _ablate(options: argparse.Namespace) -> int:
     from prilora_lite import study
     from prilora_lite.plots import plot_ablation
 
+    if options.output.suffix != ".jsonl":
+        raise ValueError(f"--output {options.output}: expected a name that ends in .jsonl")
     methods = list(study.METHODS) if options.methods == ["all"] else options.methods
     runs = study.grid(methods, options.tasks, options.seeds)
 
@@ -110,7 +112,7 @@ def _ablate(options: argparse.Namespace) -> int:
     frame = study.to_dataframe(records)
     summary = study.summarize(frame)
     table, figure = options.output.with_suffix(".csv"), options.output.with_suffix(".png")
-    summary.to_csv(table, index=False)
+    study.write_csv(frame, records, table)
     plot_ablation(frame, {name: method.label for name, method in study.METHODS.items()}).savefig(figure, dpi=150)
     print(f"\n{study.format_table(summary)}\n\nruns: {options.output}   table: {table}   figure: {figure}")
     return 0

@@ -188,6 +188,15 @@ def summarize(runs: pd.DataFrame) -> pd.DataFrame:
     )
 
 
+def write_csv(runs: pd.DataFrame, records: Iterable[dict[str, Any]], path: str | Path) -> None:
+    """The runs as CSV, below comment lines (#) that say on what they were measured."""
+    environments = {json.dumps(record["environment"]): record["environment"] for record in records}
+    with open(path, "w", encoding="utf-8", newline="\n") as file:
+        for environment in environments.values():
+            file.write("# " + ", ".join(f"{name} {value}" for name, value in environment.items()) + "\n")
+        runs.to_csv(file, index=False, lineterminator="\n")
+
+
 def format_table(summary: pd.DataFrame) -> str:
     """The summary for a terminal 80 columns wide: metrics in percent, parameters in thousands."""
     lines = [

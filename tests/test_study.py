@@ -141,10 +141,10 @@ def test_the_command_prints_a_table_and_writes_runs_summary_and_figure(encoder, 
         "PRILoRA",
         "full",
     ]
-    assert (
-        pd.read_csv(output.with_suffix(".csv"))["adapter_nonzero"].tolist()[2]
-        == records[2]["counts"]["adapter_nonzero"]
-    )
+    table = pd.read_csv(output.with_suffix(".csv"), comment="#")
+    assert table["adapter_nonzero"].tolist() == [r["counts"]["adapter_nonzero"] for r in records]
+    assert table["value"].tolist() == pytest.approx([r["metrics"]["matthews"] for r in records])
+    assert output.with_suffix(".csv").read_text(encoding="utf-8").startswith("# python 3.")
     assert output.with_suffix(".png").read_bytes()[:4] == b"\x89PNG"
     assert records[0]["environment"]["precision"] == "fp32"
     lora, prilora = records[1]["counts"], records[2]["counts"]
@@ -204,6 +204,7 @@ def test_killed_and_started_again_it_ends_as_if_undisturbed(encoder, rows, tmp_p
         (["--set", "epochs=many"], "--set epochs=many: expected epochs=NUMBER"),
         (["--set", "epochs=0"], "epochs must be a finite number above 0"),
         (["--rows", "/no/such/folder"], "no such folder"),
+        (["--output", "runs.csv"], "expected a name that ends in .jsonl"),
         (["--encoder", "no/such/encoder"], "could not load the encoder 'no/such/encoder'"),
     ],
 )
