@@ -15,8 +15,8 @@ from prilora_lite.lora import LoRALinear, is_conv1d, linear_shape
 if TYPE_CHECKING:
     import pandas as pd
 
-# DeBERTa without share_att_key: these read relative positions, never tokens, so an input norm would have no meaning
-POSITION_LAYERS = ("pos_key_proj", "pos_query_proj")
+# DeBERTa (v1, and v2 without share_att_key): these read relative positions, never tokens, so an input norm would have no meaning
+POSITION_LAYERS = ("pos_key_proj", "pos_query_proj", "pos_proj", "pos_q_proj")
 
 
 @dataclass(frozen=True)
@@ -120,12 +120,15 @@ def adapt(model: nn.Module, config: PRILoRAConfig | None = None) -> Report:
                     f"and its rank can be {min(linear_shape(module))} at most: lower first_rank or last_rank, "
                     "or leave it out by naming targets"
                 )
+            if module.weight.device.type == "meta" or not module.weight.is_floating_point():
+                raise ValueError(
+                    f"{name} of layer {layer} holds {module.weight.dtype} on {module.weight.device}: load the model "
+                    "unquantized and with its weights before adapting it"
+                )
 
-    trained = head_parameters(model)
+    trained = {id(parameter) for parameter in head_parameters(model)}
     for parameter in model.parameters():
-        parameter.requires_grad_(False)
-    for parameter in trained:
-        parameter.requires_grad_(True)
+        parameter.requires_grad_(id(parameter) in trained)
     names = {module: name for name, module in model.named_modules()}
     for modules, rank, scaling in zip(layers.values(), ranks, scalings, strict=True):
         for module in modules.values():
@@ -181,7 +184,9 @@ def merge_and_unload(model: nn.Module) -> nn.Module:
             module.merge()
         parent, _, child = name.rpartition(".")
         setattr(model.get_submodule(parent), child, module.base)
-    del model.prilora_config
+    for module in model.modules():  # the whole model, or the stack that was adapted by itself
+        if hasattr(module, "prilora_config"):
+            del module.prilora_config
     return model.requires_grad_(True)
 
 
@@ -197,8 +202,12 @@ def find_layers(
     config = getattr(model, "config", None)
     _refuse_other_structures(backbone, config)
     found: dict[str, dict[int, dict[str, nn.Module]]] = {}
-    for name, module in backbone.named_modules():
+    places: dict[nn.Module, str] = {}
+    for name, module in backbone.named_modules(remove_duplicate=False):
         if (isinstance(module, nn.Linear) or is_conv1d(module)) and re.search(r"\.\d+\.", name):
+            if module in places:
+                raise ValueError(f"{name} is the very layer {places[module]}; a shared layer can't have two ranks")
+            places[module] = name
             stack, layer, inside = split_name(name)
             found.setdefault(stack, {}).setdefault(layer, {})[inside] = module
     if not found:
@@ -242,6 +251,20 @@ def split_name(name: str) -> tuple[str, int, str]:
 
 def _refuse_other_structures(backbone: nn.Module, config: object) -> None:
     name = type(backbone).__name__
+    for inside, module in backbone.named_modules():
+        if isinstance(module, nn.MultiheadAttention):
+            raise ValueError(
+                f"{inside} is torch's nn.MultiheadAttention, which reads its weights past any layer put in their place, "
+                "so an adapter would have no effect; use a model with linear layers of its own"
+            )
+        if hasattr(module, "base_layer"):
+            raise ValueError(f"{inside} is adapted already, by PEFT or the like; load a fresh model")
+        if inside and module is not backbone and hasattr(module, "base_model") and not hasattr(backbone, "config"):
+            raise ValueError(
+                f"{name} is no Hugging Face model, but holds one, {inside}: which of its other parts are the head, and "
+                f"where the attention mask comes in, can't be told. Adapt that one, adapt(model.{inside}, config), and "
+                "train, freeze and save the rest yourself"
+            )
     for attribute in ("num_experts", "num_local_experts", "n_routed_experts"):
         if getattr(config, attribute, None):
             raise ValueError(
@@ -251,7 +274,7 @@ def _refuse_other_structures(backbone: nn.Module, config: object) -> None:
     if getattr(config, "is_encoder_decoder", False) and hasattr(backbone, "decoder"):
         raise ValueError(
             f"{name} has an encoder and a decoder, each with layers of its own; one schedule can't count both: "
-            "adapt one stack by itself, adapt(model.get_encoder(), config)"
+            "adapt one stack by itself, adapt(model.get_encoder(), config), and freeze the other"
         )
     groups = getattr(config, "num_hidden_groups", None)
     if groups is not None and groups < getattr(config, "num_hidden_layers", groups):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -34,26 +33,31 @@ def save_adapter(model: nn.Module, path: str | Path) -> Path:
         The path.
 
     Raises:
-        ValueError: the model is not adapted.
+        ValueError: the model is not adapted, or parameters are trained that an adapter does not hold.
         OSError: the file can't be written.
     """
     path = Path(path)
     config = getattr(model, "prilora_config", None)
     if config is None:
         raise ValueError("this model is not adapted, so there is no adapter to save; call adapt(model, config) first")
+    lost = [n for n, p in model.named_parameters() if p.requires_grad and n not in _stored(model)]
+    if lost:
+        raise ValueError(
+            f"{lost[0]} and {len(lost) - 1} more parameters are trained, but an adapter holds lora_A, lora_B, pooler "
+            "and head alone, so they would be lost: freeze them before training, or save the whole model"
+        )
     metadata = {KEY: json.dumps({"format": FORMAT, "config": config.to_dict(), "base": fingerprint(model)})}
     # safetensors refuses tensors that share memory or have gaps
     tensors = {name: tensor.detach().contiguous().clone() for name, tensor in _stored(model).items()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    os.close(handle)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         save_file(tensors, temporary, metadata)
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
     return path
 
 
@@ -62,7 +66,7 @@ def load_adapter(model: nn.Module, path: str | Path) -> Report:
 
     Args:
         model: the base the adapter was trained on, with a head of the same shape. Its dtype may differ. A model
-            adapted with the same configuration is taken as well.
+            adapted with the same configuration is taken as well, but not a merged one.
         path: a file that :func:`save_adapter` wrote.
 
     Returns:
@@ -74,6 +78,10 @@ def load_adapter(model: nn.Module, path: str | Path) -> Report:
             The model is as it was then.
     """
     config, base, tensors = _read(Path(path))
+    if any(isinstance(module, LoRALinear) and module.merged for module in model.modules()):
+        raise ValueError(
+            "this model is merged, so new lora_A and lora_B would have no effect; unmerge() its layers first"
+        )
     current = getattr(model, "prilora_config", None)
     if current is not None and current != config:
         raise ValueError(f"{path} was saved with {config}, but this model is adapted with {current}; load a fresh base")
@@ -120,7 +128,7 @@ def fingerprint(model: nn.Module) -> dict[str, Any]:
 
 def _row_sums(matrix: Tensor) -> list[tuple[float, float]]:
     n = matrix.shape[0]
-    rows = matrix.detach()[[0, n // 2, n - 1]].double().cpu()
+    rows = matrix.detach()[[0, n // 2, n - 1]].cpu().double()
     signs = torch.arange(rows.shape[1], dtype=torch.float64).cos()
     return list(zip((rows @ signs).tolist(), rows.abs().sum(1).tolist(), strict=True))
 

@@ -41,7 +41,7 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         default=["lora", "prilora"],
         metavar="M",
-        help="head, lora, ranks, pruning, prilora, full, or all (default: lora prilora)",
+        help="head, lora, ranks, pruning, prilora, prilora_layer, full, or all (default: lora prilora)",
     )
     ablate.add_argument(
         "--tasks",
@@ -72,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     ablate.add_argument(
         "--set",
         nargs="+",
+        action="extend",
         default=[],
         metavar="NAME=VALUE",
         help="change a training setting for all runs, such as epochs=1 or learning_rate=5e-4",

@@ -70,11 +70,15 @@ class PRILoRAConfig:
         if isinstance(self.targets, str):
             raise ValueError(f"targets must be several names, like ({self.targets!r},), got the one {self.targets!r}")
         if self.targets is not None:
+            object.__setattr__(self, "targets", tuple(self.targets))
             if not self.targets or not all(isinstance(target, str) and target for target in self.targets):
                 raise ValueError(
                     f"targets must be names of linear layers, or None for all of them; got {self.targets!r}"
                 )
-            object.__setattr__(self, "targets", tuple(self.targets))
+        if not isinstance(self.regrow, bool):
+            raise ValueError(f"regrow must be True or False, got {self.regrow!r}")
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
+            raise ValueError(f"seed must be an integer, got {self.seed!r}")
         check_pruning(self.ratio, self.interval, self.decay, self.importance, self.scope)
 
     def ranks(self, num_layers: int) -> list[int]:

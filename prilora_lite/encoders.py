@@ -20,6 +20,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from prilora_lite.adapt import head_parameters
 from prilora_lite.tasks import Task
 
 
@@ -48,7 +49,7 @@ class Settings:
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
         for name in ("learning_rate", "epochs", "alpha"):
-            if not 0 < getattr(self, name) < math.inf:
+            if isinstance(getattr(self, name), str) or not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be a finite number above 0, got {getattr(self, name)!r}")
         for name in ("warmup", "weight_decay"):
             if not 0 <= getattr(self, name) < math.inf:
@@ -126,7 +127,7 @@ def load_encoder(
 
     Raises:
         OSError: neither a folder nor to be had from the hub; what was tried is said.
-        ValueError: the weights are not those whose SHA-256 the preset states.
+        ValueError: the weights are not those whose SHA-256 the preset states, or some outside the head are missing.
     """
     place, revision = _locate(name)
     options: dict[str, Any] = {"num_labels": task.num_labels}
@@ -143,8 +144,8 @@ def load_encoder(
         config = AutoConfig.from_pretrained(place, revision=revision, **options)
         if head_dropout is not None:
             _set_head_dropout(config, head_dropout)
-        model = AutoModelForSequenceClassification.from_pretrained(
-            place, revision=revision, config=config, dtype="float32"
+        model, loaded = AutoModelForSequenceClassification.from_pretrained(
+            place, revision=revision, config=config, dtype="float32", output_loading_info=True
         )
     except OSError as error:
         raise OSError(_help(name, error)) from error
@@ -152,6 +153,13 @@ def load_encoder(
         transformers_logging.set_verbosity(verbosity)
         if bars:
             transformers_logging.enable_progress_bar()
+    head = {id(parameter) for parameter in head_parameters(model)}
+    lacking = [n for n, p in model.named_parameters() if n in loaded["missing_keys"] and id(p) not in head]
+    if lacking:
+        raise ValueError(
+            f"{name} has no weights for {lacking[0]} and {len(lacking) - 1} more: is it the checkpoint of an adapted "
+            "model? Then load its base encoder, and the adapter with load_adapter"
+        )
     if model.config.pad_token_id is None:  # a decoder's classifier looks for the last token that is no padding
         tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
         model.config.pad_token_id = tokenizer.pad_token_id

@@ -270,6 +270,7 @@ class Pruner:
         """All that a resumed run needs: statistics, step, masks, history, state of the noise, and the settings."""
         return {
             "settings": dict(self.settings),
+            "layers": self._shapes(),
             "steps": self.steps,
             "history": [dict(entry) for entry in self.history],
             "norms": {
@@ -286,19 +287,13 @@ class Pruner:
         Raises:
             ValueError: other settings, other layers or other shapes; nothing is changed then.
         """
+        if state["layers"] != self._shapes():
+            raise ValueError("the saved pruner belongs to another model: its lora_A have other names or shapes")
         if state["settings"] != self.settings:
             differ = [key for key in self.settings if state["settings"].get(key) != self.settings[key]]
             raise ValueError(
                 "the saved pruner had other settings: "
                 + ", ".join(f"{key}={state['settings'].get(key)!r}, now {self.settings[key]!r}" for key in differ)
-            )
-        shapes = {name: tuple(n["squares"].shape) for name, n in state["norms"].items()}
-        expected = {name: tuple(n.squares.shape) for name, n in self.norms.items()}
-        if shapes != expected:
-            name = next(iter(shapes.items() ^ expected.items()))[0]
-            raise ValueError(
-                f"the saved pruner belongs to another model: {name} has {shapes.get(name)} input features there, "
-                f"{expected.get(name)} here"
             )
         self.steps = state["steps"]
         self.history = [dict(entry) for entry in state["history"]]
@@ -314,6 +309,9 @@ class Pruner:
     def _apply_masks(self) -> None:
         for name, mask in self._masks.items():
             self.layers[name].lora_A.masked_fill_(~mask, 0)
+
+    def _shapes(self) -> dict[str, list[int]]:
+        return {name: list(layer.lora_A.shape) for name, layer in self.layers.items()}
 
     def _mask_reader(self, signature: inspect.Signature) -> Any:
         def read_mask(module: nn.Module, args: tuple, kwargs: dict) -> None:
@@ -376,4 +374,7 @@ def _source_of_input(name: str, modules: dict[str, nn.Module]) -> str:
     """Name of the module at which the input of this one is read: a sibling that shares it, or itself."""
     parent, _, child = name.rpartition(".")
     source = f"{parent}.{_READS_THE_INPUT_OF.get(child, child)}".lstrip(".")
-    return source if source in modules and "cross" not in parent else name
+    crosses = "cross" in parent or "encoder_attn" in parent  # there the query comes from elsewhere than key and value
+    if crosses or source not in modules:
+        return name
+    return source if linear_shape_of(modules[source])[1] == linear_shape_of(modules[name])[1] else name

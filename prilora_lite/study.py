@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from itertools import product
@@ -16,11 +17,12 @@ from typing import Any
 
 import pandas as pd
 import torch
+from datasets import Dataset
 
 from prilora_lite.config import PRILoRAConfig
 from prilora_lite.encoders import Settings, settings_for
 from prilora_lite.errors import unknown
-from prilora_lite.tasks import get_task
+from prilora_lite.tasks import get_task, load_rows
 from prilora_lite.training import bf16_is_native, finetune, pick_device, result_record
 
 
@@ -43,6 +45,7 @@ METHODS = {
         Method("ranks", PRILoRAConfig(ratio=0.0), "ranks only (4..12)"),
         Method("pruning", PRILoRAConfig(first_rank=8, last_rank=8), "pruning only (r = 8)"),
         Method("prilora", PRILoRAConfig(), "PRILoRA (4..12, pruned)"),
+        Method("prilora_layer", PRILoRAConfig(scaling="layer"), "PRILoRA, alpha / r_l"),
         Method("full", "full", "full fine-tuning", learning_rate=5e-5),
     )
 }
@@ -58,12 +61,12 @@ class Run:
 
 
 def grid(methods: Iterable[str], tasks: Iterable[str], seeds: Iterable[int]) -> list[Run]:
-    """All runs, seed by seed, so that a study cut short has whole comparisons.
+    """All runs, each once, seed by seed, so that a study cut short has whole comparisons.
 
     Raises:
         ValueError: an unknown method or task; the nearest name is given.
     """
-    methods, tasks = list(methods), list(tasks)
+    methods, tasks, seeds = dict.fromkeys(methods), dict.fromkeys(tasks), dict.fromkeys(seeds)
     for name in methods:
         if name not in METHODS:
             raise unknown("method", name, METHODS)
@@ -88,7 +91,8 @@ def ablate(
 
     Args:
         runs: the grid.
-        output: the file of JSON lines; runs with the same method, task, seed, encoder and settings are not repeated.
+        output: the file of JSON lines; runs with the same method, task, rows, seed, encoder, settings and precision
+            are not repeated.
         encoder, rows, precision, device, progress: see :func:`~.training.finetune`.
         overrides: settings to change for all runs, such as ``{"epochs": 1}``.
         on_run: called with number, count, run and its record before each run (record None) and after it.
@@ -96,21 +100,23 @@ def ablate(
     Returns:
         The records of all the runs, those made earlier too.
     """
-    runs = list(runs)
-    output = Path(output)
+    runs, encoder, output = list(runs), str(encoder), Path(output)
     output.parent.mkdir(parents=True, exist_ok=True)
+    output.open("ab").close()  # a place that can't be written to is better found before the first run
     environment = describe_environment(precision, device)
+    data = {task: load_rows(task, rows) for task in dict.fromkeys(run.task for run in runs)}
+    digests = {task: rows_digest(splits) for task, splits in data.items()}
     records = []
     for number, run in enumerate(runs, start=1):
         settings, trains = _settle(run, encoder, overrides or {})
-        key = run_key(run, encoder, settings, trains, environment["precision"])
+        key = run_key(run, encoder, settings, trains, environment["precision"], digests[run.task])
         record = next((r for r in read_records(output) if r["key"] == key), None)
         if record is None:
             if on_run:
                 on_run(number, len(runs), run, None)
             started = time.time()
             result = finetune(
-                run.task, trains, encoder=encoder, rows=rows, settings=settings, seed=run.seed,
+                run.task, trains, encoder=encoder, rows=data[run.task], settings=settings, seed=run.seed,
                 precision=precision, device=device, progress=progress,
             )  # fmt: skip
             record = {
@@ -140,11 +146,14 @@ def read_records(path: str | Path) -> list[dict[str, Any]]:
         if not line:
             continue
         try:
-            records.append(json.loads(line))
+            record = json.loads(line)
         except ValueError as error:
             if number == len(lines):
                 break
             raise ValueError(f"{path}, line {number} is no JSON ({error}); mend or remove that line") from error
+        if not isinstance(record, dict) or "key" not in record:
+            raise ValueError(f"{path}, line {number} is no run of this study; name another file")
+        records.append(record)
     return records
 
 
@@ -234,10 +243,21 @@ def describe_environment(precision: str = "auto", device: str | None = None) -> 
     }
 
 
-def run_key(run: Run, encoder: str, settings: Settings, trains: str | PRILoRAConfig, precision: str) -> list[Any]:
-    """What makes two runs the same one: task, seed, encoder, method as configured, settings and precision."""
+def run_key(
+    run: Run, encoder: str, settings: Settings, trains: str | PRILoRAConfig, precision: str, rows: str
+) -> list[Any]:
+    """What makes two runs the same one: task, seed, encoder, method as configured, settings, precision and rows."""
     method = trains if isinstance(trains, str) else trains.to_dict()
-    return [run.task, run.seed, encoder, method, asdict(settings), precision]
+    return [run.task, run.seed, encoder, method, asdict(settings), precision, rows]
+
+
+def rows_digest(rows: dict[str, Dataset]) -> str:
+    """A short hash of all texts and labels, so that a run on a sample is not taken for one on all rows."""
+    digest = hashlib.sha256()
+    for split in sorted(rows):
+        for column in sorted(set(rows[split].column_names) - {"idx"}):
+            digest.update(json.dumps([split, column, list(rows[split][column])]).encode())
+    return digest.hexdigest()[:16]
 
 
 def _settle(run: Run, encoder: str, overrides: dict[str, Any]) -> tuple[Settings, str | PRILoRAConfig]:
@@ -259,9 +279,10 @@ def _locked(path: Path) -> Iterator[None]:
         try:
             os.close(os.open(lock, os.O_CREAT | os.O_EXCL))
             break
-        except FileExistsError:
-            if time.time() - lock.stat().st_mtime > 30:  # its writer is dead: writing takes milliseconds
-                lock.unlink(missing_ok=True)
+        except (FileExistsError, PermissionError):  # the second: Windows, while another process removes it
+            with suppress(OSError):  # it may go between the two looks
+                if time.time() - lock.stat().st_mtime > 30:  # its writer is dead: writing takes milliseconds
+                    lock.unlink(missing_ok=True)
             time.sleep(0.01)
     try:
         yield
@@ -275,7 +296,12 @@ def _append(path: Path, record: dict[str, Any]) -> None:
         file.seek(0)
         whole = file.read()
         if whole and not whole.endswith(b"\n"):
-            file.truncate(whole.rfind(b"\n") + 1)
+            tail = whole[whole.rfind(b"\n") + 1 :]
+            try:
+                json.loads(tail)
+                file.write(b"\n")  # whole, only its end of line is missing
+            except ValueError:
+                file.truncate(len(whole) - len(tail))
         file.write(json.dumps(record).encode() + b"\n")
         file.flush()
         os.fsync(file.fileno())

@@ -101,8 +101,15 @@ def load_rows(task: str | Task, folder: str | Path | None = None) -> dict[str, D
     folder = folder or os.environ.get(FOLDER_VARIABLE)
     splits = ("train", *task.splits)
     rows = {split: _from_folder(Path(folder), task, split) for split in splits} if folder else _from_hub(task, splits)
-    for split, data in rows.items():
-        _check(task, split, data)
+    return check_rows(task, rows)
+
+
+def check_rows(task: Task, rows: dict[str, Dataset]) -> dict[str, Dataset]:
+    """The same rows, or ValueError: a split or a column is missing, a text is no text, a label out of range."""
+    for split in ("train", *task.splits):
+        if split not in rows:
+            raise ValueError(f"the rows of {task.name} lack the split {split!r}; there are {', '.join(rows) or 'none'}")
+        _check(task, split, rows[split])
     return rows
 
 
@@ -117,9 +124,14 @@ def compute_metrics(task: str | Task, predictions: ArrayLike, labels: ArrayLike)
     Returns:
         Metric name -> value, the main metric first; correlations and accuracies in [-1, 1], not in percent.
         A correlation with predictions that are all equal has no value and counts as 0.
+
+    Raises:
+        ValueError: an unknown task, or predictions that are not finite.
     """
     task = get_task(task) if isinstance(task, str) else task
     predictions, labels = np.asarray(predictions, dtype=np.float64), np.asarray(labels)
+    if not np.isfinite(predictions).all():
+        raise ValueError(f"the model predicts NaN or infinity on {task.name}: it diverged; lower the learning rate")
     predicted = predictions.argmax(axis=-1) if task.labels else predictions.reshape(len(labels))
     values: dict[str, float] = {}
     for metric in task.metrics:
@@ -179,7 +191,10 @@ def _check(task: Task, split: str, data: Dataset) -> None:
         bad = next((i for i, text in enumerate(data[column]) if not isinstance(text, str)), None)
         if bad is not None:
             raise ValueError(f"row {bad} of {task.name} {split} has no text in {column}: {data[column][bad]!r}")
-    labels = np.asarray(data["label"], dtype=np.float64)
+    try:
+        labels = np.asarray(data["label"], dtype=np.float64)
+    except (TypeError, ValueError):
+        raise ValueError(f"the labels of {task.name} {split} must be numbers, got {data['label'][0]!r}") from None
     if not np.isfinite(labels).all():
         raise ValueError(f"the {split} rows of {task.name} have labels that are missing or not finite")
     if task.labels:

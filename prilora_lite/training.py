@@ -43,11 +43,15 @@ from prilora_lite.config import PRILoRAConfig
 from prilora_lite.encoders import Settings, load_encoder, settings_for
 from prilora_lite.lora import LoRALinear
 from prilora_lite.pruner import Pruner
-from prilora_lite.tasks import Task, compute_metrics, get_task, load_rows
+from prilora_lite.tasks import Task, check_rows, compute_metrics, get_task, load_rows
 
 logger = transformers_logging.get_logger("transformers.prilora_lite")
 
 WITHOUT_ADAPTER = ("head", "full")
+SEVERAL_GPUS = (
+    "Trainer would use nn.DataParallel over {} GPUs, whose replicas lose the input statistics: "
+    "set CUDA_VISIBLE_DEVICES=0 for one GPU, or start one process per GPU with torchrun"
+)
 PRECISIONS = ("auto", "fp32", "bf16")
 
 
@@ -85,13 +89,12 @@ class PRILoRACallback(TrainerCallback, ExportableState):
         if any(module.merged for module in model.modules() if isinstance(module, LoRALinear)):
             raise RuntimeError("the model is merged, so its adapter would not be trained; call unmerge() on its layers")
         if args.n_gpu > 1:
-            raise RuntimeError(
-                f"Trainer would use nn.DataParallel over {args.n_gpu} GPUs, whose replicas lose the input statistics: "
-                "set CUDA_VISIBLE_DEVICES=0 for one GPU, or start one process per GPU with torchrun"
-            )
+            raise RuntimeError(SEVERAL_GPUS.format(args.n_gpu))
         if any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
             model.enable_input_require_grads()  # the reentrant kind drops the gradient behind frozen embeddings
         self._model = model
+        if self.pruner is not None:
+            self.pruner.detach()  # of a run that was interrupted
         self.pruner = Pruner(model, **config.pruning()) if config.ratio else None
         if state.global_step:
             self._resume(state)
@@ -117,7 +120,7 @@ class PRILoRACallback(TrainerCallback, ExportableState):
         self.pruner.detach()
         if self.pruner.steps == 0:
             logger.warning("PRILoRACallback: no optimizer step was made, so nothing was pruned")
-        elif self.pruner.pruned_at != self.pruner.steps and not args.load_best_model_at_end:
+        elif self.pruner.pruned_at != self.pruner.steps and state.best_model_checkpoint is None:
             logger.warning("PRILoRACallback: training was stopped early; pruned now, so evaluate and save once more")
             self.pruner.prune()
 
@@ -143,7 +146,7 @@ class PRILoRACallback(TrainerCallback, ExportableState):
                 f"the weights loaded from the checkpoint of step {state.global_step} are not those it was saved with: "
                 "it is damaged or belongs to another model; latest_checkpoint(folder) finds the last whole one"
             )
-        pruner_state = torch.load(io.BytesIO(base64.b64decode(saved["pruner"])), weights_only=True)
+        pruner_state = torch.load(io.BytesIO(base64.b64decode(saved["pruner"])), weights_only=True, map_location="cpu")
         if (pruner_state is None) != (self.pruner is None):
             raise RuntimeError("the checkpoint was saved with pruning on and is resumed with it off, or the reverse")
         if self.pruner is not None:
@@ -151,7 +154,8 @@ class PRILoRACallback(TrainerCallback, ExportableState):
 
     @staticmethod
     def _will_be_judged(args: TrainingArguments, control: TrainerControl) -> bool:
-        return args.load_best_model_at_end and (control.should_evaluate or control.should_save)
+        selects = args.load_best_model_at_end or args.save_strategy == "best"
+        return selects and (control.should_evaluate or control.should_save)
 
 
 def latest_checkpoint(folder: str | Path) -> Path | None:
@@ -305,14 +309,16 @@ def finetune(
 
     Args:
         task: one of the nine GLUE tasks.
-        method: a configuration (default: PRILoRA's own), ``head`` for pooler and head alone, ``full`` for all weights.
+        method: a configuration, ``head`` for pooler and head alone, ``full`` for all weights; default: PRILoRA's own
+            configuration with the settings' alpha. A configuration that is given keeps its own alpha.
         encoder: a preset (``minilm``, ``paper``), a folder or a name on the hub.
         rows: a folder of Parquet files, or the rows themselves by split; default: see :func:`~.tasks.load_rows`.
         settings: learning rate, epochs and the like; default: the preset's for this task.
         seed: of the head, the adapter, the order of the rows and dropout.
         output_dir: where the adapter (``adapter.safetensors``), or the whole model, and any checkpoints go.
         save_steps: write a checkpoint to ``output_dir`` every so many optimizer steps.
-        resume: go on from the newest whole checkpoint in ``output_dir``; start anew if there is none.
+        resume: go on from the newest whole checkpoint in ``output_dir``; start anew if there is none. A folder with
+            the checkpoints of another run (task, method, encoder, seed or settings differ) is refused.
         precision: ``fp32``, ``bf16`` (autocast), or ``auto``: bf16 where the device computes in it natively.
         device: ``cpu`` to stay there; default: CUDA, else MPS, else CPU.
         progress: show a progress bar.
@@ -323,23 +329,31 @@ def finetune(
     Raises:
         ValueError, OSError: a bad argument, rows or an encoder that can't be had.
     """
-    method = PRILoRAConfig() if method is None else method
-    if isinstance(method, str) and method not in WITHOUT_ADAPTER:
+    if not (method is None or isinstance(method, PRILoRAConfig) or method in WITHOUT_ADAPTER):
         raise ValueError(f"method must be a PRILoRAConfig, 'head' or 'full', got {method!r}")
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise ValueError(f"seed must be an integer of at least 0, got {seed!r}")
     if (save_steps or resume) and output_dir is None:
         raise ValueError("save_steps and resume need an output_dir to keep checkpoints in")
     glue = get_task(task)
-    settings = settings or settings_for(encoder, task)
-    data = rows if isinstance(rows, dict) else load_rows(glue, rows)
+    encoder, settings = str(encoder), settings or settings_for(str(encoder), task)
+    method = PRILoRAConfig(alpha=settings.alpha) if method is None else method
+    data = check_rows(glue, rows) if isinstance(rows, dict) else load_rows(glue, rows)
 
     set_seed(seed)
     model, tokenizer = load_encoder(encoder, glue, settings.head_dropout)
+    check_length(model, settings.max_length)
     trainable = _make_trainable(model, method)
     tokenized = {
         split: tokenize(data[split], glue, tokenizer, settings.max_length) for split in ("train", *glue.splits)
     }
     folder = Path(tempfile.mkdtemp(prefix="prilora-")) if output_dir is None else Path(output_dir)
     try:
+        _claim(
+            folder,
+            {"task": task, "method": _plain(method), "encoder": encoder, "seed": seed} | asdict(settings),
+            resume,
+        )
         arguments = TrainingArguments(
             output_dir=str(folder),
             num_train_epochs=settings.epochs,
@@ -353,8 +367,10 @@ def finetune(
             save_strategy="steps" if save_steps else "no",
             save_steps=save_steps or 500,
             save_total_limit=2,
-            **_common_arguments(precision, device, progress),
+            **_common_arguments(precision, device),
         )
+        if arguments.n_gpu > 1:
+            raise RuntimeError(SEVERAL_GPUS.format(arguments.n_gpu))
         timer = StepTimer()
         trainer = GlueTrainer(
             model,
@@ -368,7 +384,9 @@ def finetune(
         _show_progress(trainer, progress)
         checkpoint = latest_checkpoint(folder) if resume else None
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-        curve = _curve(trainer.state.log_history)
+        if not any(_metrics(log) for log in trainer.state.log_history if log["step"] == trainer.state.global_step):
+            trainer.evaluate()  # Trainer saves before it evaluates, so a resumed run may find only the saving done
+        curve = _curve(trainer.state.log_history, glue)
         pruner = trainable[0].pruner if trainable else None
         path = None if output_dir is None else _save(model, tokenizer, method, folder)
     finally:
@@ -410,18 +428,21 @@ def evaluate(
         Metric name -> value.
     """
     glue = get_task(task)
-    data = rows if isinstance(rows, dict) else load_rows(glue, rows)
+    data = check_rows(glue, rows) if isinstance(rows, dict) else load_rows(glue, rows)
+    check_length(model, max_length)
+    if model.config.num_labels != glue.num_labels:
+        raise ValueError(f"the model's head has {model.config.num_labels} outputs, but {task} needs {glue.num_labels}")
     tokenized = {split: tokenize(data[split], glue, tokenizer, max_length) for split in glue.splits}
     with tempfile.TemporaryDirectory(prefix="prilora-") as folder:
         trainer = Trainer(
             model,
-            TrainingArguments(output_dir=folder, **_common_arguments(precision, device, progress)),
+            TrainingArguments(output_dir=folder, **_common_arguments(precision, device)),
             data_collator=DataCollatorWithPadding(tokenizer),
             compute_metrics=lambda output: compute_metrics(glue, output.predictions, output.label_ids),
         )
         _show_progress(trainer, progress)
         logs = trainer.evaluate(_evaluation_sets(tokenized, glue))
-    return _metrics(logs)
+    return _in_order(_metrics(logs), glue)
 
 
 def tokenize(data: Dataset, task: Task, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Dataset:
@@ -470,7 +491,7 @@ def _make_trainable(model: nn.Module, method: str | PRILoRAConfig) -> list[PRILo
     return []
 
 
-def _common_arguments(precision: str, device: str | None, progress: bool) -> dict[str, Any]:
+def _common_arguments(precision: str, device: str | None) -> dict[str, Any]:
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
     device = pick_device(device)
@@ -519,13 +540,46 @@ def _metrics(log: dict[str, float]) -> dict[str, float]:
     }
 
 
-def _curve(log_history: list[dict[str, float]]) -> list[dict[str, float]]:
+def _in_order(metrics: dict[str, float], task: Task) -> dict[str, float]:
+    """Validation splits and metrics in the task's order: a log that went through a checkpoint is sorted by name."""
+    splits = [split.removeprefix("validation_") + "_" for split in task.splits] if len(task.splits) > 1 else [""]
+    return {split + metric: metrics[split + metric] for split in splits for metric in task.metrics}
+
+
+def _curve(log_history: list[dict[str, float]], task: Task) -> list[dict[str, float]]:
     """The metrics of each evaluation; those of several validation sets at one step joined."""
     by_step: dict[int, dict[str, float]] = {}
     for log in log_history:
         if _metrics(log):
             by_step.setdefault(log["step"], {"epoch": log["epoch"]}).update(_metrics(log))
-    return list(by_step.values())
+    return [{"epoch": point["epoch"]} | _in_order(point, task) for point in by_step.values()]
+
+
+def _claim(folder: Path, run: dict[str, Any], resume: bool) -> None:
+    """Write down which run a folder belongs to; refuse one that holds the checkpoints of another."""
+    file = folder / "run.json"
+    if latest_checkpoint(folder) is not None:
+        if not resume:
+            raise ValueError(f"{folder} holds checkpoints of an earlier run: resume it, or give another output_dir")
+        earlier = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        differ = [name for name in run if earlier.get(name) != json.loads(json.dumps(run[name]))]
+        if differ:
+            changes = ", ".join(f"{name} was {earlier.get(name)!r} and is {run[name]!r}" for name in differ)
+            raise ValueError(f"{folder} holds checkpoints of another run: {changes}; give another output_dir")
+    folder.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(run, indent=1), encoding="utf-8")
+
+
+def check_length(model: nn.Module, max_length: int) -> None:
+    """Raise ValueError if rows may be longer than the encoder has positions."""
+    positions = getattr(model.config, "max_position_embeddings", None)
+    if positions and max_length > positions:
+        raise ValueError(f"max_length is {max_length}, but the encoder has only {positions} positions")
+
+
+def _plain(method: str | PRILoRAConfig) -> str | dict[str, Any]:
+    """A method as JSON has it."""
+    return method if isinstance(method, str) else method.to_dict()
 
 
 def _save(model: nn.Module, tokenizer: PreTrainedTokenizerBase, method: str | PRILoRAConfig, folder: Path) -> Path:
@@ -542,7 +596,7 @@ def _digest(model: nn.Module) -> str:
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             digest.update(name.encode())
-            digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+            digest.update(parameter.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -551,7 +605,7 @@ def result_record(result: Result) -> dict[str, Any]:
     counts = asdict(result.counts)
     return {
         "task": result.task,
-        "method": result.method if isinstance(result.method, str) else result.method.to_dict(),
+        "method": _plain(result.method),
         "seed": result.seed,
         "metrics": result.metrics,
         "curve": result.curve,

@@ -196,6 +196,37 @@ def test_other_structures_are_refused_by_name():
     refused(hf.MixtralModel(mixtral), "mixture of experts")
 
 
+def test_layers_that_an_adapter_could_not_reach_are_refused():
+    layer = nn.TransformerEncoderLayer(24, 2, 40, batch_first=True)
+    refused(nn.TransformerEncoder(layer, 3, enable_nested_tensor=False), "nn.MultiheadAttention")
+    block = nn.Sequential(nn.Linear(24, 24))
+    refused(nn.ModuleDict({"layers": nn.ModuleList([block] * 3)}), "a shared layer can't have two ranks")
+
+
+def test_a_module_around_an_encoder_is_refused_with_the_way_out():
+    class Mine(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.encoder = build("bert").bert
+            self.classifier = nn.Linear(HIDDEN, 2)
+
+    refused(Mine(), r"holds one, encoder: .* adapt\(model\.encoder, config\)")
+
+
+def test_a_model_without_weights_and_one_that_is_quantized_are_refused_whole():
+    with torch.device("meta"):
+        refused(build("bert"), "on meta: load the model unquantized and with its weights")
+    model = build("bert")
+    weight = nn.Parameter(torch.zeros(HIDDEN, HIDDEN, dtype=torch.int8), requires_grad=False)
+    model.bert.encoder.layer[2].attention.self.query.weight = weight
+    refused(model, r"attention\.self\.query of layer 2 holds torch\.int8")
+
+
+def test_a_model_of_pefts_is_refused():
+    peft = pytest.importorskip("peft")
+    refused(peft.get_peft_model(build("bert"), peft.LoraConfig(target_modules=["query"])), "adapted already, by PEFT")
+
+
 def test_position_projections_of_deberta_are_left_out_and_it_is_said():
     config = copy.deepcopy(build("deberta_v2").config)
     config.share_att_key = False

@@ -206,6 +206,19 @@ def test_a_file_that_is_not_there(tmp_path):
     refused(build("bert"), tmp_path / "none.safetensors", "no adapter file at", FileNotFoundError)
 
 
+def test_a_merged_model_takes_no_adapter(saved):
+    model, path = saved
+    model.bert.encoder.layer[0].output.dense.merge()
+    refused(model, path, "this model is merged")
+
+
+def test_parameters_that_would_be_lost_are_named(saved, tmp_path):
+    model, _ = saved
+    model.bert.encoder.layer[2].output.LayerNorm.weight.requires_grad_(True)
+    with pytest.raises(ValueError, match=r"layer\.2\.output\.LayerNorm\.weight and 0 more .* would be lost"):
+        save_adapter(model, tmp_path / "other.safetensors")
+
+
 def test_an_unadapted_model_has_nothing_to_save(tmp_path):
     with pytest.raises(ValueError, match="not adapted"):
         save_adapter(build("bert"), tmp_path / "a.safetensors")

@@ -45,6 +45,15 @@ def test_an_architecture_without_head_dropout_says_so(encoder, tmp_path):
         load_encoder(str(tmp_path), TASKS["cola"], head_dropout=0.1)
 
 
+def test_a_checkpoint_of_an_adapted_model_is_no_encoder(encoder, tmp_path):
+    model, tokenizer = load_encoder(encoder, TASKS["cola"])
+    adapt(model, PRILoRAConfig())
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="is it the checkpoint of an adapted model"):
+        load_encoder(str(tmp_path), TASKS["cola"])
+
+
 def test_loading_is_quiet(encoder, capfd):
     load_encoder(encoder, TASKS["cola"])
     assert capfd.readouterr() == ("", "")

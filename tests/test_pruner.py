@@ -189,6 +189,35 @@ def test_deberta_counts_tokens_not_relative_positions():
             torch.testing.assert_close(pruner.norms[source].mean_square, tokens, rtol=1e-12, atol=0)
 
 
+def test_deberta_leaves_padding_out():
+    model = adapted("deberta_v2")
+    pruner, seen = Pruner(model), {}
+    name = "deberta.encoder.layer.3.attention.self.value_proj"
+    model.get_submodule(name).register_forward_pre_hook(lambda _, args: seen.setdefault("x", args[0].detach()))
+    inputs = batch(padding=3)
+    model(**inputs)
+    pruner.step()
+    expected = seen["x"][inputs["attention_mask"].bool()].square().mean(0)
+    torch.testing.assert_close(pruner.norms[name].mean_square, expected, rtol=1e-12, atol=0)
+
+
+def test_a_value_of_another_width_is_no_source_for_the_query():
+    class Bottleneck(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.query = LoRALinear(nn.Linear(4, 4), 1, scaling=1.0)
+            self.value = LoRALinear(nn.Linear(6, 4), 1, scaling=1.0)
+
+        def forward(self, x):
+            return self.query(x[..., :4]) + self.value(x)
+
+    model = Bottleneck()
+    pruner = Pruner(model, interval=1)
+    model(torch.randn(5, 6))
+    pruner.step()
+    assert pruner.sparsity() == (2 + 3) / 10
+
+
 def test_query_key_and_value_are_read_once():
     assert len(Pruner(adapted("bert")).norms) == 4 * 4  # four inputs a layer for six matrices
 

@@ -11,6 +11,8 @@ import pytest
 from prilora_lite import study
 from prilora_lite.cli import main
 from prilora_lite.plots import plot_ablation
+from prilora_lite.tasks import TASKS
+from tests.models import write_rows
 
 ROOT = Path(__file__).parent.parent
 QUICK = ["--set", "epochs=1", "batch_size=8", "max_length=16", "--device", "cpu", "--precision", "fp32"]
@@ -51,8 +53,10 @@ def test_mistyped_methods_and_tasks_get_the_nearest_name():
 
 def test_the_low_rank_methods_have_equal_budgets():
     configs = {name: m.trains for name, m in study.METHODS.items() if not isinstance(m.trains, str)}
-    assert set(configs) == {"lora", "ranks", "pruning", "prilora"}
+    assert set(configs) == {"lora", "ranks", "pruning", "prilora", "prilora_layer"}
     assert {sum(config.ranks(12)) for config in configs.values()} == {96}
+    by_layer = configs.pop("prilora_layer")
+    assert by_layer.scalings([4, 12]) == [4.0, 16 / 12]
     assert {config.scalings(config.ranks(12))[0] for config in configs.values()} == {2.0}
     assert {name for name, config in configs.items() if config.ratio} == {"pruning", "prilora"}
 
@@ -65,6 +69,25 @@ def test_a_line_cut_off_by_a_kill_does_not_count_and_is_replaced(tmp_path):
     assert [r["seed"] for r in study.read_records(file)] == [0]
     study._append(file, record(seed=1))
     assert [r["seed"] for r in study.read_records(file)] == [0, 1]
+
+
+def test_a_whole_last_line_without_its_end_is_kept(tmp_path):
+    file = tmp_path / "runs.jsonl"
+    study._append(file, record(seed=0))
+    file.write_bytes(file.read_bytes().rstrip(b"\n"))
+    study._append(file, record(seed=1))
+    assert [r["seed"] for r in study.read_records(file)] == [0, 1]
+
+
+def test_a_file_of_something_else_is_an_error(tmp_path):
+    file = tmp_path / "runs.jsonl"
+    file.write_text('{"text": "a dog"}\n', encoding="utf-8")
+    with pytest.raises(ValueError, match="line 1 is no run of this study"):
+        study.read_records(file)
+
+
+def test_a_repeated_seed_is_one_run():
+    assert len(study.grid(["lora", "lora"], ["cola"], [0, 0, 1])) == 2
 
 
 def test_a_broken_line_in_the_middle_is_an_error(tmp_path):
@@ -171,6 +194,20 @@ def test_other_settings_are_other_runs(encoder, rows, tmp_path):
     main(command(output, encoder, rows, methods=["lora"], seeds=["0"]))
     main(command(output, encoder, rows, "--set", "epochs=2", "batch_size=8", methods=["lora"], seeds=["0"]))
     assert [r["settings"]["epochs"] for r in study.read_records(output)] == [1, 2]
+
+
+def test_other_rows_are_other_runs(encoder, rows, tmp_path):
+    output, other = tmp_path / "runs.jsonl", write_rows(tmp_path / "rows", TASKS["cola"], seed=1)
+    main(command(output, encoder, rows, methods=["head"], seeds=["0"]))
+    main(command(output, encoder, other, methods=["head"], seeds=["0"]))
+    assert len(study.read_records(output)) == 2
+
+
+def test_settings_may_be_given_in_several_places(encoder, rows, tmp_path):
+    output = tmp_path / "runs.jsonl"
+    main([*command(output, encoder, rows, methods=["head"], seeds=["0"]), "--set", "weight_decay=0.1"])
+    (settings,) = [r["settings"] for r in study.read_records(output)]
+    assert (settings["epochs"], settings["weight_decay"]) == (1, 0.1)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL is POSIX's")

@@ -167,6 +167,79 @@ class Killed(TrainerCallback):
             raise KeyboardInterrupt
 
 
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_resuming_a_run_whose_last_checkpoint_is_written_reports_that_checkpoint(epochs, encoder, rows, tmp_path):
+    """Trainer saves before it evaluates, and sorts the names in its log."""
+    settings = Settings(learning_rate=5e-3, epochs=epochs, batch_size=8, max_length=16)
+    options = {"settings": settings, "output_dir": tmp_path, "save_steps": 5}
+    first = run(encoder, rows, "stsb", **options)
+    again = run(encoder, rows, "stsb", resume=True, **options)
+    assert list(again.metrics.items()) == list(first.metrics.items())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": 7}, "seed was 0 and is 7"),
+        ({"settings": Settings(learning_rate=1e-4, epochs=2, batch_size=8, max_length=16)}, "learning_rate was"),
+        ({"method": "head"}, "method was"),
+        ({"task": "rte"}, "task was 'cola' and is 'rte'"),
+        ({"resume": False}, "holds checkpoints of an earlier run"),
+    ],
+)
+def test_the_checkpoints_of_another_run_are_not_mixed_in(change, message, encoder, rows, tmp_path):
+    run(encoder, rows, output_dir=tmp_path, save_steps=5)
+    with pytest.raises(ValueError, match=message):
+        run(encoder, rows, **({"output_dir": tmp_path, "resume": True} | change))
+
+
+def test_the_settings_alpha_reaches_the_default_method(encoder, rows):
+    settings = Settings(epochs=0.2, batch_size=8, max_length=16, alpha=12)
+    result = run(encoder, rows, method=None, settings=settings)
+    assert {module.scaling for module in result.counts.modules} == {12 / 7.75}  # ranks 4, 7, 9 and 12 - and half even
+    assert result.method.alpha == 12
+
+
+def test_a_diverged_run_is_an_error_and_not_a_score(encoder, rows):
+    settings = Settings(learning_rate=1e30, epochs=1, batch_size=8, max_length=16)
+    with pytest.raises(ValueError, match="NaN or infinity on cola: it diverged"):
+        run(encoder, rows, method="full", settings=settings)
+
+
+def test_rows_given_by_hand_are_checked(encoder, rows):
+    data = load_rows("cola", rows)
+    with pytest.raises(ValueError, match="lack the split 'validation'; there are train"):
+        run(encoder, {"train": data["train"]})
+    with pytest.raises(ValueError, match="lack the column sentence2"):
+        run(encoder, data, "rte")
+
+
+def test_rows_longer_than_the_encoder_reads_are_refused(encoder, rows):
+    with pytest.raises(ValueError, match="max_length is 64, but the encoder has only 32 positions"):
+        run(encoder, rows, settings=Settings(max_length=64))
+
+
+def test_a_head_of_another_task_is_not_evaluated(encoder, rows):
+    model, tokenizer = load_encoder(encoder, TASKS["mnli"])
+    with pytest.raises(ValueError, match="head has 3 outputs, but cola needs 2"):
+        evaluate(model, tokenizer, "cola", rows=rows, max_length=16)
+
+
+def test_training_batches_are_grouped_by_length(encoder, rows, monkeypatch):
+    import prilora_lite.training as training
+
+    seen = []
+
+    class Spy(training.LengthGroupedSampler):
+        def __iter__(self):
+            seen.append(self.epoch)
+            return super().__iter__()
+
+    monkeypatch.setattr(training, "LengthGroupedSampler", Spy)
+    run(encoder, rows)
+    assert seen == [0, 1]
+
+
 def test_resuming_without_a_checkpoint_starts_anew(encoder, rows, tmp_path):
     assert run(encoder, rows, output_dir=tmp_path, resume=True).steps == 10
 
@@ -196,6 +269,11 @@ def test_a_progress_bar_is_shown_and_nothing_else(encoder, rows, capfd):
 def test_bad_arguments_are_refused_before_anything_is_loaded(rows):
     with pytest.raises(ValueError, match="method must be a PRILoRAConfig, 'head' or 'full', got 'lora'"):
         finetune("cola", "lora")
+    for wrong in ({"first_rank": 4}, PRILoRAConfig, 8, ["head"]):
+        with pytest.raises(ValueError, match="method must be a PRILoRAConfig"):
+            finetune("cola", wrong)
+    with pytest.raises(ValueError, match="seed must be an integer"):
+        finetune("cola", seed=1.5)
     with pytest.raises(ValueError, match="need an output_dir"):
         finetune("cola", save_steps=3)
     with pytest.raises(ValueError, match=r"did you mean 'cola'\?"):
@@ -210,7 +288,9 @@ def test_precision_and_device_that_do_not_exist_are_refused(encoder, rows):
 
 
 def test_bf16_trains_and_prunes(encoder, rows):
-    assert run(encoder, rows, precision="bf16").history[-1]["after"] == 0.5
+    result = run(encoder, rows, "stsb", precision="bf16")
+    assert result.history[-1]["after"] == 0.5
+    assert result.metrics != run(encoder, rows, "stsb", precision="fp32").metrics
 
 
 def test_the_device_is_chosen_by_itself():
@@ -297,6 +377,20 @@ def sparsity(model):
     return sum((a == 0).sum().item() for a in layers) / sum(a.numel() for a in layers)
 
 
+def test_saving_only_the_best_saves_pruned_models(tmp_path):
+    seen = []
+
+    class Look(TrainerCallback):
+        def on_evaluate(self, args, state, control, model=None, **kwargs):
+            seen.append(sparsity(model))
+
+    trainer(
+        tmp_path, callbacks=[Look()], eval_strategy="steps", save_strategy="best", eval_steps=4,
+        metric_for_best_model="loss", greater_is_better=False,
+    ).train()  # fmt: skip
+    assert set(seen) == {0.5}
+
+
 @pytest.mark.parametrize("strategy", ["steps", "epoch"])
 def test_the_best_checkpoint_was_pruned_when_it_was_evaluated(strategy, tmp_path):
     seen = {}
@@ -306,7 +400,7 @@ def test_the_best_checkpoint_was_pruned_when_it_was_evaluated(strategy, tmp_path
             seen[state.global_step] = (sparsity(model), metrics["eval_loss"])
 
     a_trainer = trainer(
-        tmp_path, callbacks=[Look()], eval_strategy=strategy, save_strategy=strategy, eval_steps=4, save_steps=4,
+        tmp_path, config=PRILoRAConfig(first_rank=2, last_rank=5, interval=5), callbacks=[Look()], eval_strategy=strategy, save_strategy=strategy, eval_steps=4, save_steps=4,
         load_best_model_at_end=True, metric_for_best_model="loss", greater_is_better=False,
     )  # fmt: skip
     a_trainer.train()
