@@ -15,7 +15,8 @@ from prilora_lite.lora import LoRALinear, is_conv1d, linear_shape
 if TYPE_CHECKING:
     import pandas as pd
 
-# DeBERTa (v1, and v2 without share_att_key): these read relative positions, never tokens, so an input norm would have no meaning
+# DeBERTa (v1, and v2 without share_att_key): these read relative positions, never tokens, so an input norm would mean
+# nothing
 POSITION_LAYERS = ("pos_key_proj", "pos_query_proj", "pos_proj", "pos_q_proj")
 
 
@@ -254,7 +255,7 @@ def _refuse_other_structures(backbone: nn.Module, config: object) -> None:
     for inside, module in backbone.named_modules():
         if isinstance(module, nn.MultiheadAttention):
             raise ValueError(
-                f"{inside} is torch's nn.MultiheadAttention, which reads its weights past any layer put in their place, "
+                f"{inside} is torch's nn.MultiheadAttention, which reads its weights past any layer in their place, "
                 "so an adapter would have no effect; use a model with linear layers of its own"
             )
         if hasattr(module, "base_layer"):
@@ -262,8 +263,8 @@ def _refuse_other_structures(backbone: nn.Module, config: object) -> None:
         if inside and module is not backbone and hasattr(module, "base_model") and not hasattr(backbone, "config"):
             raise ValueError(
                 f"{name} is no Hugging Face model, but holds one, {inside}: which of its other parts are the head, and "
-                f"where the attention mask comes in, can't be told. Adapt that one, adapt(model.{inside}, config), and "
-                "train, freeze and save the rest yourself"
+                f"where the attention mask comes in, can't be told. Adapt that one, adapt(model.{inside}, config), "
+                "and train, freeze and save the rest yourself"
             )
     for attribute in ("num_experts", "num_local_experts", "n_routed_experts"):
         if getattr(config, attribute, None):
