@@ -225,6 +225,8 @@ def format_table(summary: pd.DataFrame) -> str:
     count = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
     lines.append(f"mean (standard deviation) over {count} seed{'s' if seeds[-1] > 1 else ''}; parameters in thousands")
     lines.append("metric: " + ", ".join(f"{task} {metric}" for task, metric in metrics.items()))
+    if "full" in set(summary.method):
+        lines.append("head: pooler and classifier; of full fine-tuning all weights")
     return "\n".join(lines)
 
 

@@ -1,14 +1,17 @@
 """The house itself: imports run one way, what Colab ships is enough, and the pins fit the ranges."""
 
 import ast
+import json
 import re
 import shlex
 import tomllib
 from pathlib import Path
 
+import pandas
 import pytest
 from packaging.requirements import Requirement
 
+from prilora_lite import study
 from prilora_lite.cli import _parser
 
 ROOT = Path(__file__).parent.parent
@@ -82,3 +85,26 @@ def test_the_check_of_a_clean_clone_runs_the_readmes_test_command():
     command = "pip install -r requirements.txt && pytest"
     assert command in README
     assert command.replace("install", "install --quiet") in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+
+
+def test_the_readmes_results_are_those_of_the_raw_runs():
+    summary = study.summarize(study.to_dataframe(study.read_records(ROOT / "results" / "minilm_glue.jsonl")))
+    summary = summary.set_index(["method", "task"])
+    for method in ("head", "lora", "prilora", "full"):
+        (line,) = [line for line in README.splitlines() if line.startswith(f"| {study.METHODS[method].label} |")]
+        shown = [cell.strip() for cell in line.strip("|").split("|")][1:3]
+        rows = [summary.loc[(method, task)] for task in ("cola", "mrpc")]
+        assert shown == [f"{100 * row['mean']:.1f} ({100 * row['sd']:.1f})" for row in rows]
+        assert min(row["seeds"] for row in rows) >= 2
+
+
+def test_the_results_table_and_raw_runs_agree():
+    frame = study.to_dataframe(study.read_records(ROOT / "results" / "minilm_glue.jsonl"))
+    table = pandas.read_csv(ROOT / "results" / "minilm_glue.csv", comment="#")
+    pandas.testing.assert_frame_equal(table, frame, check_dtype=False)
+
+
+def test_the_readmes_speed_is_that_of_the_benchmarks_file():
+    ratios = json.loads((ROOT / "results" / "step_time.json").read_text(encoding="utf-8"))["ratios"]
+    for label, (ratio, low, high) in ratios.items():
+        assert f"| {label} | {ratio:.2f} | {low:.2f} to {high:.2f} |" in README
