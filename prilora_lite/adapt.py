@@ -144,7 +144,7 @@ def report(model: nn.Module) -> Report:
     """Count an adapted (or plain) model now; call it again after training to see what pruning left.
 
     Returns:
-        The same report that :func:`adapt` returns.
+        The report that :func:`adapt` returns, without its notes.
     """
     modules, adapter, adapter_nonzero, adapter_ids = [], 0, 0, set()
     for name, module in model.named_modules():

@@ -129,6 +129,8 @@ class Pruner:
     and saved. Pruned entries go on training and may come back, unless ``regrow`` is off.
 
     Only forward passes in training mode count, and of them only the tokens that the model's ``attention_mask`` keeps.
+    With gradient checkpointing, run the backward pass of one forward pass before the next forward pass: the repeated
+    layers are counted by the mask that came in last.
 
     Args:
         model: a model with at least one :class:`LoRALinear`.
@@ -199,7 +201,7 @@ class Pruner:
         self._sum_over_processes()
         tokens = torch.stack([norms.tokens for norms in self.norms.values()])
         finite = torch.stack([norms.squares.isfinite().all() for norms in self.norms.values()])
-        tokens, finite = torch.stack([tokens, finite.float()]).tolist()  # the step's one look at the device
+        tokens, finite = torch.stack([tokens, finite.float()]).tolist()  # one wait for the device
         if not any(tokens):
             raise RuntimeError(
                 "no forward pass in training mode since the last step: call model.train() before it, "
