@@ -34,6 +34,16 @@ class AdaptedModule:
 
 
 @dataclass(frozen=True)
+class PlannedLayer:
+    """A layer to be adapted: its number, its linear layers by name inside it, and what they get."""
+
+    number: int
+    modules: dict[str, nn.Module]
+    rank: int
+    scaling: float
+
+
+@dataclass(frozen=True)
 class Report:
     """What is adapted, trained and frozen in a model, at the moment it was made. Prints as a table.
 
@@ -55,7 +65,7 @@ class Report:
 
     @property
     def ranks(self) -> list[int]:
-        """Rank of each layer, first layer first."""
+        """Rank of each adapted layer, first layer first."""
         return list({module.layer: module.rank for module in self.modules}.values())
 
     @property
@@ -103,41 +113,59 @@ def adapt(model: nn.Module, config: PRILoRAConfig | None = None) -> Report:
 
     Raises:
         ValueError: the model is adapted already, has no numbered layers or more than one stack of them, shares layers,
-            holds a mixture of experts, or a target matches nothing, or a rank does not fit.
+            holds a mixture of experts, a target or a layer's number matches nothing, or a rank does not fit.
 
     The model is left as it was when an error is raised.
     """
     config = config or PRILoRAConfig()
     if any(isinstance(module, LoRALinear) for module in model.modules()):
         raise ValueError("this model is adapted already; load a fresh one, or merge_and_unload(model) first")
-    layers, notes = find_layers(model, config.targets)
-    ranks = config.ranks(len(layers))
-    scalings = config.scalings(ranks)
-    for (layer, modules), rank in zip(layers.items(), ranks, strict=True):
-        for name, module in modules.items():
-            if rank > min(linear_shape(module)):
+    chosen, notes = plan(model, config)
+    for layer in chosen:
+        for name, module in layer.modules.items():
+            if layer.rank > min(linear_shape(module)):
                 raise ValueError(
-                    f"layer {layer} would get rank {rank}, but {name} is {'x'.join(map(str, linear_shape(module)))} "
-                    f"and its rank can be {min(linear_shape(module))} at most: lower first_rank or last_rank, "
-                    "or leave it out by naming targets"
+                    f"layer {layer.number} would get rank {layer.rank}, but {name} is "
+                    f"{'x'.join(map(str, linear_shape(module)))} and its rank can be {min(linear_shape(module))} at "
+                    "most: lower first_rank or last_rank, or leave it out by naming targets"
                 )
             if module.weight.device.type == "meta" or not module.weight.is_floating_point():
                 raise ValueError(
-                    f"{name} of layer {layer} holds {module.weight.dtype} on {module.weight.device}: load the model "
-                    "unquantized and with its weights before adapting it"
+                    f"{name} of layer {layer.number} holds {module.weight.dtype} on {module.weight.device}: load the "
+                    "model unquantized and with its weights before adapting it"
                 )
 
     trained = {id(parameter) for parameter in head_parameters(model)}
     for parameter in model.parameters():
         parameter.requires_grad_(id(parameter) in trained)
     names = {module: name for name, module in model.named_modules()}
-    for modules, rank, scaling in zip(layers.values(), ranks, scalings, strict=True):
-        for module in modules.values():
-            adapted = LoRALinear(module, rank, scaling=scaling, dropout=config.dropout).train(module.training)
+    for layer in chosen:
+        for module in layer.modules.values():
+            adapted = LoRALinear(module, layer.rank, scaling=layer.scaling, dropout=config.dropout)
+            adapted.train(module.training)
             parent, _, child = names[module].rpartition(".")
             setattr(model.get_submodule(parent), child, adapted)
     model.prilora_config = config
     return replace(report(model), notes=tuple(notes))
+
+
+def plan(model: nn.Module, config: PRILoRAConfig) -> tuple[list[PlannedLayer], list[str]]:
+    """What :func:`adapt` would do to a model: its layers with their linear layers, rank and scaling; and notes.
+
+    Raises:
+        ValueError: see :func:`adapt`.
+    """
+    found, notes = find_layers(model, config.targets)
+    ranks = config.ranks(len(found))
+    scalings = config.scalings(ranks)
+    planned = [PlannedLayer(*of_layer) for of_layer in zip(found, found.values(), ranks, scalings, strict=True)]
+    if config.layers is None:
+        return planned, notes
+    missing = sorted(set(config.layers) - set(found))
+    if missing:
+        raise ValueError(f"layers names {missing}, but the model's {len(found)} layers are 0 to {max(found)}")
+    notes.append(f"only layers {', '.join(map(str, config.layers))} of {len(found)} are adapted")
+    return [layer for layer in planned if layer.number in config.layers], notes
 
 
 def report(model: nn.Module) -> Report:

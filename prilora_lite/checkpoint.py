@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from prilora_lite.adapt import Report, adapt, find_layers, head_parameters, report
+from prilora_lite.adapt import Report, adapt, head_parameters, plan, report
 from prilora_lite.config import PRILoRAConfig
 from prilora_lite.lora import LoRALinear, linear_shape
 
@@ -193,13 +193,12 @@ def _expected_shapes(model: nn.Module, config: PRILoRAConfig) -> dict[str, tuple
     """Names and shapes of the adapter that this model has, or would have once adapted."""
     expected = {name: tuple(tensor.shape) for name, tensor in _stored(model).items()}
     if getattr(model, "prilora_config", None) is None:
-        layers, _ = find_layers(model, config.targets)
         names = {module: name for name, module in model.named_modules()}
-        for modules, rank in zip(layers.values(), config.ranks(len(layers)), strict=True):
-            for module in modules.values():
+        for layer in plan(model, config)[0]:
+            for module in layer.modules.values():
                 out_features, in_features = linear_shape(module)
-                expected[f"{names[module]}.lora_A"] = (rank, in_features)
-                expected[f"{names[module]}.lora_B"] = (out_features, rank)
+                expected[f"{names[module]}.lora_A"] = (layer.rank, in_features)
+                expected[f"{names[module]}.lora_B"] = (out_features, layer.rank)
     return expected
 
 

@@ -27,6 +27,8 @@ class PRILoRAConfig:
         dropout: of the update's input, in [0, 1). 0: LoRA's and AdaLoRA's scripts for GLUE on DeBERTaV3.
         targets: names of the linear layers to adapt, inside a layer: ``"query"``, ``"attention.output.dense"``.
             A full name inside the layer means that one, a last part means all that end in it. None: all of them.
+        layers: numbers of the layers to adapt, the first is 0; they keep the ranks that the whole schedule gives them.
+            None: all of them.
         ratio: share of each A that is pruned, in [0, 1). 0.5: our reading. 0: no pruning.
         interval: N, optimizer steps from one prune to the next. 40: our reading.
         decay: :math:`\beta` of the moving average of the input's mean square. 0.9: our choice.
@@ -45,6 +47,7 @@ class PRILoRAConfig:
     scaling: str = "mean"
     dropout: float = 0.0
     targets: tuple[str, ...] | None = None
+    layers: tuple[int, ...] | None = None
     ratio: float = 0.5
     interval: int = 40
     decay: float = 0.9
@@ -75,6 +78,11 @@ class PRILoRAConfig:
                 raise ValueError(
                     f"targets must be names of linear layers, or None for all of them; got {self.targets!r}"
                 )
+        if self.layers is not None:
+            layers = self.layers if isinstance(self.layers, (tuple, list, range)) else (self.layers,)
+            if not layers or not all(isinstance(i, int) and not isinstance(i, bool) and i >= 0 for i in layers):
+                raise ValueError(f"layers must be numbers of layers from 0 up, or None for all; got {self.layers!r}")
+            object.__setattr__(self, "layers", tuple(sorted(set(layers))))
         if not isinstance(self.regrow, bool):
             raise ValueError(f"regrow must be True or False, got {self.regrow!r}")
         if isinstance(self.seed, bool) or not isinstance(self.seed, int):
@@ -101,8 +109,7 @@ class PRILoRAConfig:
     def to_dict(self) -> dict[str, Any]:
         """All fields, ready for JSON."""
         fields = dataclasses.asdict(self)
-        fields["targets"] = None if self.targets is None else list(self.targets)
-        return fields
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> PRILoRAConfig:

@@ -1,4 +1,5 @@
 import copy
+import dataclasses
 
 import pytest
 import torch
@@ -34,6 +35,21 @@ def test_every_linear_layer_of_every_layer_gets_the_scheduled_rank(name):
         assert {module.rank for module in modules} == {rank}
     cost = sum((m + n) * count for (m, n), count in SHAPES[name].items())
     assert result.adapter == cost * sum(linear_ranks(LAYERS, 2, 5))
+
+
+@architectures
+def test_chosen_layers_alone_are_adapted_with_the_ranks_of_the_whole_schedule(name):
+    everywhere = adapt(build(name), CONFIG)
+    result = adapt(build(name), dataclasses.replace(CONFIG, layers=(1,)))
+    assert result.modules == tuple(module for module in everywhere.modules if module.layer == 1)
+    assert result.notes == (f"only layers 1 of {LAYERS} are adapted",)
+
+
+def test_a_layer_that_is_not_there_is_named():
+    model = build("bert")
+    with pytest.raises(ValueError, match=rf"layers names \[7\], but the model's {LAYERS} layers are 0 to {LAYERS - 1}"):
+        adapt(model, PRILoRAConfig(layers=(0, 7)))
+    assert not hasattr(model, "prilora_config")
 
 
 @architectures

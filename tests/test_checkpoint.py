@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import subprocess
@@ -56,6 +57,18 @@ def test_a_loaded_adapter_gives_the_same_logits_bit_for_bit(name, tmp_path):
     assert torch.equal(fresh(**batch()).logits, model(**batch()).logits)
     assert report.adapter_nonzero < report.adapter
     assert fresh.prilora_config == CONFIG
+
+
+def test_an_adapter_of_some_layers_loads(tmp_path):
+    model = build("bert")
+    adapt(model, dataclasses.replace(CONFIG, layers=(1,)))
+    for module in model.modules():
+        if isinstance(module, LoRALinear):
+            nn.init.normal_(module.lora_B)
+    fresh = build("bert")
+    report = load_adapter(fresh, save_adapter(model, tmp_path / "adapter.safetensors"))
+    assert torch.equal(fresh(**batch()).logits, model(**batch()).logits)
+    assert {module.layer for module in report.modules} == {1}
 
 
 def test_the_file_holds_adapter_pooler_and_head_and_nothing_else(saved):

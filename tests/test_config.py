@@ -22,8 +22,13 @@ def test_scaling_layer_by_layer_is_loras_rule():
 
 
 def test_survives_json():
-    config = PRILoRAConfig(first_rank=2, targets=("query", "value"), ratio=0.25, regrow=False)
+    config = PRILoRAConfig(first_rank=2, targets=("query", "value"), layers=(0, 3), ratio=0.25, regrow=False)
     assert PRILoRAConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def test_layers_may_come_as_any_sequence_and_are_kept_in_order():
+    assert PRILoRAConfig(layers=range(2)) == PRILoRAConfig(layers=[1, 0, 1]) == PRILoRAConfig(layers=(0, 1))
+    assert PRILoRAConfig(layers=3).layers == (3,)
 
 
 def test_a_mistyped_setting_gets_the_nearest_name():
@@ -46,6 +51,10 @@ def test_a_mistyped_setting_gets_the_nearest_name():
         ({"targets": "query"}, r"targets must be several names, like \('query',\)"),
         ({"targets": ()}, "targets must be names of linear layers, or None"),
         ({"targets": (3,)}, "targets must be names of linear layers, or None"),
+        ({"layers": ()}, r"layers must be numbers of layers from 0 up, or None for all; got \(\)"),
+        ({"layers": (0, -1)}, "layers must be numbers of layers from 0 up"),
+        ({"layers": "bottom"}, "layers must be numbers of layers from 0 up, .* got 'bottom'"),
+        ({"layers": (1.5,)}, "layers must be numbers of layers from 0 up"),
         ({"ratio": 1}, r"pruning ratio must lie in \[0, 1\)"),
         ({"ratio": "half"}, r"ratio must be a number in \[0, 1\), got 'half'"),
         ({"ratio": -0.5}, r"pruning ratio must lie in \[0, 1\)"),
