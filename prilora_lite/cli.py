@@ -41,21 +41,24 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         default=["lora", "prilora"],
         metavar="M",
-        help="head, lora, ranks, pruning, prilora, prilora_layer, full, or all (default: lora prilora)",
+        help="head, lora, ranks, pruning, prilora, prilora_layer, full, or all for these; lora_r1, "
+        "lora_r1_same_s, lora_bottom, lora_top, pruning_95 turn one knob far (default: lora prilora)",
     )
     ablate.add_argument(
         "--tasks",
         nargs="+",
-        default=["mrpc"],
+        default=["pocket-mrpc"],
         metavar="T",
-        help="GLUE tasks: cola sst2 mrpc stsb qqp mnli qnli rte wnli (default: mrpc)",
+        help="pocket-cola pocket-sst2 pocket-mrpc pocket-rte, or GLUE: cola sst2 mrpc stsb qqp mnli qnli rte wnli "
+        "(default: pocket-mrpc)",
     )
     ablate.add_argument("--seeds", nargs="+", type=int, default=[0, 1], metavar="N", help="default: 0 1")
     ablate.add_argument(
         "--encoder",
-        default="minilm",
+        default="pocket",
         metavar="E",
-        help="minilm, paper (DeBERTaV3-base), a folder, or a name on the hub (default: minilm)",
+        help="pocket, pocket-random (the same, not pre-trained), minilm, paper (DeBERTaV3-base), a folder, or a "
+        "name on the hub (default: pocket)",
     )
     ablate.add_argument(
         "--rows",
@@ -81,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
         "--precision",
         choices=["auto", "fp32", "bf16"],
         default="auto",
-        help="auto: bf16 where the device computes in it natively (default)",
+        help="auto: the preset's, else bf16 where the device computes in it natively (default)",
     )
     ablate.add_argument("--device", choices=["cuda", "mps", "cpu"], help="default: the first of these that is there")
     ablate.set_defaults(run=_ablate)
@@ -95,7 +98,11 @@ def _ablate(options: argparse.Namespace) -> int:
 
     if options.output.suffix != ".jsonl":
         raise ValueError(f"--output {options.output}: expected a name that ends in .jsonl")
-    methods = list(study.METHODS) if options.methods == ["all"] else options.methods
+    methods = (
+        [name for name in study.METHODS if name not in study.CONTRASTS]
+        if options.methods == ["all"]
+        else options.methods
+    )
     runs = study.grid(methods, options.tasks, options.seeds)
 
     def announce(number: int, count: int, run: study.Run, record: dict[str, Any] | None) -> None:
@@ -110,12 +117,13 @@ def _ablate(options: argparse.Namespace) -> int:
         runs, options.output, encoder=options.encoder, rows=options.rows, overrides=_settings(options.set),
         precision=options.precision, device=options.device, on_run=announce,
     )  # fmt: skip
-    frame = study.to_dataframe(records)
+    frame, in_file = study.to_dataframe(records), study.read_records(options.output)
     summary = study.summarize(frame)
     table, figure = options.output.with_suffix(".csv"), options.output.with_suffix(".png")
-    study.write_csv(frame, records, table)
+    study.write_csv(study.to_dataframe(in_file), in_file, table)
     plot_ablation(frame, {name: method.label for name, method in study.METHODS.items()}).savefig(figure, dpi=150)
     print(f"\n{study.format_table(summary)}\n\nruns: {options.output}   table: {table}   figure: {figure}")
+    print("notebooks, from the folder of the repository: jupyter lab notebooks")
     return 0
 
 

@@ -23,32 +23,49 @@ from prilora_lite.config import PRILoRAConfig
 from prilora_lite.encoders import Settings, settings_for
 from prilora_lite.errors import unknown
 from prilora_lite.tasks import get_task, load_rows
-from prilora_lite.training import bf16_is_native, finetune, pick_device, result_record
+from prilora_lite.training import finetune, pick_device, pick_precision, result_record
 
 
 @dataclass(frozen=True)
 class Method:
-    """A named method of the ablation: what is trained, and its learning rate where that differs from the setting's."""
+    """A named method of the ablation: what is trained, how tables call it, and its share of the settings' alpha."""
 
     name: str
     trains: str | PRILoRAConfig
     label: str
-    learning_rate: float | None = None
+    alpha_share: float = 1.0
 
+
+_LORA = PRILoRAConfig(first_rank=8, last_rank=8, ratio=0.0)
 
 # Equal budgets: ranks 4..12 over the layers cost what rank 8 costs everywhere.
 METHODS = {
     method.name: method
     for method in (
         Method("head", "head", "head only"),
-        Method("lora", PRILoRAConfig(first_rank=8, last_rank=8, ratio=0.0), "LoRA (r = 8)"),
+        Method("lora", _LORA, "LoRA (r = 8)"),
         Method("ranks", PRILoRAConfig(ratio=0.0), "ranks only (4..12)"),
         Method("pruning", PRILoRAConfig(first_rank=8, last_rank=8), "pruning only (r = 8)"),
         Method("prilora", PRILoRAConfig(), "PRILoRA (4..12, pruned)"),
         Method("prilora_layer", PRILoRAConfig(scaling="layer"), "PRILoRA, alpha / r_l"),
-        Method("full", "full", "full fine-tuning", learning_rate=5e-5),
+        Method("full", "full", "full fine-tuning"),
     )
 }
+
+# One knob turned far: a rank of one, with LoRA's rule s = alpha / r and with the s of rank 8; four layers of twelve
+# alone; hardly any of A left.
+_ONE = replace(_LORA, first_rank=1, last_rank=1)
+CONTRASTS = {
+    method.name: method
+    for method in (
+        Method("lora_r1", _ONE, "LoRA, r = 1, s = alpha"),
+        Method("lora_r1_same_s", _ONE, "LoRA, r = 1, s of r = 8", alpha_share=1 / 8),
+        Method("lora_bottom", replace(_LORA, layers=range(4)), "LoRA, layers 0 to 3"),
+        Method("lora_top", replace(_LORA, layers=range(8, 12)), "LoRA, layers 8 to 11"),
+        Method("pruning_95", replace(_LORA, ratio=0.95), "LoRA, 95 % of A pruned"),
+    )
+}
+METHODS |= CONTRASTS
 
 
 @dataclass(frozen=True)
@@ -79,7 +96,7 @@ def ablate(
     runs: Iterable[Run],
     output: str | Path,
     *,
-    encoder: str = "minilm",
+    encoder: str = "pocket",
     rows: str | Path | None = None,
     overrides: dict[str, Any] | None = None,
     precision: str = "auto",
@@ -103,7 +120,7 @@ def ablate(
     runs, encoder, output = list(runs), str(encoder), Path(output)
     output.parent.mkdir(parents=True, exist_ok=True)
     output.open("ab").close()  # a place that can't be written to is better found before the first run
-    environment = describe_environment(precision, device)
+    environment = describe_environment(pick_precision(precision, encoder, device), device)
     data = {task: load_rows(task, rows) for task in dict.fromkeys(run.task for run in runs)}
     digests = {task: rows_digest(splits) for task, splits in data.items()}
     records = []
@@ -128,7 +145,7 @@ def ablate(
                 "seconds": round(time.time() - started, 1),
                 "environment": environment,
             }
-            _append(output, record)
+            append_record(output, record)
         if on_run:
             on_run(number, len(runs), run, record)
         records.append(record)
@@ -208,23 +225,22 @@ def write_csv(runs: pd.DataFrame, records: Iterable[dict[str, Any]], path: str |
 
 def format_table(summary: pd.DataFrame) -> str:
     """The summary for a terminal 80 columns wide: metrics in percent, parameters in thousands."""
-    lines = [
-        f"{'':<5}{'':<24}{'':>12} {'trainable':>14} {'non-zero':>14}",
-        f"{'task':<5}{'method':<24}{'metric, %':>12} {'adapter':>7}{'head':>7} {'adapter':>7}{'head':>7}{'s/step':>7}",
-    ]
+    lines = [f"{'':<38} {'trainable':>14} {'non-zero':>14}"]
+    task = None
     for row in summary.itertuples():
+        if row.task != task:
+            task, title = row.task, f"{row.task}, {row.metric} %"
+            lines.append(f"{title:<38} {'adapter':>7}{'head':>7} {'adapter':>7}{'head':>7}{'s/step':>7}")
         label = METHODS[row.method].label if row.method in METHODS else row.method
         sd = "" if pd.isna(row.sd) else f" ({100 * row.sd:.1f})"
         counts = [_thousands(n) for n in (row.adapter, row.head, row.adapter_nonzero, row.head_nonzero)]
         lines.append(
-            f"{row.task:<5}{label:<24}{f'{100 * row.mean:.1f}{sd}':>12} "
+            f"  {label:<24}{f'{100 * row.mean:.1f}{sd}':>12} "
             f"{counts[0]:>7}{counts[1]:>7} {counts[2]:>7}{counts[3]:>7}{row.seconds_per_step:>7.3f}"
         )
-    metrics = dict(zip(summary.task, summary.metric, strict=True))
     seeds = sorted(set(summary.seeds))
     count = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
     lines.append(f"mean (standard deviation) over {count} seed{'s' if seeds[-1] > 1 else ''}; parameters in thousands")
-    lines.append("metric: " + ", ".join(f"{task} {metric}" for task, metric in metrics.items()))
     if "full" in set(summary.method):
         lines.append("head: pooler and classifier; of full fine-tuning all weights")
     return "\n".join(lines)
@@ -233,7 +249,6 @@ def format_table(summary: pd.DataFrame) -> str:
 def describe_environment(precision: str = "auto", device: str | None = None) -> dict[str, str]:
     """Versions, machine and arithmetic that a figure was measured with."""
     place = pick_device(device)
-    native = bf16_is_native(place)
     machine = torch.cuda.get_device_name() if place == "cuda" else f"{_processor()}, {os.cpu_count()} cores"
     packages = ("prilora-lite", "torch", "transformers", "datasets", "accelerate")
     return {
@@ -241,7 +256,7 @@ def describe_environment(precision: str = "auto", device: str | None = None) -> 
         **{name: version(name) for name in packages},
         "device": place,
         "machine": machine,
-        "precision": ("bf16" if native else "fp32") if precision == "auto" else precision,
+        "precision": pick_precision(precision, device=device),
     }
 
 
@@ -265,12 +280,9 @@ def rows_digest(rows: dict[str, Dataset]) -> str:
 def _settle(run: Run, encoder: str, overrides: dict[str, Any]) -> tuple[Settings, str | PRILoRAConfig]:
     """The settings and configuration that a run has once preset, method and overrides are laid over one another."""
     method = METHODS[run.method]
-    settings = settings_for(encoder, run.task)
-    if method.learning_rate is not None:
-        settings = replace(settings, learning_rate=method.learning_rate)
-    settings = replace(settings, **overrides)
+    settings = replace(settings_for(encoder, run.task, method.trains), **overrides)
     trains = method.trains
-    return settings, trains if isinstance(trains, str) else replace(trains, alpha=settings.alpha)
+    return settings, trains if isinstance(trains, str) else replace(trains, alpha=settings.alpha * method.alpha_share)
 
 
 @contextmanager
@@ -292,7 +304,7 @@ def _locked(path: Path) -> Iterator[None]:
         lock.unlink(missing_ok=True)
 
 
-def _append(path: Path, record: dict[str, Any]) -> None:
+def append_record(path: Path, record: dict[str, Any]) -> None:
     """Add one line; a line cut off by an earlier crash is removed first."""
     with _locked(path), path.open("ab+") as file:
         file.seek(0)

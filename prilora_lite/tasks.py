@@ -1,4 +1,4 @@
-"""The nine GLUE tasks: columns, labels, metrics, and where their rows come from."""
+"""The nine GLUE tasks and the four of pocket: columns, labels, metrics, and where their rows come from."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
 from prilora_lite.errors import unknown
+from prilora_lite.pocket.tasks import draw_rows
 
 HUB_NAME = "nyu-mll/glue"
 HUB_REVISION = "bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c"
@@ -38,19 +39,26 @@ class Task:
         return len(self.labels) or 1
 
     @property
+    def in_package(self) -> bool:
+        """Whether its rows are in the package: a pocket task."""
+        return self.name.startswith("pocket-")
+
+    @property
     def metric(self) -> str:
         """Name of the main metric."""
         return self.metrics[0]
 
 
+_ACCEPTABILITY = ("unacceptable", "acceptable")
+_SENTIMENT = ("negative", "positive")
 _ENTAILMENT = ("entailment", "not_entailment")
 _PARAPHRASE = ("not_equivalent", "equivalent")
 
 TASKS = {
     task.name: task
     for task in (
-        Task("cola", ("sentence",), ("unacceptable", "acceptable"), ("matthews", "accuracy")),
-        Task("sst2", ("sentence",), ("negative", "positive"), ("accuracy",)),
+        Task("cola", ("sentence",), _ACCEPTABILITY, ("matthews", "accuracy")),
+        Task("sst2", ("sentence",), _SENTIMENT, ("accuracy",)),
         Task("mrpc", ("sentence1", "sentence2"), _PARAPHRASE, ("accuracy", "f1")),
         Task("stsb", ("sentence1", "sentence2"), (), ("pearson_spearman", "pearson", "spearman")),
         Task("qqp", ("question1", "question2"), ("not_duplicate", "duplicate"), ("accuracy", "f1")),
@@ -64,6 +72,10 @@ TASKS = {
         Task("qnli", ("question", "sentence"), _ENTAILMENT, ("accuracy",)),
         Task("rte", ("sentence1", "sentence2"), _ENTAILMENT, ("accuracy",)),
         Task("wnli", ("sentence1", "sentence2"), ("not_entailment", "entailment"), ("accuracy",)),
+        Task("pocket-cola", ("sentence",), _ACCEPTABILITY, ("matthews", "accuracy")),
+        Task("pocket-sst2", ("sentence",), _SENTIMENT, ("accuracy",)),
+        Task("pocket-mrpc", ("sentence1", "sentence2"), _PARAPHRASE, ("accuracy", "f1")),
+        Task("pocket-rte", ("sentence1", "sentence2"), _ENTAILMENT, ("accuracy",)),
     )
 }
 
@@ -82,12 +94,13 @@ def get_task(name: str) -> Task:
 def load_rows(task: str | Task, folder: str | Path | None = None) -> dict[str, Dataset]:
     """The rows of a task, ``train`` and its validation splits.
 
-    They come from ``folder/<task>/<split>.parquet`` if a folder is given, by argument or by the environment variable
-    PRILORA_GLUE, and else from the hub's ``nyu-mll/glue`` at a pinned revision.
+    Those of a pocket task are in the package. GLUE's come from ``folder/<task>/<split>.parquet`` if a folder is given,
+    by argument or by the environment variable PRILORA_GLUE, and else from the hub's ``nyu-mll/glue`` at a pinned
+    revision.
 
     Args:
         task: a task or its name.
-        folder: folder with one folder per task.
+        folder: folder with one folder per GLUE task.
 
     Returns:
         Split name -> rows with the task's text columns and ``label``.
@@ -100,6 +113,8 @@ def load_rows(task: str | Task, folder: str | Path | None = None) -> dict[str, D
     task = get_task(task) if isinstance(task, str) else task
     folder = folder or os.environ.get(FOLDER_VARIABLE)
     splits = ("train", *task.splits)
+    if task.in_package:
+        return check_rows(task, {split: _from_package(task, split) for split in splits})
     rows = {split: _from_folder(Path(folder), task, split) for split in splits} if folder else _from_hub(task, splits)
     return check_rows(task, rows)
 
@@ -148,6 +163,12 @@ def compute_metrics(task: str | Task, predictions: ArrayLike, labels: ArrayLike)
             both = {"pearson": pearson, "spearman": spearman, "pearson_spearman": (pearson + spearman) / 2}
             values[metric] = both[metric]
     return {metric: float(value) for metric, value in values.items()}
+
+
+def _from_package(task: Task, split: str) -> Dataset:
+    rows = draw_rows(task.name)[split]
+    columns = {column: [texts[i] for texts, _ in rows] for i, column in enumerate(task.columns)}
+    return Dataset.from_dict(columns | {"label": [label for _, label in rows], "idx": list(range(len(rows)))})
 
 
 def _from_folder(folder: Path, task: Task, split: str) -> Dataset:

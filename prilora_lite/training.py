@@ -40,7 +40,7 @@ from transformers.utils import logging as transformers_logging
 from prilora_lite.adapt import Report, adapt, head_parameters, report
 from prilora_lite.checkpoint import save_adapter
 from prilora_lite.config import PRILoRAConfig
-from prilora_lite.encoders import Settings, load_encoder, settings_for
+from prilora_lite.encoders import PRESETS, Preset, Settings, load_encoder, settings_for
 from prilora_lite.lora import LoRALinear
 from prilora_lite.pruner import Pruner
 from prilora_lite.tasks import Task, check_rows, compute_metrics, get_task, load_rows
@@ -52,6 +52,7 @@ SEVERAL_GPUS = (
     "Trainer would use nn.DataParallel over {} GPUs, whose replicas lose the input statistics: "
     "set CUDA_VISIBLE_DEVICES=0 for one GPU, or start one process per GPU with torchrun"
 )
+MOST_UNKNOWN = 0.3  # share of unknown tokens in the first rows above which a run is refused
 PRECISIONS = ("auto", "fp32", "bf16")
 
 
@@ -294,7 +295,7 @@ def finetune(
     task: str,
     method: str | PRILoRAConfig | None = None,
     *,
-    encoder: str = "minilm",
+    encoder: str = "pocket",
     rows: str | Path | dict[str, Dataset] | None = None,
     settings: Settings | None = None,
     seed: int = 0,
@@ -308,10 +309,10 @@ def finetune(
     """Fine-tune an encoder on a GLUE task and evaluate it on the validation rows after each epoch.
 
     Args:
-        task: one of the nine GLUE tasks.
+        task: one of the nine GLUE tasks or of pocket's four.
         method: a configuration, ``head`` for pooler and head alone, ``full`` for all weights; default: PRILoRA's own
             configuration with the settings' alpha. A configuration that is given keeps its own alpha.
-        encoder: a preset (``minilm``, ``paper``), a folder or a name on the hub.
+        encoder: a preset (``pocket``, ``minilm``, ``paper``), a folder or a name on the hub.
         rows: a folder of Parquet files, or the rows themselves by split; default: see :func:`~.tasks.load_rows`.
         settings: learning rate, epochs and the like; default: the preset's for this task.
         seed: of the head, the adapter, the order of the rows and dropout.
@@ -319,7 +320,8 @@ def finetune(
         save_steps: write a checkpoint to ``output_dir`` every so many optimizer steps.
         resume: go on from the newest whole checkpoint in ``output_dir``; start anew if there is none. A folder with
             the checkpoints of another run (task, method, encoder, seed or settings differ) is refused.
-        precision: ``fp32``, ``bf16`` (autocast), or ``auto``: bf16 where the device computes in it natively.
+        precision: ``fp32``, ``bf16`` (autocast), or ``auto``: the preset's, else bf16 where the device computes in it
+            natively.
         device: ``cpu`` to stay there; default: CUDA, else MPS, else CPU.
         progress: show a progress bar.
 
@@ -336,7 +338,7 @@ def finetune(
     if (save_steps or resume) and output_dir is None:
         raise ValueError("save_steps and resume need an output_dir to keep checkpoints in")
     glue = get_task(task)
-    encoder, settings = str(encoder), settings or settings_for(str(encoder), task)
+    encoder, settings = str(encoder), settings or settings_for(str(encoder), task, method)
     method = PRILoRAConfig(alpha=settings.alpha) if method is None else method
     data = check_rows(glue, rows) if isinstance(rows, dict) else load_rows(glue, rows)
 
@@ -367,7 +369,7 @@ def finetune(
             save_strategy="steps" if save_steps else "no",
             save_steps=save_steps or 500,
             save_total_limit=2,
-            **_common_arguments(precision, device),
+            **_common_arguments(pick_precision(precision, encoder, device), device),
         )
         if arguments.n_gpu > 1:
             raise RuntimeError(SEVERAL_GPUS.format(arguments.n_gpu))
@@ -412,7 +414,7 @@ def evaluate(
     task: str,
     *,
     rows: str | Path | dict[str, Dataset] | None = None,
-    max_length: int = 128,
+    max_length: int | None = None,
     precision: str = "auto",
     device: str | None = None,
     progress: bool = True,
@@ -422,13 +424,15 @@ def evaluate(
     Args:
         model, tokenizer: as :func:`~.encoders.load_encoder` gives them, with an adapter loaded or not.
         task, rows, precision, device, progress: see :func:`finetune`.
-        max_length: longest row in tokens.
+        max_length: longest row in tokens; default: that of the encoder's settings for this task.
 
     Returns:
         Metric name -> value.
     """
     glue = get_task(task)
     data = check_rows(glue, rows) if isinstance(rows, dict) else load_rows(glue, rows)
+    encoder = getattr(model, "prilora_encoder", "")
+    max_length = max_length or settings_for(encoder, task).max_length
     check_length(model, max_length)
     if model.config.num_labels != glue.num_labels:
         raise ValueError(f"the model's head has {model.config.num_labels} outputs, but {task} needs {glue.num_labels}")
@@ -436,7 +440,9 @@ def evaluate(
     with tempfile.TemporaryDirectory(prefix="prilora-") as folder:
         trainer = Trainer(
             model,
-            TrainingArguments(output_dir=folder, **_common_arguments(precision, device)),
+            TrainingArguments(
+                output_dir=folder, **_common_arguments(pick_precision(precision, encoder, device), device)
+            ),
             data_collator=DataCollatorWithPadding(tokenizer),
             compute_metrics=lambda output: compute_metrics(glue, output.predictions, output.label_ids),
         )
@@ -454,7 +460,18 @@ def tokenize(data: Dataset, task: Task, tokenizer: PreTrainedTokenizerBase, max_
         return dict(encoded) | {"labels": [kind(label) for label in batch["label"]]}
 
     with _map_bar(show=len(data) > 20_000):
-        return data.map(encode, batched=True, remove_columns=data.column_names, desc=f"tokenize {task.name}")
+        tokenized = data.map(encode, batched=True, remove_columns=data.column_names, desc=f"tokenize {task.name}")
+    _refuse_foreign_words(tokenized[:100]["input_ids"], task, tokenizer)
+    return tokenized
+
+
+def _refuse_foreign_words(rows: list[list[int]], task: Task, tokenizer: PreTrainedTokenizerBase) -> None:
+    unknown = sum(row.count(tokenizer.unk_token_id) for row in rows) / max(1, sum(map(len, rows)))
+    if tokenizer.unk_token_id is not None and unknown > MOST_UNKNOWN:
+        raise ValueError(
+            f"the encoder does not know {unknown:.0%} of the words of {task.name}, so nothing could be learned: "
+            "'pocket' reads the pocket tasks alone; for others choose 'minilm', 'paper', a folder or a name on the hub"
+        )
 
 
 def bf16_is_native(device: str) -> bool:
@@ -465,6 +482,19 @@ def bf16_is_native(device: str) -> bool:
         capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.11 and newer tell
         return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
     return False
+
+
+def pick_precision(precision: str = "auto", encoder: str = "", device: str | None = None) -> str:
+    """``fp32`` or ``bf16``: what was asked for, else what the encoder's preset says, else what suits the device.
+
+    Raises:
+        ValueError: no such precision or device.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    native, preset = bf16_is_native(pick_device(device)), PRESETS.get(encoder, Preset())
+    choices = (precision, preset.precision, "bf16" if native else "fp32")
+    return next(choice for choice in choices if choice != "auto")
 
 
 def pick_device(device: str | None = None) -> str:
@@ -492,12 +522,10 @@ def _make_trainable(model: nn.Module, method: str | PRILoRAConfig) -> list[PRILo
 
 
 def _common_arguments(precision: str, device: str | None) -> dict[str, Any]:
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
     device = pick_device(device)
     return {
         "per_device_eval_batch_size": 64,
-        "bf16": precision == "bf16" or (precision == "auto" and bf16_is_native(device)),
+        "bf16": precision == "bf16",
         "use_cpu": device == "cpu",
         "dataloader_pin_memory": device == "cuda",
         "report_to": [],

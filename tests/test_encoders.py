@@ -62,7 +62,7 @@ def test_loading_is_quiet(encoder, capfd):
 @pytest.mark.parametrize(
     ("name", "way"),
     [
-        ("no/such-model", "Give a folder, a name on the hub, or a preset: minilm, paper"),
+        ("no/such-model", "Give a folder, a name on the hub, or a preset: pocket, pocket-random, minilm, paper"),
         ("paper", "Go online, or download microsoft/deberta-v3-base elsewhere and give its folder"),
         ("minilm", r"Go online, or install .*: pip install 'prilora-lite\[minilm\]'"),
     ],
@@ -72,6 +72,21 @@ def test_out_of_reach_says_what_to_do(name, way, monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(OSError, match=f"could not load the encoder '{name}'.*\n{way}"):
         load_encoder(name, TASKS["cola"])
+
+
+def test_missing_weights_of_the_package_say_what_to_do(monkeypatch):
+    monkeypatch.setattr(encoders, "_package_folder", lambda package: None)
+    with pytest.raises(OSError, match=r"the weights of pocket are missing from the package .*: install it anew"):
+        load_encoder("pocket", TASKS["pocket-cola"])
+
+
+def test_head_and_full_have_learning_rates_of_their_own():
+    rates = PRESETS["pocket"].learning_rates
+    for method in ("head", "full"):
+        assert settings_for("pocket", "pocket-rte", method).learning_rate == rates[method]
+    assert settings_for("minilm", "cola", "full").learning_rate == 5e-5
+    assert settings_for("minilm", "cola", "head") == settings_for("minilm", "cola", PRILoRAConfig())
+    assert settings_for("some/encoder", "cola", "full").learning_rate == 5e-5
 
 
 def test_weights_with_another_sha256_are_refused(tmp_path, monkeypatch):

@@ -23,11 +23,12 @@ GLUE = {
 
 
 def test_all_nine_tasks_have_glues_columns_labels_and_splits():
-    assert {t.name: (t.columns, len(t.labels), len(t.splits)) for t in TASKS.values()} == GLUE
+    glue = [task for task in TASKS.values() if not task.in_package]
+    assert {t.name: (t.columns, len(t.labels), len(t.splits)) for t in glue} == GLUE
     assert TASKS["stsb"].num_labels == 1
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", GLUE)
 def test_rows_come_from_a_folder(task, rows):
     data = load_rows(task, rows)
     assert list(data) == ["train", *TASKS[task].splits]

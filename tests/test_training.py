@@ -81,7 +81,7 @@ def assert_same_weights(first, second):
 # finetune
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", [task.name for task in TASKS.values() if not task.in_package])
 def test_every_task_runs_from_its_columns_to_its_metrics(task, encoder, rows):
     result = run(encoder, rows, task)
     metrics = set(TASKS[task].metrics)

@@ -1,0 +1,79 @@
+"""The built wheel in an environment of its own, with the network off: what a user without this repository gets."""
+
+import os
+import subprocess
+import sys
+import sysconfig
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+NETWORK_OFF = """
+import socket
+
+def refuse(*args, **kwargs):
+    raise OSError("the network is off")
+
+socket.socket.connect = socket.socket.connect_ex = socket.getaddrinfo = refuse
+"""
+
+
+def call(*command, cwd, **variables):
+    """Run a command with hardly anything from this environment; returns its output."""
+    kept = {name: os.environ[name] for name in ("PATH", "SYSTEMROOT", "TMPDIR", "TEMP") if name in os.environ}
+    variables = kept | {"HOME": str(cwd), "HF_HOME": str(cwd), "OMP_NUM_THREADS": "1", "PYTHONUTF8": "1"} | variables
+    done = subprocess.run(
+        list(map(str, command)), cwd=cwd, env=variables, capture_output=True, text=True, encoding="utf-8"
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("wheel")
+    call(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", folder, cwd=ROOT)
+    (file,) = folder.glob("*.whl")
+    return file
+
+
+@pytest.fixture(scope="module")
+def environment(wheel, tmp_path_factory):
+    """Folder of programs of a fresh environment: the wheel alone, the dependencies lent by this one, no network."""
+    folder = tmp_path_factory.mktemp("environment")
+    venv.create(folder)
+    programs = folder / ("Scripts" if os.name == "nt" else "bin")
+    python = programs / Path(sys.executable).name
+    call(sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--no-index", wheel, cwd=folder)
+    site = Path(call(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=folder).strip())
+    (site / "lent.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
+    (site / "sitecustomize.py").write_text(NETWORK_OFF, encoding="utf-8")
+    where = call(python, "-c", "import prilora_lite; print(prilora_lite.__file__)", cwd=folder).strip()
+    assert Path(where).is_relative_to(site)
+    return programs
+
+
+def test_the_wheel_holds_the_weights_and_no_tests(wheel):
+    names = zipfile.ZipFile(wheel).namelist()
+    assert "prilora_lite/pocket/model/model.safetensors" in names
+    assert "prilora_lite/pocket/model/README.md" in names
+    assert {name.split("/")[0] for name in names} == {"prilora_lite", "prilora_lite-0.1.0.dist-info"}
+
+
+def test_the_network_is_off_in_the_fresh_environment(environment, tmp_path):
+    code = "import socket; socket.create_connection(('127.0.0.1', 9))"
+    with pytest.raises(AssertionError, match="the network is off"):
+        call(environment / Path(sys.executable).name, "-c", code, cwd=tmp_path)
+
+
+def test_the_first_command_runs_from_the_wheel_without_network(environment, tmp_path):
+    """Shortened to a tenth of an epoch; everything else is what a user meets."""
+    out = call(environment / "prilora-lite", "ablate", "--set", "epochs=0.1", cwd=tmp_path)
+    assert "LoRA (r = 8)" in out
+    assert "PRILoRA (4..12, pruned)" in out
+    assert "jupyter lab" in out
+    written = sorted(file.name for file in (tmp_path / "runs").iterdir())
+    assert written == ["ablation.csv", "ablation.jsonl", "ablation.png"]
