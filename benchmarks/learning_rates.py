@@ -45,7 +45,7 @@ def table(output: Path) -> pd.DataFrame:
     """Mean over seeds, one row per method and rate, one column per task and one for the mean over tasks."""
     runs = pd.DataFrame(read_records(output))
     means = runs.pivot_table(index=["method", "learning_rate"], columns="task", values="value")
-    return means.assign(mean=means.mean(axis=1)).round(3)
+    return means.assign(mean=means.mean(axis=1, skipna=False)).round(3)
 
 
 if __name__ == "__main__":

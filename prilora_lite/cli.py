@@ -47,10 +47,10 @@ def _parser() -> argparse.ArgumentParser:
     ablate.add_argument(
         "--tasks",
         nargs="+",
-        default=["pocket-mrpc"],
+        default=["pocket-rte"],
         metavar="T",
         help="pocket-cola pocket-sst2 pocket-mrpc pocket-rte, or GLUE: cola sst2 mrpc stsb qqp mnli qnli rte wnli "
-        "(default: pocket-mrpc)",
+        "(default: pocket-rte)",
     )
     ablate.add_argument("--seeds", nargs="+", type=int, default=[0, 1], metavar="N", help="default: 0 1")
     ablate.add_argument(

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -184,7 +185,8 @@ def load_encoder(
         if head_dropout is not None:
             _set_head_dropout(config, head_dropout)
         if name in PRESETS and not PRESETS[name].pretrained:
-            model, loaded = AutoModelForSequenceClassification.from_config(config), {"missing_keys": []}
+            model = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
+            loaded: dict[str, Any] = {"missing_keys": []}
         else:
             model, loaded = AutoModelForSequenceClassification.from_pretrained(
                 place, revision=revision, config=config, dtype="float32", output_loading_info=True
@@ -211,7 +213,7 @@ def load_encoder(
 
 def _locate(name: str) -> tuple[str, str | None]:
     """Folder or hub name, and revision."""
-    if name not in PRESETS or os.path.isdir(name):
+    if name not in PRESETS or os.path.isfile(os.path.join(name, "config.json")):
         return name, None
     preset = PRESETS[name]
     folder = _package_folder(preset.package)

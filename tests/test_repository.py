@@ -20,23 +20,25 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 # Each room may import from those before it, none after.
 ROOMS = (
-    "errors", "ranks", "lora", "pruner", "config", "adapt", "checkpoint", "tasks", "encoders", "training", "study",
-    "plots", "cli",
+    "errors", "ranks", "lora", "pruner", "config", "adapt", "checkpoint", "pocket.grammar", "pocket.tasks", "tasks",
+    "encoders", "training", "study", "plots", "cli", "pocket.pretrain",
 )  # fmt: skip
 
 
 def test_every_room_is_listed():
-    assert {path.stem for path in (ROOT / "prilora_lite").glob("*.py")} == {*ROOMS, "__init__"}
+    package = ROOT / "prilora_lite"
+    files = [path.relative_to(package).with_suffix("") for path in package.rglob("*.py") if path.stem != "__init__"]
+    assert sorted(".".join(file.parts) for file in files) == sorted(ROOMS)
 
 
 @pytest.mark.parametrize("room", ROOMS)
 def test_imports_run_one_way(room):
-    tree = ast.parse((ROOT / "prilora_lite" / f"{room}.py").read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
+    file = ROOT / "prilora_lite" / (room.replace(".", "/") + ".py")
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("prilora_lite"):
-            parts = node.module.split(".")
-            for name in parts[1:2] or [alias.name for alias in node.names]:
-                assert ROOMS.index(name) < ROOMS.index(room), f"{room} imports {name}"
+            name = node.module.removeprefix("prilora_lite").removeprefix(".")
+            for imported in [name] if name in ROOMS else [f"{name}.{alias.name}".strip(".") for alias in node.names]:
+                assert ROOMS.index(imported) < ROOMS.index(room), f"{room} imports {imported}"
 
 
 def test_what_colab_ships_is_enough():
@@ -87,20 +89,48 @@ def test_the_check_of_a_clean_clone_runs_the_readmes_test_command():
     assert command.replace("install", "install --quiet") in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
 
 
+def section(title):
+    """The README's text below a heading, up to the next of its kind."""
+    return README.split(f"## {title}\n")[1].split("\n## ")[0]
+
+
+def cells(text, label):
+    """The cells of the table row that begins with a label."""
+    (line,) = [line for line in text.splitlines() if line.startswith(f"| {label} |")]
+    return [cell.strip() for cell in line.strip("|").split("|")][1:]
+
+
+def test_the_readmes_pocket_tables_are_those_of_the_raw_runs():
+    runs = study.to_dataframe(study.read_records(ROOT / "results" / "pocket.jsonl"))
+    table = runs.groupby(["encoder", "epochs", "method", "task"])["value"].agg(["mean", "std", "count"])
+    assert set(table["count"]) == {5}
+    pruned = table.loc[("pocket", 3, "pruning_95", "pocket-mrpc"), "mean"]
+    assert f"95 % of A pruned, LoRA comes to {100 * pruned:.1f}" in " ".join(
+        section("Pocket: the encoder in the package").split()
+    )
+    table = table.drop(("pocket", 3, "pruning_95", "pocket-mrpc"))
+    whole, short = section("Pocket: the encoder in the package").split("One pass over half")
+    for (encoder, epochs, method), rows in table.groupby(level=[0, 1, 2]):
+        label = study.METHODS[method].label + (", encoder not pre-trained" if encoder == "pocket-random" else "")
+        shown = cells(whole if epochs == 3 else short, label)[:4]
+        rows = rows.droplevel([0, 1, 2]).loc[["pocket-cola", "pocket-sst2", "pocket-mrpc", "pocket-rte"]]
+        assert shown == [f"{100 * row['mean']:.1f} ({100 * row['std']:.1f})" for _, row in rows.iterrows()]
+
+
 def test_the_readmes_results_are_those_of_the_raw_runs():
     summary = study.summarize(study.to_dataframe(study.read_records(ROOT / "results" / "minilm_glue.jsonl")))
     summary = summary.set_index(["method", "task"])
     for method in ("head", "lora", "prilora", "full"):
-        (line,) = [line for line in README.splitlines() if line.startswith(f"| {study.METHODS[method].label} |")]
-        shown = [cell.strip() for cell in line.strip("|").split("|")][1:3]
+        shown = cells(section("Does it work?"), study.METHODS[method].label)[:2]
         rows = [summary.loc[(method, task)] for task in ("cola", "mrpc")]
         assert shown == [f"{100 * row['mean']:.1f} ({100 * row['sd']:.1f})" for row in rows]
         assert min(row["seeds"] for row in rows) >= 2
 
 
-def test_the_results_table_and_raw_runs_agree():
-    frame = study.to_dataframe(study.read_records(ROOT / "results" / "minilm_glue.jsonl"))
-    table = pandas.read_csv(ROOT / "results" / "minilm_glue.csv", comment="#")
+@pytest.mark.parametrize("name", ["minilm_glue", "pocket"])
+def test_the_results_table_and_raw_runs_agree(name):
+    frame = study.to_dataframe(study.read_records(ROOT / "results" / f"{name}.jsonl"))
+    table = pandas.read_csv(ROOT / "results" / f"{name}.csv", comment="#")
     pandas.testing.assert_frame_equal(table, frame, check_dtype=False)
 
 

@@ -1,3 +1,4 @@
+import re
 import signal
 import subprocess
 import sys
@@ -159,7 +160,7 @@ def test_the_command_prints_a_table_and_writes_runs_summary_and_figure(encoder, 
     records = study.read_records(output)
     assert [r["name"] for r in records] == ["head", "lora", "prilora", "full"]
     assert "[4/4] cola full fine-tuning, seed 0: matthews" in err
-    assert [line.split()[0] for line in out.splitlines() if line.startswith("  ") and "(" in line] == [
+    assert [line.split()[0] for line in out.splitlines() if re.match(r"  \S", line)] == [
         "head",
         "LoRA",
         "PRILoRA",
