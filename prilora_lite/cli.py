@@ -88,6 +88,26 @@ def _parser() -> argparse.ArgumentParser:
     )
     ablate.add_argument("--device", choices=["cuda", "mps", "cpu"], help="default: the first of these that is there")
     ablate.set_defaults(run=_ablate)
+
+    record = commands.add_parser(
+        "record",
+        help="make the recorded runs of the notebooks again",
+        description="Make the runs that a recording does not hold yet. Stopped and started again, it goes on.",
+    )
+    record.add_argument("names", nargs="*", metavar="NAME", help="layers, layers_minilm, pruning (default: all)")
+    record.add_argument("--rows", metavar="FOLDER", help="GLUE's rows for layers_minilm, as for ablate")
+    record.add_argument("--folder", type=Path, metavar="FOLDER", help="where to write (default: the package's own)")
+    record.set_defaults(run=_record)
+
+    notebooks = commands.add_parser(
+        "notebooks",
+        help="check the repository's notebooks, or execute them anew",
+        description="Say which notebooks are not as --execute leaves them; with --execute, run them and save them with "
+        "fresh outputs.",
+    )
+    notebooks.add_argument("paths", nargs="*", type=Path, metavar="FILE", help="default: all in the folder notebooks")
+    notebooks.add_argument("--execute", action="store_true", help="run them and save their outputs")
+    notebooks.set_defaults(run=_notebooks)
     return parser
 
 
@@ -125,6 +145,31 @@ def _ablate(options: argparse.Namespace) -> int:
     print(f"\n{study.format_table(summary)}\n\nruns: {options.output}   table: {table}   figure: {figure}")
     print("notebooks, from the folder of the repository: jupyter lab notebooks")
     return 0
+
+
+def _record(options: argparse.Namespace) -> int:
+    print("loading torch and transformers ...", file=sys.stderr, flush=True)
+    from prilora_lite import recordings
+
+    for name in options.names or recordings.RECORDINGS:
+        for line in recordings.record(name, folder=options.folder or recordings.FOLDER, rows=options.rows):
+            print(line, flush=True)
+    return 0
+
+
+def _notebooks(options: argparse.Namespace) -> int:
+    from prilora_lite import notebooks
+
+    paths = options.paths or sorted(Path("notebooks").glob("*.ipynb"))
+    if not paths:
+        raise ValueError("there is no folder notebooks here: run this in the repository's folder, or name the files")
+    if options.execute:
+        for path in paths:
+            print(f"{path} ...", end=" ", flush=True)
+            print(f"{notebooks.execute(path):.0f} s", flush=True)
+    found = [line for path in paths for line in notebooks.stale(path)]
+    print("\n".join(found) or f"{len(paths)} notebooks are fresh")
+    return 1 if found else 0
 
 
 def _settings(pairs: list[str]) -> dict[str, Any]:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import io
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 # Okabe and Ito's colours, told apart by the colour-blind and on a projector
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -44,3 +49,197 @@ def plot_ablation(runs: pd.DataFrame, labels: dict[str, str] | None = None) -> F
     axes.set_yticks(range(len(methods)), [labels.get(method, method) for method in methods])
     axes.set_ylim(len(methods) - 0.5, -0.5)
     return figure
+
+
+def plot_spectrum(update: np.ndarray, rank: int) -> Figure:
+    r"""Singular values of an update, and the error that is left when only the largest ``rank`` of them are kept.
+
+    .. math:: \frac{\lVert \Delta W - \Delta W_r \rVert_F}{\lVert \Delta W \rVert_F}
+
+    Args:
+        update: Delta W, (m, n), not all zero.
+        rank: r, from 1 to min(m, n).
+    """
+    values = np.linalg.svd(update, compute_uv=False)
+    places = np.arange(1, len(values) + 1)
+    figure, (left, right) = _panels(2)
+    kept = places <= rank
+    left.semilogy(places[kept], values[kept], "o", color=COLOURS[0], markersize=5, label="kept")
+    left.semilogy(places[~kept], values[~kept], "o", color="0.65", markersize=3, label="cut off")
+    left.set_xlabel("number of the singular value")
+    left.set_ylabel("singular value")
+    left.legend(frameon=False)
+    errors = truncation_errors(values)
+    right.plot(places, errors, color="0.65", linewidth=2)
+    right.plot(rank, errors[rank - 1], "o", color=COLOURS[1], markersize=11)
+    right.set_xlabel("rank r that is kept")
+    right.set_ylabel("relative error of the update")
+    right.set_ylim(0, 1)
+    return figure
+
+
+def truncation_errors(values: np.ndarray) -> np.ndarray:
+    """Relative Frobenius error for each rank from 1 up, from the singular values in falling order."""
+    left_over = np.append(np.cumsum(values[::-1] ** 2)[::-1], 0.0)
+    return np.sqrt(left_over[1:] / left_over[0])
+
+
+def plot_layers(runs: pd.DataFrame, names: Sequence[str], reference: str = "head only") -> Figure:
+    """Accuracy of recorded runs: every seed as a dot, the mean as a bar, one panel per task.
+
+    Args:
+        runs: one row per run with ``name``, ``task``, ``seed`` and ``accuracy``.
+        names: which of them, from top to bottom.
+        reference: the runs whose mean is marked by a dashed line.
+    """
+    tasks = list(dict.fromkeys(runs["task"]))
+    figure, panels = _panels(len(tasks), height=1.5 + 0.32 * len(names), sharey=True)
+    for axes, task in zip(panels, tasks, strict=True):
+        accuracy = 100 * runs[runs["task"] == task].set_index("name")["accuracy"]
+        for place, name in enumerate(names):
+            axes.barh(place, accuracy[name].mean(), color=COLOURS[0], alpha=0.4)
+            axes.plot(accuracy[name], np.full(accuracy[name].size, place), "o", color=COLOURS[0], markersize=5)
+        axes.axvline(accuracy[reference].mean(), color=COLOURS[1], linestyle="--", linewidth=2, label=reference)
+        shown = accuracy[[*names, reference]]
+        axes.set_xlim(shown.min() - 2, min(100, shown.max() + 2))
+        axes.set_title(task)
+        axes.set_xlabel("accuracy on validation (%), one dot a seed")
+    panels[0].set_yticks(range(len(names)), names)
+    panels[0].set_ylim(len(names) - 0.5, -0.5)
+    panels[-1].legend(loc="best")
+    return figure
+
+
+def plot_schedule(ranks: Sequence[int], mean: float, parameters_per_rank: int) -> Figure:
+    """Rank of each layer as a bar, and what the schedule costs beside a flat one of the same mean.
+
+    Args:
+        ranks: r_l, first layer first.
+        mean: mean rank of the flat schedule that it is compared with.
+        parameters_per_rank: trainable parameters of one unit of rank in one layer.
+    """
+    figure, (left, right) = _panels(2, ratios=(3, 1))
+    layers = range(len(ranks))
+    bars = left.bar(layers, ranks, color=COLOURS[0])
+    left.bar_label(bars, fontsize=11)
+    left.axhline(mean, color=COLOURS[1], linestyle="--", linewidth=2, label=f"flat, r = {mean:g}")
+    left.set_xlabel("layer")
+    left.set_ylabel("rank r")
+    left.set_ylim(0, max(*ranks, mean) * 1.25)
+    left.set_xticks(layers)
+    left.legend(frameon=False, loc="upper left")
+    cost, flat = (total * parameters_per_rank / 1000 for total in (sum(ranks), mean * len(ranks)))
+    right.bar(["this one"], [cost], color=COLOURS[0])
+    right.axhline(flat, color=COLOURS[1], linestyle="--", linewidth=2)
+    right.set_ylabel("trainable (thousands)")
+    right.set_ylim(0, 1.3 * max(cost, flat))
+    return figure
+
+
+def plot_importance(lora_A: np.ndarray, mean_square: np.ndarray, scores: np.ndarray, keep: np.ndarray) -> Figure:
+    """What decides over each entry of A: its size, the norm of its input, the score that both make, and who survives.
+
+    Args:
+        lora_A: A, (r, n).
+        mean_square: s, (n,), the accumulated mean square of the input.
+        scores: S, (r, n).
+        keep: which entries survive, (r, n).
+    """
+    figure = Figure(figsize=(10, 6), layout="constrained")
+    panels = figure.subplots(4, 1, height_ratios=(1, 1, 1, 1))
+    panels[0].bar(range(len(mean_square)), np.sqrt(mean_square), width=1.0, color=COLOURS[1])
+    panels[0].set_xlim(-0.5, len(mean_square) - 0.5)
+    panels[0].set_title("norm of the input, per feature")
+    for axes, values, title in (
+        (panels[1], np.abs(lora_A), "size of the weights of A"),
+        (panels[2], scores, "importance"),
+    ):
+        _heat(axes, values, title)
+    _mask(panels[3], keep, f"survivors (black): {keep.mean():.0%}")
+    panels[3].set_xlabel("input feature j")
+    return figure
+
+
+def plot_pruning(trace: dict, step: int | None = None) -> Figure:
+    """A recorded run: loss and sparsity at each step, the watched mask at one prune, survivors and churn over prunes.
+
+    Args:
+        trace: as :func:`~prilora_lite.recordings.load_trace` gives it.
+        step: whose mask is shown: that of the last prune up to it; None for the last of all.
+    """
+    figure = Figure(figsize=(10, 6), layout="constrained")
+    (losses, sparsity), (mask_axes, churn_axes) = figure.subplots(2, 2)
+    steps = np.arange(1, len(trace["losses"]) + 1)
+    losses.plot(steps, trace["losses"], color="0.75", linewidth=1)
+    losses.plot(steps, pd.Series(trace["losses"]).rolling(10, min_periods=1).mean(), color=COLOURS[0], linewidth=2)
+    losses.set_ylabel("loss (line: mean of 10)")
+    losses.set_ylim(0, None)
+    sparsity.plot(steps, 100 * np.array(trace["sparsity"]), color=COLOURS[1], linewidth=1.5)
+    sparsity.set_ylabel("zeros in all A (%)")
+    sparsity.set_ylim(-3, 103)
+    prunes = [at for at in trace["masks"] if step is None or at <= step]
+    if prunes:
+        keep = trace["masks"][prunes[-1]]
+        _mask(mask_axes, keep, f"A of layer 5, query, after step {prunes[-1]}")
+        mask_axes.set_xlabel("input feature j (black survives)")
+        sparsity.axvline(prunes[-1], color="0.4", linestyle="--", linewidth=1)
+    else:
+        mask_axes.set_axis_off()
+        mask_axes.text(0.5, 0.5, "nothing pruned", ha="center", va="center", fontsize=13)
+    churn_axes.plot(trace["churn"].keys(), [100 * share for share in trace["churn"].values()], "o-", color=COLOURS[2])
+    churn_axes.set_ylabel("new among the zeros\nof all A (%)")
+    churn_axes.set_ylim(-3, 103)
+    for axes in (losses, sparsity, churn_axes):
+        axes.set_xlabel("optimizer step")
+        axes.set_xlim(0, len(steps) + 1)
+        _tidy(axes)
+    return figure
+
+
+def to_png(figure: Figure) -> bytes:
+    """A figure as PNG, on white, so that it can be read in a dark JupyterLab too."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=100, facecolor="white")
+    return buffer.getvalue()
+
+
+def show(figure: Figure, alt: str) -> None:
+    """Display a figure in a notebook, with a text for those who can't see it."""
+    from IPython.display import Image, display
+
+    display(Image(to_png(figure), alt=alt))
+
+
+def _panels(
+    count: int, height: float = 3.4, ratios: Sequence[float] | None = None, sharey: bool = False
+) -> tuple[Figure, np.ndarray]:
+    """A figure as wide as a notebook with some panels side by side."""
+    figure = Figure(figsize=(10, height), layout="constrained")
+    panels = figure.subplots(1, count, width_ratios=ratios, sharey=sharey, squeeze=False)[0]
+    for axes in panels:
+        _tidy(axes)
+    return figure, panels
+
+
+def _tidy(axes: Axes) -> None:
+    axes.grid(color="0.9")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.xaxis.label.set_fontsize(12)
+    axes.yaxis.label.set_fontsize(12)
+    axes.tick_params(labelsize=11)
+
+
+def _heat(axes: Axes, values: np.ndarray, title: str) -> None:
+    image = axes.imshow(values, aspect="auto", cmap="cividis", interpolation="nearest")
+    axes.figure.colorbar(image, ax=axes, pad=0.01)
+    axes.set_title(title)
+    axes.set_ylabel("row i")
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _mask(axes: Axes, keep: np.ndarray, title: str) -> None:
+    axes.imshow(~keep, aspect="auto", cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    axes.set_title(title)
+    axes.set_ylabel("row i")
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))

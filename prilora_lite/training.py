@@ -212,7 +212,20 @@ class LengthGroupedSampler(Sampler[int]):
 
 
 class GlueTrainer(Trainer):
-    """Trainer whose training batches are grouped by length; evaluation stays in order."""
+    """Trainer whose training batches are grouped by length, and that keeps the loss of each; evaluation stays in order.
+
+    Attributes:
+        losses: of the training batches so far, left on the device so that no step waits for them.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.losses: list[torch.Tensor] = []
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        loss = super().training_step(*args, **kwargs)
+        self.losses.append(loss)
+        return loss
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler[int]:
         lengths = [len(ids) for ids in (train_dataset or self.train_dataset)["input_ids"]]
@@ -272,6 +285,7 @@ class Result:
         task, seed: what was run; ``method`` is ``head``, ``full`` or the configuration.
         metrics: of the last evaluation, the task's main metric first; split names stand before those of MNLI.
         curve: the same after each epoch, with ``epoch``; the last entry is ``metrics``.
+        losses: of each training batch; a resumed run has those since it was resumed.
         history: the pruner's, empty without pruning.
         counts: trainable and non-zero parameters of adapter and head.
         steps: optimizer steps made.
@@ -284,6 +298,7 @@ class Result:
     seed: int
     metrics: dict[str, float]
     curve: list[dict[str, float]]
+    losses: list[float]
     history: list[dict[str, float]]
     counts: Report
     steps: int
@@ -305,6 +320,7 @@ def finetune(
     precision: str = "auto",
     device: str | None = None,
     progress: bool = True,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> Result:
     """Fine-tune an encoder on a GLUE task and evaluate it on the validation rows after each epoch.
 
@@ -324,6 +340,8 @@ def finetune(
             natively.
         device: ``cpu`` to stay there; default: CUDA, else MPS, else CPU.
         progress: show a progress bar.
+        callbacks: of your own, called after PRILoRA's: to watch a run. One that stops it sets ``should_training_stop``
+            in ``on_optimizer_step``, so that the pruner sees that this step is the last.
 
     Returns:
         The run's :class:`Result`. Its metrics are those of the saved file.
@@ -381,7 +399,7 @@ def finetune(
             eval_dataset=_evaluation_sets(tokenized, glue),
             data_collator=DataCollatorWithPadding(tokenizer),
             compute_metrics=lambda output: compute_metrics(glue, output.predictions, output.label_ids),
-            callbacks=[*trainable, timer],  # the timer ends last: pruning is part of a step
+            callbacks=[*trainable, timer, *callbacks],  # the timer ends after the pruner: it is part of a step
         )
         _show_progress(trainer, progress)
         checkpoint = latest_checkpoint(folder) if resume else None
@@ -400,6 +418,7 @@ def finetune(
         seed=seed,
         metrics={name: value for name, value in curve[-1].items() if name != "epoch"},
         curve=curve,
+        losses=[loss.item() for loss in trainer.losses],
         history=pruner.history if pruner else [],
         counts=report(model),
         steps=trainer.state.global_step,
@@ -602,7 +621,9 @@ def check_length(model: nn.Module, max_length: int) -> None:
     """Raise ValueError if rows may be longer than the encoder has positions."""
     positions = getattr(model.config, "max_position_embeddings", None)
     if positions and max_length > positions:
-        raise ValueError(f"max_length is {max_length}, but the encoder has only {positions} positions")
+        raise ValueError(
+            f"max_length is {max_length}, but the encoder has only {positions} positions: give {positions} or less"
+        )
 
 
 def _plain(method: str | PRILoRAConfig) -> str | dict[str, Any]:
@@ -613,7 +634,11 @@ def _plain(method: str | PRILoRAConfig) -> str | dict[str, Any]:
 def _save(model: nn.Module, tokenizer: PreTrainedTokenizerBase, method: str | PRILoRAConfig, folder: Path) -> Path:
     if isinstance(method, PRILoRAConfig):
         return save_adapter(model, folder / "adapter.safetensors")
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()  # of writing one file
     model.save_pretrained(folder / "model")
+    if bars:
+        transformers_logging.enable_progress_bar()
     tokenizer.save_pretrained(folder / "model")
     return folder / "model"
 

@@ -1,6 +1,8 @@
 """Settings for all tests: no network, one thread (tiny matrices gain nothing from more), a clean environment."""
 
 import os
+import sys
+from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
@@ -11,6 +13,7 @@ import torch
 from hypothesis import settings
 
 from prilora_lite.tasks import TASKS
+from tests.environments import call
 from tests.models import write_encoder, write_rows
 
 torch.set_num_threads(1)
@@ -48,3 +51,12 @@ def rows(tmp_path_factory):
         if not task.in_package:
             write_rows(folder, task)
     return folder
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory):
+    """The built wheel."""
+    folder = tmp_path_factory.mktemp("wheel")
+    call(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", folder, cwd=Path(__file__).parent.parent)
+    (file,) = folder.glob("*.whl")
+    return file

@@ -21,20 +21,26 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 # Each room may import from those before it, none after.
 ROOMS = (
     "errors", "ranks", "lora", "pruner", "config", "adapt", "checkpoint", "pocket.grammar", "pocket.tasks", "tasks",
-    "encoders", "training", "study", "plots", "cli", "pocket.pretrain",
+    "encoders", "training", "study", "recordings", "plots", "exercises", "widgets", "notebooks", "cli",
+    "pocket.pretrain",
 )  # fmt: skip
 
 
 def test_every_room_is_listed():
     package = ROOT / "prilora_lite"
     files = [path.relative_to(package).with_suffix("") for path in package.rglob("*.py") if path.stem != "__init__"]
-    assert sorted(".".join(file.parts) for file in files) == sorted(ROOMS)
+    folders = [path.parent.relative_to(package) for path in package.glob("recordings/__init__.py")]
+    assert sorted(".".join(file.parts) for file in files + folders) == sorted(ROOMS)
+
+
+def file_of(room):
+    path = ROOT / "prilora_lite" / room.replace(".", "/")
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
 
 
 @pytest.mark.parametrize("room", ROOMS)
 def test_imports_run_one_way(room):
-    file = ROOT / "prilora_lite" / (room.replace(".", "/") + ".py")
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+    for node in ast.walk(ast.parse(file_of(room).read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("prilora_lite"):
             name = node.module.removeprefix("prilora_lite").removeprefix(".")
             for imported in [name] if name in ROOMS else [f"{name}.{alias.name}".strip(".") for alias in node.names]:

@@ -1,16 +1,13 @@
 """The built wheel in an environment of its own, with the network off: what a user without this repository gets."""
 
-import os
-import subprocess
 import sys
-import sysconfig
-import venv
 import zipfile
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from tests.environments import call, fresh
+
 NETWORK_OFF = """
 import socket
 
@@ -21,45 +18,23 @@ socket.socket.connect = socket.socket.connect_ex = socket.getaddrinfo = refuse
 """
 
 
-def call(*command, cwd, **variables):
-    """Run a command with hardly anything from this environment; returns its output."""
-    kept = {name: os.environ[name] for name in ("PATH", "SYSTEMROOT", "TMPDIR", "TEMP") if name in os.environ}
-    variables = kept | {"HOME": str(cwd), "HF_HOME": str(cwd), "OMP_NUM_THREADS": "1", "PYTHONUTF8": "1"} | variables
-    done = subprocess.run(
-        list(map(str, command)), cwd=cwd, env=variables, capture_output=True, text=True, encoding="utf-8"
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("wheel")
-    call(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", folder, cwd=ROOT)
-    (file,) = folder.glob("*.whl")
-    return file
-
-
 @pytest.fixture(scope="module")
 def environment(wheel, tmp_path_factory):
     """Folder of programs of a fresh environment: the wheel alone, the dependencies lent by this one, no network."""
     folder = tmp_path_factory.mktemp("environment")
-    venv.create(folder)
-    programs = folder / ("Scripts" if os.name == "nt" else "bin")
-    python = programs / Path(sys.executable).name
+    python, site = fresh(folder)
     call(sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--no-index", wheel, cwd=folder)
-    site = Path(call(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=folder).strip())
-    (site / "lent.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
     (site / "sitecustomize.py").write_text(NETWORK_OFF, encoding="utf-8")
     where = call(python, "-c", "import prilora_lite; print(prilora_lite.__file__)", cwd=folder).strip()
     assert Path(where).is_relative_to(site)
-    return programs
+    return python.parent
 
 
 def test_the_wheel_holds_the_weights_and_no_tests(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     assert "prilora_lite/pocket/model/model.safetensors" in names
     assert "prilora_lite/pocket/model/README.md" in names
+    assert "prilora_lite/recordings/pruning.jsonl" in names
     assert {name.split("/")[0] for name in names} == {"prilora_lite", "prilora_lite-0.1.0.dist-info"}
 
 

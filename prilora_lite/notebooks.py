@@ -1,0 +1,127 @@
+"""Keeps the notebooks of the repository fresh: one set-up cell for all, executed, clean. ``prilora-lite notebooks``."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from nbclient import NotebookClient
+from nbformat import NotebookNode
+
+# "owner/name" on GitHub: where Colab opens the notebooks and installs the package from. The one place where it is set;
+# `prilora-lite notebooks --execute` writes it into every notebook. While it is empty there are no badges.
+REPOSITORY = ""
+
+_SETUP = """\
+# Set-up, the same in every notebook: on Colab it installs the package, elsewhere it only checks.
+import importlib.util
+import subprocess
+import sys
+
+SOURCE = "{source}"  # where to install from on Colab
+if importlib.util.find_spec("prilora_lite") is None:
+    if "google.colab" not in sys.modules:
+        raise ModuleNotFoundError("run `pip install -r requirements.txt` in the repository, then restart the kernel")
+    if not SOURCE:
+        raise RuntimeError('set SOURCE above to "git+https://..." (or to a folder) of prilora-lite, and run this again')
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", SOURCE], check=True)
+
+import prilora_lite
+
+print("prilora-lite is here:", prilora_lite.__version__)
+"""
+
+
+class _Client(NotebookClient):
+    """Executes without following widgets, whose Output kind makes the plain client hang now and then."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.widget_registry = {}
+
+    def clear_output(self, *args: Any, **kwargs: Any) -> None:
+        """Keep what is there: an output is never replaced in a committed notebook."""
+
+
+def setup_cell(repository: str = REPOSITORY) -> str:
+    """The source of the set-up cell."""
+    return _SETUP.format(source=f"git+https://github.com/{repository}" if repository else "").rstrip("\n")
+
+
+def badge(path: Path, repository: str = REPOSITORY) -> str:
+    """Markdown of the link that opens a notebook in Colab; empty while there is no repository to open it from."""
+    if not repository:
+        return ""
+    target = f"https://colab.research.google.com/github/{repository}/blob/main/notebooks/{path.name}"
+    return f"[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]({target})"
+
+
+def prepare(notebook: NotebookNode, path: Path, repository: str = REPOSITORY) -> None:
+    """Write set-up cell and badge into a notebook, number its cells, and drop what pages and readers stumble over.
+
+    Raises:
+        ValueError: the notebook has no code cell tagged ``setup``.
+    """
+    setups = [cell for cell in notebook.cells if "setup" in cell.metadata.get("tags", [])]
+    if len(setups) != 1:
+        raise ValueError(f"{path.name} needs one code cell tagged 'setup', it has {len(setups)}")
+    setups[0].source = setup_cell(repository)
+    cells = [cell for cell in notebook.cells if "badge" not in cell.metadata.get("tags", [])]
+    if badge(path, repository):
+        cells.insert(0, nbformat.v4.new_markdown_cell(badge(path, repository), metadata={"tags": ["badge"]}))
+    for number, cell in enumerate(cells):
+        cell.id = f"cell-{number:02}"
+        cell.metadata.pop("execution", None)
+    notebook.cells = cells
+    notebook.metadata = nbformat.from_dict(
+        {
+            "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+            "language_info": {"name": "python"},
+        }
+    )
+
+
+def execute(path: str | Path, repository: str = REPOSITORY) -> float:
+    """Run a notebook from top to bottom and save it with its outputs and the seconds it took in its head.
+
+    Returns:
+        Seconds.
+
+    Raises:
+        nbclient.exceptions.CellExecutionError: a cell failed; the file is left as it was.
+    """
+    path = Path(path)
+    notebook = nbformat.read(path, as_version=4)
+    prepare(notebook, path, repository)
+    client = _Client(
+        notebook, timeout=300, record_timing=False, store_widget_state=False,
+        resources={"metadata": {"path": str(path.parent)}},
+    )  # fmt: skip
+    started = time.time()
+    client.execute()
+    seconds = time.time() - started
+    prepare(notebook, path, repository)  # executing leaves traces in the metadata
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = re.sub(r"runs in \d+ s\b", f"runs in {seconds:.0f} s", cell.source, count=1)
+    text = nbformat.writes(notebook) + "\n"
+    part = path.with_suffix(".part")
+    part.write_text(text, encoding="utf-8", newline="\n")
+    os.replace(part, path)
+    return seconds
+
+
+def stale(path: str | Path, repository: str = REPOSITORY) -> Iterator[str]:
+    """What keeps a notebook from being as :func:`execute` leaves it."""
+    path = Path(path)
+    before, after = (nbformat.read(path, as_version=4) for _ in range(2))
+    prepare(after, path, repository)
+    if before != after:
+        yield f"{path}: set-up cell, badge or metadata differ"
+    if not all(cell.execution_count for cell in after.cells if cell.cell_type == "code"):
+        yield f"{path}: a cell was not executed"

@@ -1,0 +1,253 @@
+"""Widgets for the notebooks: controls over the pure functions of ``plots``, and a button that really trains."""
+
+from __future__ import annotations
+
+import base64
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import ipywidgets
+import numpy as np
+import torch
+from IPython.display import display
+from matplotlib.figure import Figure
+from transformers import TrainerCallback
+
+from prilora_lite import plots, recordings
+from prilora_lite.pruner import IMPORTANCE_RULES, InputNorms, importance, keep_mask
+from prilora_lite.ranks import adapter_parameters, budget_ranks
+from prilora_lite.training import Result, finetune
+
+_STYLE = {"style": {"description_width": "10em"}, "layout": {"width": "34em"}}
+
+
+class Explorer:
+    """Controls over a function from their values to a figure and a line of text.
+
+    Shown in a notebook it is live; on a page that runs nothing its picture at the default values is seen.
+
+    Args:
+        draw: called with the controls' values by name; returns a figure and a text. What it raises is shown as text.
+        controls: widgets with a ``value``, by name.
+        alt: what the picture shows, for those who can't see it.
+
+    Attributes:
+        controls, label, image: the widgets; ``box`` holds them all.
+    """
+
+    def __init__(
+        self, draw: Callable[..., tuple[Figure, str]], controls: Mapping[str, ipywidgets.Widget], alt: str
+    ) -> None:
+        self.draw, self.controls, self.alt = draw, dict(controls), alt
+        self.label = ipywidgets.HTML()
+        self.image = ipywidgets.Image(format="png", width=900)
+        self.box = ipywidgets.VBox([*self.controls.values(), self.label, self.image])
+        for control in self.controls.values():
+            control.observe(self._update, "value")
+        self._update()
+
+    def _update(self, change: Any = None) -> None:
+        try:
+            figure, text = self.draw(**{name: control.value for name, control in self.controls.items()})
+        except ValueError as error:  # values that do not go together: say why, keep the picture
+            self.label.value = f"<b>Not possible:</b> {error}"
+            return
+        self.label.value, self.image.value = text, plots.to_png(figure)
+
+    def _ipython_display_(self) -> None:
+        picture = {"image/png": base64.b64encode(self.image.value).decode()}
+        display(_live(self.box, self.alt) | picture, metadata={"image/png": {"alt": self.alt}}, raw=True)
+
+
+def explore_rank(update: torch.Tensor) -> Explorer:
+    """Rank -> error of a truncated update and the parameters that the two factors have.
+
+    Args:
+        update: Delta W, (m, n).
+    """
+    update = update.detach().numpy(force=True)
+    m, n = update.shape
+    errors = plots.truncation_errors(np.linalg.svd(update, compute_uv=False))
+
+    def draw(rank: int) -> tuple[Figure, str]:
+        text = (
+            f"r = {rank}: relative error {errors[rank - 1]:.2f}, "
+            f"{rank * (m + n):,} parameters instead of {m * n:,} ({rank * (m + n) / (m * n):.0%})"
+        )
+        return plots.plot_spectrum(update, rank), text
+
+    rank = ipywidgets.IntSlider(8, 1, min(m, n), description="rank r", **_STYLE)
+    return Explorer(draw, {"rank": rank}, "Singular values of an update and the error left at each rank")
+
+
+def explore_schedule(num_layers: int, shapes: list[tuple[int, int]]) -> Explorer:
+    """Slope and mean rank -> rank of each layer, parameters, and the line of the equal budget.
+
+    Args:
+        num_layers: L.
+        shapes: (m, n) of each adapted matrix of one layer.
+    """
+
+    def draw(slope: int, mean: int) -> tuple[Figure, str]:
+        ranks = budget_ranks(num_layers, mean, slope)
+        parameters = adapter_parameters(ranks, shapes)
+        flat = adapter_parameters([mean] * num_layers, shapes)
+        text = (
+            f"ranks {ranks}, sum {sum(ranks)}<br>{parameters:,} parameters, LoRA with r = {mean} everywhere: {flat:,}"
+        )
+        return plots.plot_schedule(ranks, mean, adapter_parameters([1], shapes)), text
+
+    controls = {
+        "slope": ipywidgets.IntSlider(8, -14, 14, description="slope r_f - r_s", **_STYLE),
+        "mean": ipywidgets.IntSlider(8, 1, 16, description="mean rank", **_STYLE),
+    }
+    return Explorer(draw, controls, "Rank of each layer, and what the schedule costs beside a flat one")
+
+
+def explore_importance(lora_A: torch.Tensor, inputs: list[torch.Tensor], ratio: float = 0.5) -> Explorer:
+    """Decay of the moving average and importance rule -> heat maps of A, its scores and its mask.
+
+    Args:
+        lora_A: A, (r, n).
+        inputs: what the layer read at each step, (tokens, n) each.
+        ratio: share of A that is pruned.
+    """
+    weights = lora_A.detach()
+
+    def draw(decay: float, rule: str) -> tuple[Figure, str]:
+        norms = InputNorms(weights.shape[1])
+        for x in inputs:
+            norms.add(x)
+            norms.fold(decay)
+        scores = importance(weights, norms.mean_square, rule, torch.Generator().manual_seed(0))
+        keep = keep_mask(scores, ratio)
+        by_size = keep_mask(importance(weights, None, "magnitude"), ratio)
+        differ = (keep != by_size).float().mean().item()
+        memory = "the last step alone" if decay == 0 else f"about the last {1 / (1 - decay):.0f} steps"
+        text = f"the norms remember {memory}; {differ:.0%} of the mask differs from that of the weights' size alone"
+        arrays = (part.numpy(force=True) for part in (weights, norms.mean_square, scores, keep))
+        return plots.plot_importance(*arrays), text
+
+    controls = {
+        "decay": ipywidgets.SelectionSlider(options=[0.0, 0.5, 0.9, 0.99], value=0.9, description="decay β", **_STYLE),
+        "rule": ipywidgets.Dropdown(options=IMPORTANCE_RULES, description="importance rule", **_STYLE),
+    }
+    return Explorer(draw, controls, "Input norms, weights of A, their importance, and who survives")
+
+
+def explore_pruning() -> Explorer:
+    """Pruning ratio, interval and moment -> how the recorded run of ``pocket-rte`` went."""
+    accuracy = recordings.load("pruning").groupby(["ratio", "interval"])["accuracy"].agg(["mean", "std", "count"])
+
+    def draw(ratio: float, interval: int, step: int) -> tuple[Figure, str]:
+        trace = recordings.load_trace(ratio, interval)
+        mean, sd, seeds = accuracy.loc[(ratio, interval if ratio else recordings.INTERVALS[0])]
+        changed = list(trace["churn"].values())
+        moved = f"{np.mean(changed):.1%} of the zeros are new at each" if changed else "no zeros"
+        text = (
+            f"recorded: accuracy {100 * mean:.1f} % (sd {100 * sd:.1f} over {seeds:.0f} seeds); "
+            f"{len(trace['masks'])} prunes, {moved}; {trace['sparsity'][-1]:.0%} zeros at the end"
+        )
+        return plots.plot_pruning(trace, step), text
+
+    steps = len(recordings.load_trace(recordings.RATIOS[0], recordings.INTERVALS[0])["losses"])
+    controls = {
+        "ratio": ipywidgets.SelectionSlider(
+            options=recordings.RATIOS, value=0.5, description="pruning ratio", **_STYLE
+        ),
+        "interval": ipywidgets.SelectionSlider(
+            options=recordings.INTERVALS, value=20, description="interval N (steps)", **_STYLE
+        ),
+        "step": ipywidgets.IntSlider(steps, 1, steps, description="mask at step", **_STYLE),
+    }
+    return Explorer(draw, controls, "Loss, sparsity, mask and churn of a recorded run at each step")
+
+
+class TrainButton:
+    """A button that trains in a thread of its own, so that the notebook stays free, and one that stops it.
+
+    Args:
+        controls: widgets whose values are handed to ``configure`` when the button is pressed.
+        configure: from these values to the arguments of :func:`~prilora_lite.training.finetune`.
+
+    Attributes:
+        start, stop, progress, label: the widgets; ``box`` holds them all.
+        result: of the latest run that came to its end, None before.
+        thread: of the run under way or the latest, None before the first.
+    """
+
+    def __init__(self, controls: Mapping[str, ipywidgets.Widget], configure: Callable[..., dict[str, Any]]) -> None:
+        self.controls, self.configure = dict(controls), configure
+        self.start = ipywidgets.Button(description="Train", button_style="primary", icon="play")
+        self.stop = ipywidgets.Button(description="Stop", disabled=True, icon="stop")
+        self.progress = ipywidgets.IntProgress(0, 0, 1, layout={"width": "24em"})
+        self.label = ipywidgets.HTML("some ten seconds on two CPU cores")
+        self.box = ipywidgets.VBox([ipywidgets.HBox([self.start, self.stop, self.progress]), self.label])
+        self.result: Result | None = None
+        self.thread: threading.Thread | None = None
+        self._asked_to_stop = threading.Event()
+        self.start.on_click(self._start)
+        self.stop.on_click(lambda button: self._asked_to_stop.set())
+
+    def _start(self, button: ipywidgets.Button) -> None:
+        self._asked_to_stop.clear()
+        self.start.disabled, self.stop.disabled = True, False
+        self.progress.value, self.label.value = 0, "training ..."
+        values = {name: control.value for name, control in self.controls.items()}
+        self.thread = threading.Thread(target=self._train, args=(values,), daemon=True)
+        self.thread.start()
+
+    def _train(self, values: dict[str, Any]) -> None:
+        watch = _Watch(self.progress, self._asked_to_stop)
+        try:
+            result = finetune(**self.configure(**values), progress=False, callbacks=[watch])
+        except Exception as error:  # anything: in a thread it would be lost, here it is read
+            self.label.value = f"<b>{type(error).__name__}:</b> {error}"
+        else:
+            metric, value = next(iter(result.metrics.items()))
+            what = ", ".join(f"{name} {values[name]}" for name in values)
+            if self._asked_to_stop.is_set():
+                self.label.value = f"stopped after {result.steps} steps ({what})"
+            else:
+                self.result = result
+                self.label.value = f"trained just now: {metric} {100 * value:.1f} % ({what}; {result.steps} steps)"
+        finally:
+            self.start.disabled, self.stop.disabled = False, True
+
+    def _ipython_display_(self) -> None:
+        display(_live(self.box, "Buttons that train and stop, a progress bar: live in a running notebook"), raw=True)
+
+
+def _live(box: ipywidgets.Box, text: str) -> dict[str, Any]:
+    """A widget as display data, with a text for pages that run nothing."""
+    view = {"version_major": 2, "version_minor": 0, "model_id": box.model_id}
+    return {"text/plain": text, "application/vnd.jupyter.widget-view+json": view}
+
+
+class _Watch(TrainerCallback):
+    """Moves a progress bar, and ends training once the event is set."""
+
+    def __init__(self, bar: ipywidgets.IntProgress, asked_to_stop: threading.Event) -> None:
+        self.bar, self.asked_to_stop = bar, asked_to_stop
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.bar.max = state.max_steps
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.asked_to_stop.is_set():
+            control.should_training_stop = True
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.bar.value = state.global_step
+
+
+def train_with_pruning(explorer: Explorer) -> TrainButton:
+    """Train LoRA on ``pocket-rte`` for one epoch with the ratio and interval that :func:`explore_pruning` shows."""
+
+    def configure(ratio: float, interval: int) -> dict[str, Any]:
+        settings = recordings.PRUNING_SETTINGS
+        config = recordings.pruning_config(ratio, interval)
+        return {"task": "pocket-rte", "method": config, "settings": settings}
+
+    return TrainButton({name: explorer.controls[name] for name in ("ratio", "interval")}, configure)

@@ -1,0 +1,166 @@
+"""The notebooks in a real JupyterLab and a real browser: sliders move figures and numbers, the train button trains."""
+
+import base64
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+FLAGS += ["--disable-component-update", "--disable-sync"]
+MINUTE = 60_000
+RUN_ALL = """async () => {
+    const panel = window.jupyterapp.shell.currentWidget;
+    await panel.context.ready;
+    await panel.sessionContext.ready;
+    await window.jupyterapp.commands.execute('notebook:run-all-cells');
+    const cells = panel.content.model.sharedModel.cells;
+    return cells.flatMap(cell => cell.toJSON().outputs ?? []).filter(output => output.output_type === 'error');
+}"""
+SHUT_DOWN = "async () => await window.jupyterapp.shell.currentWidget.sessionContext.shutdown()"
+
+if CHROMIUM is None:
+    pytest.skip("no Chromium on PATH: apt-get install chromium", allow_module_level=True)
+playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """Address of a JupyterLab of its own over a copy of the notebooks."""
+    folder = tmp_path_factory.mktemp("lab")
+    (folder / "work").mkdir()
+    for path in (ROOT / "notebooks").glob("*.ipynb"):
+        shutil.copy(path, folder / "work")
+    for plugin, settings in {
+        "notebook-extension/tracker": {"windowingMode": "none"},  # all cells stay in the page
+        "apputils-extension/notification": {"fetchNews": "false"},
+    }.items():
+        file = folder / "settings" / "@jupyterlab" / f"{plugin}.jupyterlab-settings"
+        file.parent.mkdir(parents=True)
+        file.write_text(json.dumps(settings), encoding="utf-8")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    places = ("JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR", "JUPYTER_DATA_DIR", "IPYTHONDIR")
+    environment = os.environ | {name: str(folder / name.lower()) for name in places}
+    options = [
+        "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}", "--ServerApp.port_retries=0",
+        "--IdentityProvider.token=", "--expose-app-in-browser", f"--LabApp.user_settings_dir={folder / 'settings'}",
+        f"--LabApp.workspaces_dir={folder / 'workspaces'}", f"--ServerApp.root_dir={folder / 'work'}",
+    ]  # fmt: skip
+    address = f"http://127.0.0.1:{port}"
+    with open(folder / "log", "wb") as log:
+        command = [sys.executable, "-m", "jupyterlab", *options]
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT, cwd=folder)
+        try:
+            while True:
+                assert process.poll() is None, (folder / "log").read_text(encoding="utf-8")
+                try:
+                    urllib.request.urlopen(f"{address}/api", timeout=5).read()
+                    break
+                except (urllib.error.URLError, OSError):
+                    with pytest.raises(subprocess.TimeoutExpired):
+                        process.wait(timeout=0.2)
+            yield address
+        finally:
+            process.terminate()
+            process.wait()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def notebook(server, browser):
+    """Open a notebook by its name and run all its cells; gives the page."""
+    pages = []
+
+    def open_and_run(name):
+        page = browser.new_page(viewport={"width": 1280, "height": 1000})
+        pages.append(page)
+        page.set_default_timeout(2 * MINUTE)
+        page.goto(f"{server}/lab/tree/{name}.ipynb?reset")
+        page.wait_for_selector(".jp-NotebookPanel .jp-CodeCell")
+        page.wait_for_function("window.jupyterapp?.shell?.currentWidget?.sessionContext?.isReady")
+        assert page.evaluate(RUN_ALL) == []
+        return page
+
+    yield open_and_run
+    for page in pages:
+        page.evaluate(SHUT_DOWN)
+        page.close()
+
+
+class Widget:
+    """One slider of a widget, with the text and the picture below it."""
+
+    def __init__(self, page, label):
+        self.page = page
+        self.slider = page.locator(".widget-slider").filter(has=page.locator(".widget-label", has_text=label))
+        self.handle = self.slider.locator(".noUi-handle").first
+        self.handle.wait_for()
+        self.box = page.locator(".widget-vbox").filter(has=self.slider).first
+        self.image = self.box.locator("img.widget-image").first
+
+    def text(self):
+        return self.box.locator(".widget-html-content").first.inner_text()
+
+    def press(self, key):
+        """Move the slider with the keyboard, and wait until text and picture have changed."""
+        text, picture = self.text(), self.image.get_attribute("src")
+        self.handle.focus()
+        self.handle.press(key)
+        playwright.expect(self.box.locator(".widget-html-content").first).not_to_have_text(text)
+        playwright.expect(self.image).not_to_have_attribute("src", picture)
+
+
+def test_the_rank_slope_moves_ranks_and_figure(notebook):
+    page = notebook("03_rank_schedule")
+    slope = Widget(page, "slope")
+    assert "[4, 5, 5, 6, 7, 8, 8, 9, 10, 11, 11, 12], sum 96" in slope.text()
+    slope.press("ArrowRight")
+    assert slope.handle.get_attribute("aria-valuenow").startswith("9")
+    assert "sum 96" in slope.text()
+    assert "[4, 5, 5, 6, 7, 8, 8, 9, 10, 11, 11, 12]" not in slope.text()
+    slope.press("ArrowLeft")
+    screenshot = os.environ.get("PRILORA_SCREENSHOT")
+    if screenshot:
+        slope.box.screenshot(path=screenshot)
+
+
+def test_ratio_moves_the_recorded_run_and_the_button_trains(notebook):
+    page = notebook("05_pruning_during_training")
+    ratio = Widget(page, "pruning ratio")
+    assert "50% zeros at the end" in ratio.text()
+    ratio.press("ArrowRight")
+    assert "75% zeros at the end" in ratio.text()
+    page.get_by_role("button", name="Train").click()
+    told = page.locator(".widget-html-content", has_text="trained just now")
+    told.wait_for()
+    assert "ratio 0.75, interval 20; 125 steps" in told.inner_text()
+    bar = page.locator(".widget-hprogress .progress-bar").first
+    assert bar.evaluate("bar => bar.style.width") == "100%"
+    assert page.get_by_role("button", name="Train").is_enabled()
+
+
+def test_the_picture_that_a_widget_shows_is_a_png(notebook):
+    page = notebook("03_rank_schedule")
+    source = Widget(page, "slope").image.evaluate(
+        "async image => { const bytes = new Uint8Array(await (await fetch(image.src)).arrayBuffer());"
+        " return btoa(String.fromCharCode(...bytes.slice(0, 8))); }"
+    )
+    assert base64.b64decode(source) == b"\x89PNG\r\n\x1a\n"

@@ -1,0 +1,145 @@
+"""What every notebook must look like. That each gives its committed outputs is tested by nbval, see conftest.py."""
+
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbconvert import HTMLExporter
+
+from prilora_lite import notebooks as tool
+
+ROOT = Path(__file__).parent.parent.parent
+PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+every = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+
+
+def cells(path, kind=None, tag=None):
+    found = nbformat.read(path, as_version=4).cells
+    found = [cell for cell in found if kind in (None, cell.cell_type)]
+    return [cell for cell in found if tag is None or tag in cell.metadata.get("tags", [])]
+
+
+def prose(cell):
+    """Words of a markdown cell without headings, tables and what is folded away."""
+    text = re.sub(r"<details>.*?</details>", "", cell.source, flags=re.S)
+    return [word for line in text.split("\n") if not line.startswith(("#", "|")) for word in line.split()]
+
+
+def test_the_series_is_numbered_without_a_gap():
+    assert [int(path.stem[:2]) for path in PATHS] == list(range(len(PATHS)))
+    assert len(PATHS) >= 7
+
+
+def test_nbval_is_on_for_plain_pytest_and_compares_strictly(pytestconfig):
+    assert pytestconfig.option.nbval
+    assert not pytestconfig.option.nbval_lax
+    assert "notebooks" in pytestconfig.getini("testpaths")
+
+
+@every
+def test_it_is_valid_fresh_and_free_of_widget_state(path):
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    assert "widgets" not in notebook.metadata
+    assert list(tool.stale(path)) == []
+
+
+@every
+def test_it_was_run_from_top_to_bottom_without_an_error(path):
+    code = cells(path, "code")
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    assert [output for cell in code for output in cell.outputs if output.output_type == "error"] == []
+
+
+@every
+def test_a_page_that_runs_nothing_can_show_it(path):
+    HTMLExporter().from_notebook_node(nbformat.read(path, as_version=4))
+
+
+@every
+def test_it_names_no_path_of_a_machine(path):
+    for cell in cells(path):
+        text = str({key: value for key, value in cell.items() if key != "metadata"})
+        found = re.search(r"(?<![\w.:/])/(home|root|tmp|work|Users|content|opt|usr)/|[A-Z]:\\\\", text)
+        assert not found, found
+
+
+@every
+def test_code_and_prose_are_short(path):
+    for cell in cells(path, "code"):
+        assert len(cell.source.split("\n")) <= 20, cell.source
+    for cell in cells(path, "markdown"):
+        assert len(prose(cell)) <= 75, cell.source
+
+
+@every
+def test_hardly_any_cell_is_left_uncompared(path):
+    code, marked = cells(path, "code"), cells(path, "code", "nbval-ignore-output")
+    assert len(marked) <= len(code) / 5
+    assert not cells(path, "code", "nbval-skip")
+
+
+@every
+def test_its_head_says_what_it_takes(path):
+    title, head = (cells(path)[i].source for i in (0, 0))
+    assert title.startswith(f"# {path.stem[:2]} ")
+    assert int(re.search(r"runs in (\d+) s on two CPU cores", head).group(1)) <= 60
+    assert "Reading time" in head
+
+
+@every
+def test_its_local_links_lead_somewhere(path):
+    for cell in cells(path, "markdown"):
+        for target in re.findall(r"\]\(([^)#]+)\)", cell.source):
+            assert target.startswith("https://") or (path.parent / target).is_file(), target
+
+
+@every
+def test_it_predicts_and_gives_references(path):
+    text = "\n".join(cell.source for cell in cells(path, "markdown"))
+    assert len(re.findall(r"\*\*predict", text, flags=re.I)) >= 2
+    assert "**References**" in text
+    assert "**You need**" in text
+
+
+@every
+def test_every_picture_has_a_text_for_those_who_cannot_see_it(path):
+    for cell in cells(path, "code"):
+        for output in cell.outputs:
+            if "<IPython.core.display.Image" in str(output.get("data", {}).get("text/plain", "")):
+                assert output.metadata["image/png"]["alt"]
+
+
+def test_without_a_repository_there_are_no_badges():
+    assert tool.badge(PATHS[0], repository="") == ""
+    assert all(not cells(path, tag="badge") for path in PATHS) or tool.REPOSITORY
+
+
+def test_with_a_repository_badge_and_source_come_from_it():
+    notebook = nbformat.read(PATHS[0], as_version=4)
+    tool.prepare(notebook, PATHS[0], repository="someone/prilora-lite")
+    assert f"someone/prilora-lite/blob/main/notebooks/{PATHS[0].name}" in notebook.cells[0].source
+    (setup,) = [cell for cell in notebook.cells if "setup" in cell.metadata.get("tags", [])]
+    assert 'SOURCE = "git+https://github.com/someone/prilora-lite"' in setup.source
+    tool.prepare(notebook, PATHS[0], repository="")
+    assert notebook.cells[0].source.startswith("# 00")
+
+
+def test_executing_writes_outputs_and_the_time_and_leaves_a_broken_notebook_alone(tmp_path):
+    path = tmp_path / "00_x.ipynb"
+    new = nbformat.v4
+    setup = new.new_code_cell("", metadata={"tags": ["setup"]})
+    head = new.new_markdown_cell("# 00 x\n*runs in 999 s on two CPU cores*")
+    nbformat.write(new.new_notebook(cells=[head, setup, new.new_code_cell("print(6 * 7)")]), path)
+    tool.execute(path)
+    notebook = nbformat.read(path, as_version=4)
+    assert notebook.cells[2].outputs[0].text == "42\n"
+    assert "runs in 999 s" not in notebook.cells[0].source
+    assert list(tool.stale(path)) == []
+    notebook.cells[2].source = "1 / 0"
+    nbformat.write(notebook, path)
+    before = path.read_bytes()
+    with pytest.raises(Exception, match="ZeroDivisionError"):
+        tool.execute(path)
+    assert path.read_bytes() == before

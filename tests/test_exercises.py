@@ -1,0 +1,90 @@
+"""The checks of the exercises: plausible wrong answers fail, and are told why."""
+
+import pytest
+import torch
+
+from prilora_lite import exercises as check
+from prilora_lite import keep_mask
+
+
+def floor_ranks(num_layers, mean, slope):
+    return [int(mean - slope / 2 + slope * l / (num_layers - 1)) for l in range(num_layers)]
+
+
+def padding_counted(batches, decay):
+    s = None
+    for x, _mask in batches:
+        q = x.flatten(0, 1).square().mean(dim=0)
+        s = q if s is None else decay * s + (1 - decay) * q
+    return s
+
+
+def decay_reversed(batches, decay):
+    s = None
+    for x, mask in batches:
+        q = x[mask].square().mean(dim=0)
+        s = q if s is None else (1 - decay) * s + decay * q
+    return s
+
+
+def dead_before_the_step(optimizer, weight, alive):
+    weight.data[~alive] = 0
+    optimizer.step()
+
+
+def dead_gradient_only(optimizer, weight, alive):
+    weight.grad[~alive] = 0
+    optimizer.step()
+
+
+def frozen(optimizer, weight, alive):
+    weight.data[~alive] = 0
+
+
+def smallest_directions(update, r):
+    u, s, v = torch.linalg.svd(update, full_matrices=False)
+    return u[:, -r:] * s[-r:], v[-r:]
+
+
+WRONG = [
+    (check.full_parameters, lambda m, n: m + n, "expected 6, got 5"),
+    (check.lora_parameters, lambda m, n, r: r * m * n, "A is r x n"),
+    (check.lora_parameters, lambda m, n, r: 5, "expected 3072"),
+    (check.merged_weight, lambda W0, A, B, s: W0 + B @ A, "W0 . s B A"),
+    (check.merged_weight, lambda W0, A, B, s: (W0 + s * B @ A).T, "expected shape"),
+    (check.truncate, smallest_directions, "largest singular values"),
+    (check.truncate, lambda update, r: (update[:, :r], torch.eye(5)[:r]), "nearest of rank"),
+    (check.paired_interval, lambda a, b: (sum(a) / len(a) - sum(b) / len(b), 0.0), "differences first"),
+    (check.verdict, lambda mean, half: "first" if mean > 0 else "second", "no difference shown"),
+    (check.scalings, lambda ranks, alpha, rule: [alpha] * len(ranks), "mean rank"),
+    (check.scalings, lambda ranks, alpha, rule: [alpha / r for r in ranks], "mean rank"),
+    (check.ranks_at_budget, floor_ranks, "no budget left over"),
+    (check.running_mean_square, padding_counted, "real tokens alone"),
+    (check.running_mean_square, decay_reversed, "0.9 s . 0.1 q"),
+    (check.keep_in_matrix, lambda scores, ratio: keep_mask(scores, ratio), "True where the entry survives"),
+    (check.keep_in_matrix, lambda scores, ratio: ~keep_mask(scores, ratio, "matrix"), "survives"),
+    (check.churn, lambda before, after: (~after).float().mean().item(), "nothing moved"),
+    (check.churn, lambda before, after: (before != after).float().mean().item() * 2, "expected 0.5, got 1"),
+    (check.nonzero_share, lambda ratio, m, n: 1 - ratio, "B stays"),
+    (check.nonzero_share, lambda ratio, m, n: 1 - ratio / 2, "B stays"),
+    (check.sparsify_for_good, dead_before_the_step, "after the optimizer's step"),
+    (check.sparsify_for_good, dead_gradient_only, "the pruned entry after three steps: expected 0"),
+    (check.sparsify_for_good, frozen, "go on training"),
+    (check.packed_bytes, lambda total, nonzero: 4 * nonzero, "8 bits a byte"),
+    (check.packed_bytes, lambda total, nonzero: 4 * nonzero + total, "8 bits a byte"),
+    (check.adapter_layers, lambda model: dict(model.named_modules()), "expected the names"),
+    (check.adapter_layers, lambda model: {"1": None, "2.0": None}, "the layers themselves"),
+    (check.full_parameters, lambda m, n: None, "is there a return"),
+]
+
+
+@pytest.mark.parametrize(("exercise", "answer", "told"), WRONG)
+def test_a_wrong_answer_is_told_why(exercise, answer, told, capsys):
+    with pytest.raises(AssertionError, match=told):
+        exercise(answer)
+    assert "well done" not in capsys.readouterr().out
+
+
+def test_every_check_is_tried_with_a_wrong_answer():
+    public = {getattr(check, name) for name in vars(check) if hasattr(getattr(check, name), "__wrapped__")}
+    assert public == {exercise for exercise, _, _ in WRONG}

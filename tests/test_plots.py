@@ -1,0 +1,98 @@
+"""Figures are functions: each draws its data, over the whole range that a widget offers."""
+
+import io
+
+import matplotlib.image
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from prilora_lite import budget_ranks, plots, recordings
+
+
+def texts(figure):
+    return [axes.get_xlabel() + axes.get_ylabel() + axes.get_title() for axes in figure.axes]
+
+
+def test_the_truncation_errors_are_those_of_the_truncated_matrix():
+    update = np.random.default_rng(0).normal(size=(7, 5))
+    u, s, v = np.linalg.svd(update, full_matrices=False)
+    errors = plots.truncation_errors(s)
+    for rank in range(1, 6):
+        left = update - (u[:, :rank] * s[:rank]) @ v[:rank]
+        assert errors[rank - 1] == pytest.approx(np.linalg.norm(left) / np.linalg.norm(update), abs=1e-7)
+
+
+@pytest.mark.parametrize("rank", [1, 3, 5])
+def test_the_spectrum_marks_what_is_kept_and_the_error(rank):
+    update = np.random.default_rng(0).normal(size=(7, 5))
+    left, right = plots.plot_spectrum(update, rank).axes
+    assert len(left.lines[0].get_xdata()) == rank
+    values = np.linalg.svd(update, compute_uv=False)
+    assert right.lines[1].get_ydata()[0] == pytest.approx(plots.truncation_errors(values)[rank - 1])
+
+
+@settings(max_examples=15)
+@given(st.integers(1, 24), st.integers(8, 16), st.integers(-14, 14))
+def test_the_schedule_draws_its_ranks_and_its_cost(num_layers, mean, slope):
+    ranks = budget_ranks(num_layers, mean, slope)
+    left, right = plots.plot_schedule(ranks, mean, 100).axes
+    assert [bar.get_height() for bar in left.patches] == ranks
+    assert right.patches[0].get_height() == pytest.approx(sum(ranks) * 0.1)
+
+
+def test_importance_shows_the_four_things_that_decide():
+    generator = np.random.default_rng(0)
+    lora_A, mean_square = generator.normal(size=(3, 6)), generator.random(6)
+    scores = np.abs(lora_A) * np.sqrt(mean_square)
+    keep = scores > np.median(scores)
+    norm, size, importance, mask, *_ = plots.plot_importance(lora_A, mean_square, scores, keep).axes
+    assert [bar.get_height() for bar in norm.patches] == pytest.approx(np.sqrt(mean_square))
+    assert size.images[0].get_array().tolist() == np.abs(lora_A).tolist()
+    assert importance.images[0].get_array().tolist() == scores.tolist()
+    assert (mask.images[0].get_array() == ~keep).all()
+    assert "50%" in mask.get_title()
+
+
+@pytest.mark.parametrize("step", [None, 1, 19, 20, 39, 40, 125])
+def test_pruning_shows_the_mask_of_the_last_prune_up_to_a_step(step):
+    trace = recordings.load_trace(0.5, 20)
+    losses, sparsity, mask, churn = plots.plot_pruning(trace, step).axes
+    assert losses.lines[0].get_ydata().tolist() == trace["losses"]
+    assert sparsity.lines[0].get_ydata() == pytest.approx(100 * np.array(trace["sparsity"]))
+    assert churn.lines[0].get_ydata() == pytest.approx([100 * share for share in trace["churn"].values()])
+    prunes = [at for at in trace["masks"] if step is None or at <= step]
+    if prunes:
+        assert (mask.images[0].get_array() == ~trace["masks"][prunes[-1]]).all()
+        assert f"after step {prunes[-1]}" in mask.get_title()
+    else:
+        assert not mask.images
+
+
+def test_layers_draws_every_seed_its_mean_and_the_reference():
+    runs = recordings.load("layers")
+    names = ["bottom third", "top third"]
+    for axes, task in zip(plots.plot_layers(runs, names).axes, ("pocket-cola", "pocket-rte"), strict=True):
+        here = 100 * runs[runs.task == task].set_index("name")["accuracy"]
+        assert [bar.get_width() for bar in axes.patches] == pytest.approx([here[name].mean() for name in names])
+        assert axes.lines[0].get_xdata() == pytest.approx(here["bottom third"])
+        assert axes.lines[-1].get_xdata()[0] == pytest.approx(here["head only"].mean())
+
+
+def test_all_axes_are_labelled():
+    figures = [
+        plots.plot_spectrum(np.eye(4), 2),
+        plots.plot_schedule([4, 8, 12], 8, 100),
+        plots.plot_layers(recordings.load("layers"), ["flat"]),
+        plots.plot_pruning(recordings.load_trace(0.5, 20)),
+    ]
+    for figure in figures:
+        assert all(texts(figure))
+
+
+def test_a_png_is_opaque_so_that_it_can_be_read_on_a_dark_page():
+    png = plots.to_png(plots.plot_schedule([4, 8, 12], 8, 100))
+    pixels = matplotlib.image.imread(io.BytesIO(png))
+    assert pixels[0, 0].tolist() == [1, 1, 1, 1]
+    assert (pixels[..., 3] == 1).all()

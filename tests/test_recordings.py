@@ -1,0 +1,112 @@
+"""The recorded runs: complete, of equal budgets, and made again by one command with the same result."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prilora_lite import PRILoRAConfig, Settings, finetune, recordings
+from prilora_lite.cli import main
+from prilora_lite.study import append_record, read_records
+from prilora_lite.training import Result
+
+SHORT = Settings(learning_rate=2e-3, epochs=0.05, batch_size=16, max_length=64)
+
+
+@pytest.mark.parametrize("name", recordings.RECORDINGS)
+def test_a_recording_holds_each_planned_run_once(name):
+    planned = [(r.name, r.task, r.seed) for r in recordings.recipes(name)]
+    runs = recordings.load(name)
+    assert sorted(zip(runs.name, runs.task, runs.seed, strict=True)) == sorted(planned)
+
+
+@pytest.mark.parametrize("name", recordings.RECORDINGS)
+def test_recording_again_finds_nothing_to_do(name, monkeypatch):
+    monkeypatch.setattr(recordings, "finetune", None)  # any run would fail
+    assert list(recordings.record(name)) == []
+
+
+def test_what_is_compared_has_the_same_budget():
+    adapter = recordings.load("layers").groupby("name")["adapter"].first()
+    assert adapter[[f"layer {i}" for i in range(12)]].nunique() == 1
+    assert adapter[["bottom third", "middle third", "top third"]].nunique() == 1
+    assert adapter[["falling", "flat", "rising"]].nunique() == 1
+
+
+def test_every_position_of_the_pruning_sliders_has_a_trace_with_the_pruned_share():
+    for ratio in recordings.RATIOS:
+        for interval in recordings.INTERVALS:
+            trace = recordings.load_trace(ratio, interval)
+            steps = len(trace["losses"])
+            assert len(trace["sparsity"]) == steps == 125
+            expected = [*range(interval, steps + 1, interval), steps] if ratio else []
+            assert sorted(trace["masks"]) == sorted(set(expected))
+            assert list(trace["churn"]) == sorted(trace["masks"])[1:]
+            for step, mask in trace["masks"].items():
+                assert mask.shape == (8, 128)
+                assert ((~mask).sum(axis=1) >= int(ratio * 128)).all()
+                assert trace["sparsity"][step - 1] == pytest.approx(int(ratio * 128) / 128, abs=0.01)
+
+
+def test_a_pair_that_was_not_recorded_is_refused_with_those_that_were():
+    with pytest.raises(ValueError, match=r"recorded are the ratios .*0\.25.* intervals .*40"):
+        recordings.load_trace(0.33, 7)
+
+
+def test_an_unknown_recording_is_refused_with_the_nearest_name():
+    with pytest.raises(ValueError, match="pruning"):
+        recordings.load("prunning")
+
+
+@pytest.fixture
+def one_run(monkeypatch):
+    """A single quick recipe in place of the many."""
+    config = PRILoRAConfig(first_rank=8, last_rank=8, ratio=0.5, interval=2)
+    recipe = recordings.Recipe("0.5 every 2", config, "pocket-rte", 0, "pocket", SHORT, trace=True)
+    monkeypatch.setattr(recordings, "recipes", lambda name: iter([recipe]))
+
+
+def test_the_command_records_what_is_missing_and_nothing_else(one_run, tmp_path, capsys):
+    assert main(["record", "pruning", "--folder", str(tmp_path)]) == 0
+    assert "[1/1] pocket-rte 0.5 every 2, seed 0: accuracy" in capsys.readouterr().out
+    assert main(["record", "pruning", "--folder", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == ""
+    assert len(read_records(tmp_path / "pruning.jsonl")) == 1
+
+
+def test_a_trace_says_what_happened_in_the_run(one_run, tmp_path):
+    list(recordings.record("pruning", folder=tmp_path))
+    trace = recordings.load_trace(0.5, 2, folder=tmp_path)
+    again = finetune("pocket-rte", recordings.pruning_config(0.5, 2), settings=SHORT, device="cpu", progress=False)
+    assert np.allclose(trace["losses"], again.losses, atol=1e-3)
+    assert list(trace["masks"]) == [entry["step"] for entry in again.history]
+    assert trace["sparsity"][1] == 0.5
+
+
+@given(st.integers(1, 9), st.integers(1, 20), st.data())
+def test_masks_survive_packing(rows, columns, data):
+    mask = np.array(data.draw(st.lists(st.booleans(), min_size=rows * columns, max_size=rows * columns)))
+    mask = mask.reshape(rows, columns)
+    packed = np.packbits(mask).tobytes().hex()
+    assert (recordings._unpack(packed, [rows, columns]) == mask).all()
+
+
+def test_churn_is_the_share_of_new_zeros():
+    before, after = np.array([True, True, False, False]), np.array([False, True, True, False])
+    assert recordings.churn(before, after) == 0.5
+    assert recordings.churn(before, before) == 0.0
+    assert recordings.churn(before, np.ones(4, dtype=bool)) == 0.0
+
+
+def test_the_result_of_a_run_has_the_loss_of_each_step():
+    result = finetune("pocket-rte", settings=SHORT, device="cpu", progress=False)
+    assert isinstance(result, Result)
+    assert len(result.losses) == result.steps == 7
+    assert all(0 < loss < 5 for loss in result.losses)
+
+
+def test_append_and_load_agree(tmp_path, one_run):
+    list(recordings.record("pruning", folder=tmp_path))
+    (run,) = read_records(tmp_path / "pruning.jsonl")
+    append_record(tmp_path / "pruning.jsonl", run | {"seed": 1})
+    assert recordings.load("pruning", folder=tmp_path).seed.tolist() == [0, 1]
