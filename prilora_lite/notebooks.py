@@ -26,9 +26,9 @@ import sys
 SOURCE = "{source}"  # where to install from on Colab
 if importlib.util.find_spec("prilora_lite") is None:
     if "google.colab" not in sys.modules:
-        raise ModuleNotFoundError("run `pip install -r requirements.txt` in the repository, then restart the kernel")
+        raise ModuleNotFoundError("run `pip install -r requirements.txt`, then restart the kernel")
     if not SOURCE:
-        raise RuntimeError('set SOURCE above to "git+https://..." (or to a folder) of prilora-lite, and run this again')
+        raise RuntimeError('set SOURCE above to "git+https://..." of prilora-lite, and run again')
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", SOURCE], check=True)
 
 import prilora_lite

@@ -199,7 +199,7 @@ def plot_pruning(trace: dict, step: int | None = None) -> Figure:
 def to_png(figure: Figure) -> bytes:
     """A figure as PNG, on white, so that it can be read in a dark JupyterLab too."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=100, facecolor="white")
+    figure.savefig(buffer, format="png", dpi=85, facecolor="white")
     return buffer.getvalue()
 
 

@@ -41,7 +41,7 @@ class Explorer:
     ) -> None:
         self.draw, self.controls, self.alt = draw, dict(controls), alt
         self.label = ipywidgets.HTML()
-        self.image = ipywidgets.Image(format="png", width=900)
+        self.image = ipywidgets.Image(format="png", width=850)
         self.box = ipywidgets.VBox([*self.controls.values(), self.label, self.image])
         for control in self.controls.values():
             control.observe(self._update, "value")

@@ -1,4 +1,4 @@
-"""A small English: some 350 words, their forms and relations, and sentences drawn from them by a seeded generator.
+"""A small English: 394 words, their forms and relations, and sentences drawn from them by a seeded generator.
 
 A sentence has a meaning (:class:`Phrase`, :class:`Clause`), and one meaning can be said in several ways: by a synonym,
 in the passive, with an adjective before its noun or after it. Two ways of saying it are a paraphrase; a meaning with a
