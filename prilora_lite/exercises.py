@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy import stats
 
+from prilora_lite import study
 from prilora_lite.lora import LoRALinear
 from prilora_lite.pruner import InputNorms, keep_mask
 from prilora_lite.ranks import budget_ranks
@@ -103,10 +103,10 @@ def paired_interval(answer: Answer) -> None:
     generator = np.random.default_rng(0)
     for n in (3, 5):
         first, second = generator.normal(80, 3, n), generator.normal(79, 3, n)
-        difference = first - second
-        half = stats.t.ppf(0.975, n - 1) * difference.std(ddof=1) / math.sqrt(n)
         hint = "differences first, pair by pair; ddof=1; n - 1 degrees of freedom"
-        _equal(f"(mean, half) for {n} pairs", answer(list(first), list(second)), (difference.mean(), half), hint)
+        _equal(
+            f"(mean, half) for {n} pairs", answer(list(first), list(second)), study.paired_interval(first, second), hint
+        )
 
 
 @_check
@@ -142,16 +142,17 @@ def ranks_at_budget(answer: Answer) -> None:
 
 @_check
 def running_mean_square(answer: Answer) -> None:
-    """04: the moving average of the inputs' mean squares, padding left out."""
+    """04: the moving average over steps of several small batches each, padding left out."""
     torch.manual_seed(0)
-    norms, batches = InputNorms(3), []
-    for tokens in (2, 4, 1):
-        x, mask = torch.randn(2, 4, 3), torch.arange(4) < torch.tensor([[tokens], [1]])
-        batches.append((x, mask))
-        norms.add(x, mask.flatten().nonzero().squeeze(1))
+    norms, steps = InputNorms(3), []
+    for counts in ((2, 4), (1, 3), (4, 1)):
+        small = [(torch.randn(2, 4, 3), torch.arange(4) < torch.tensor([[tokens], [1]])) for tokens in counts]
+        for x, mask in small:
+            norms.add(x, mask.flatten().nonzero().squeeze(1))
         norms.fold(0.9)
-    hint = "mean over real tokens alone; the first batch sets s; then 0.9 s + 0.1 q"
-    _equal("running_mean_square", answer(batches, 0.9), norms.mean_square, hint)
+        steps.append(small)
+    hint = "squares of all real tokens of a step over their number; the first step sets s; then 0.9 s + 0.1 q"
+    _equal("running_mean_square", answer(steps, 0.9), norms.mean_square, hint)
 
 
 @_check

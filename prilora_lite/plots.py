@@ -85,21 +85,22 @@ def truncation_errors(values: np.ndarray) -> np.ndarray:
 
 
 def plot_layers(runs: pd.DataFrame, names: Sequence[str], reference: str = "head only") -> Figure:
-    """Accuracy of recorded runs: every seed as a dot, the mean as a bar, one panel per task.
+    """Accuracy of recorded runs: every seed as a dot, the mean's gain over a reference as a bar, one panel per task.
 
     Args:
         runs: one row per run with ``name``, ``task``, ``seed`` and ``accuracy``.
         names: which of them, from top to bottom.
-        reference: the runs whose mean is marked by a dashed line.
+        reference: the runs at whose mean, a dashed line, the bars start.
     """
     tasks = list(dict.fromkeys(runs["task"]))
     figure, panels = _panels(len(tasks), height=1.5 + 0.32 * len(names), sharey=True)
     for axes, task in zip(panels, tasks, strict=True):
         accuracy = 100 * runs[runs["task"] == task].set_index("name")["accuracy"]
+        start = accuracy[reference].mean()
         for place, name in enumerate(names):
-            axes.barh(place, accuracy[name].mean(), color=COLOURS[0], alpha=0.4)
+            axes.barh(place, accuracy[name].mean() - start, left=start, color=COLOURS[0], alpha=0.4)
             axes.plot(accuracy[name], np.full(accuracy[name].size, place), "o", color=COLOURS[0], markersize=5)
-        axes.axvline(accuracy[reference].mean(), color=COLOURS[1], linestyle="--", linewidth=2, label=reference)
+        axes.axvline(start, color=COLOURS[1], linestyle="--", linewidth=2, label=reference)
         shown = accuracy[[*names, reference]]
         axes.set_xlim(shown.min() - 2, min(100, shown.max() + 2))
         axes.set_title(task)
@@ -231,15 +232,16 @@ def _tidy(axes: Axes) -> None:
 
 
 def _heat(axes: Axes, values: np.ndarray, title: str) -> None:
-    image = axes.imshow(values, aspect="auto", cmap="cividis", interpolation="nearest")
-    axes.figure.colorbar(image, ax=axes, pad=0.01)
+    few_are_large = np.quantile(values, 0.98)  # they would leave the rest in one shade
+    image = axes.imshow(values, aspect="auto", cmap="cividis", interpolation="nearest", vmin=0, vmax=few_are_large)
+    axes.figure.colorbar(image, ax=axes, pad=0.01, extend="max")
     axes.set_title(title)
     axes.set_ylabel("row i")
-    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
 
 
 def _mask(axes: Axes, keep: np.ndarray, title: str) -> None:
     axes.imshow(~keep, aspect="auto", cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     axes.set_title(title)
     axes.set_ylabel("row i")
-    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))

@@ -77,7 +77,7 @@ def explore_rank(update: torch.Tensor) -> Explorer:
         )
         return plots.plot_spectrum(update, rank), text
 
-    rank = ipywidgets.IntSlider(8, 1, min(m, n), description="rank r", **_STYLE)
+    rank = ipywidgets.IntSlider(min(8, m, n), 1, min(m, n), description="rank r", **_STYLE)
     return Explorer(draw, {"rank": rank}, "Singular values of an update and the error left at each rank")
 
 

@@ -11,20 +11,24 @@ def floor_ranks(num_layers, mean, slope):
     return [int(mean - slope / 2 + slope * l / (num_layers - 1)) for l in range(num_layers)]
 
 
-def padding_counted(batches, decay):
+def running(steps, decay, q_of_step):
     s = None
-    for x, _mask in batches:
-        q = x.flatten(0, 1).square().mean(dim=0)
+    for small in steps:
+        q = q_of_step(small)
         s = q if s is None else decay * s + (1 - decay) * q
     return s
 
 
-def decay_reversed(batches, decay):
-    s = None
-    for x, mask in batches:
-        q = x[mask].square().mean(dim=0)
-        s = q if s is None else (1 - decay) * s + decay * q
-    return s
+def padding_counted(steps, decay):
+    return running(steps, decay, lambda small: torch.cat([x.flatten(0, 1) for x, _ in small]).square().mean(0))
+
+
+def mean_of_means(steps, decay):
+    return running(steps, decay, lambda small: torch.stack([x[mask].square().mean(0) for x, mask in small]).mean(0))
+
+
+def decay_reversed(steps, decay):
+    return running(steps, 1 - decay, lambda small: torch.cat([x[mask] for x, mask in small]).square().mean(0))
 
 
 def dead_before_the_step(optimizer, weight, alive):
@@ -59,7 +63,8 @@ WRONG = [
     (check.scalings, lambda ranks, alpha, rule: [alpha] * len(ranks), "mean rank"),
     (check.scalings, lambda ranks, alpha, rule: [alpha / r for r in ranks], "mean rank"),
     (check.ranks_at_budget, floor_ranks, "no budget left over"),
-    (check.running_mean_square, padding_counted, "real tokens alone"),
+    (check.running_mean_square, padding_counted, "real tokens"),
+    (check.running_mean_square, mean_of_means, "over their number"),
     (check.running_mean_square, decay_reversed, "0.9 s . 0.1 q"),
     (check.keep_in_matrix, lambda scores, ratio: keep_mask(scores, ratio), "True where the entry survives"),
     (check.keep_in_matrix, lambda scores, ratio: ~keep_mask(scores, ratio, "matrix"), "survives"),

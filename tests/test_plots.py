@@ -75,7 +75,9 @@ def test_layers_draws_every_seed_its_mean_and_the_reference():
     names = ["bottom third", "top third"]
     for axes, task in zip(plots.plot_layers(runs, names).axes, ("pocket-cola", "pocket-rte"), strict=True):
         here = 100 * runs[runs.task == task].set_index("name")["accuracy"]
-        assert [bar.get_width() for bar in axes.patches] == pytest.approx([here[name].mean() for name in names])
+        ends = [bar.get_x() + bar.get_width() for bar in axes.patches]
+        assert ends == pytest.approx([here[name].mean() for name in names])
+        assert {bar.get_x() for bar in axes.patches} == {here["head only"].mean()}
         assert axes.lines[0].get_xdata() == pytest.approx(here["bottom third"])
         assert axes.lines[-1].get_xdata()[0] == pytest.approx(here["head only"].mean())
 

@@ -37,7 +37,7 @@ _SLOPES = {
 _HEAD = {"head only": "head"}
 
 RATIOS = (0.0, 0.25, 0.5, 0.75, 0.9)
-INTERVALS = (5, 10, 20, 40)
+INTERVALS = (5, 10, 20, 40, 125)  # the last: once, when training ends
 PRUNING_SETTINGS = replace(settings_for("pocket", "pocket-rte"), epochs=1)
 WATCHED = "encoder.layer.5.attention.self.query"  # whose masks are kept; pocket's layers are alike
 
