@@ -51,16 +51,15 @@ def plot_ablation(runs: pd.DataFrame, labels: dict[str, str] | None = None) -> F
     return figure
 
 
-def plot_spectrum(update: np.ndarray, rank: int) -> Figure:
+def plot_spectrum(values: np.ndarray, rank: int) -> Figure:
     r"""Singular values of an update, and the error that is left when only the largest ``rank`` of them are kept.
 
     .. math:: \frac{\lVert \Delta W - \Delta W_r \rVert_F}{\lVert \Delta W \rVert_F}
 
     Args:
-        update: Delta W, (m, n), not all zero.
+        values: singular values of Delta W, (min(m, n),), in falling order, not all zero.
         rank: r, from 1 to min(m, n).
     """
-    values = np.linalg.svd(update, compute_uv=False)
     places = np.arange(1, len(values) + 1)
     figure, (left, right) = _panels(2)
     kept = places <= rank
@@ -146,9 +145,11 @@ def plot_importance(lora_A: np.ndarray, mean_square: np.ndarray, scores: np.ndar
         scores: S, (r, n).
         keep: which entries survive, (r, n).
     """
-    figure = Figure(figsize=(10, 6), layout="constrained")
-    panels = figure.subplots(4, 1, height_ratios=(1, 1, 1, 1))
-    panels[0].bar(range(len(mean_square)), np.sqrt(mean_square), width=1.0, color=COLOURS[1])
+    figure = Figure(figsize=(10, 6))  # margins by hand: three times faster than finding them, and a slider waits
+    panels = figure.subplots(
+        4, 1, gridspec_kw={"left": 0.06, "right": 0.99, "top": 0.94, "bottom": 0.09, "hspace": 0.85}
+    )
+    panels[0].stairs(np.sqrt(mean_square), np.arange(len(mean_square) + 1) - 0.5, fill=True, color=COLOURS[1])
     panels[0].set_xlim(-0.5, len(mean_square) - 0.5)
     panels[0].set_title("norm of the input, per feature")
     for axes, values, title in (
@@ -168,8 +169,9 @@ def plot_pruning(trace: dict, step: int | None = None) -> Figure:
         trace: as :func:`~prilora_lite.recordings.load_trace` gives it.
         step: whose mask is shown: that of the last prune up to it; None for the last of all.
     """
-    figure = Figure(figsize=(10, 6), layout="constrained")
-    (losses, sparsity), (mask_axes, churn_axes) = figure.subplots(2, 2)
+    figure = Figure(figsize=(10, 6))
+    margins = {"left": 0.08, "right": 0.98, "top": 0.97, "bottom": 0.1, "hspace": 0.42, "wspace": 0.25}
+    (losses, sparsity), (mask_axes, churn_axes) = figure.subplots(2, 2, gridspec_kw=margins)
     steps = np.arange(1, len(trace["losses"]) + 1)
     losses.plot(steps, trace["losses"], color="0.75", linewidth=1)
     losses.plot(steps, pd.Series(trace["losses"]).rolling(10, min_periods=1).mean(), color=COLOURS[0], linewidth=2)
@@ -232,10 +234,9 @@ def _tidy(axes: Axes) -> None:
 
 
 def _heat(axes: Axes, values: np.ndarray, title: str) -> None:
-    few_are_large = np.quantile(values, 0.98)  # they would leave the rest in one shade
-    image = axes.imshow(values, aspect="auto", cmap="cividis", interpolation="nearest", vmin=0, vmax=few_are_large)
-    axes.figure.colorbar(image, ax=axes, pad=0.01, extend="max")
-    axes.set_title(title)
+    bright = np.quantile(values, 0.98)  # the few above would leave the rest in one shade
+    axes.imshow(values, aspect="auto", cmap="cividis", interpolation="nearest", vmin=0, vmax=bright)
+    axes.set_title(f"{title}: dark 0, bright {bright:.2g} and more")
     axes.set_ylabel("row i")
     axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
 

@@ -66,16 +66,16 @@ def explore_rank(update: torch.Tensor) -> Explorer:
     Args:
         update: Delta W, (m, n).
     """
-    update = update.detach().numpy(force=True)
     m, n = update.shape
-    errors = plots.truncation_errors(np.linalg.svd(update, compute_uv=False))
+    values = torch.linalg.svdvals(update.detach().float()).numpy(force=True)
+    errors = plots.truncation_errors(values)
 
     def draw(rank: int) -> tuple[Figure, str]:
         text = (
             f"r = {rank}: relative error {errors[rank - 1]:.2f}, "
             f"{rank * (m + n):,} parameters instead of {m * n:,} ({rank * (m + n) / (m * n):.0%})"
         )
-        return plots.plot_spectrum(update, rank), text
+        return plots.plot_spectrum(values, rank), text
 
     rank = ipywidgets.IntSlider(min(8, m, n), 1, min(m, n), description="rank r", **_STYLE)
     return Explorer(draw, {"rank": rank}, "Singular values of an update and the error left at each rank")
