@@ -17,7 +17,8 @@ def pytest_configure(config):
     if not option.nbval_lax:
         option.nbval = True
     option.nbval_current_env = option.nbval_kernel_name is None  # a saved kernel's name would fail elsewhere
-    option.nbval_cell_timeout = option.nbval_cell_timeout or 300
+    if option.nbval_cell_timeout == 2000:  # nbval's own default
+        option.nbval_cell_timeout = 300
 
 
 def pytest_collectstart(collector):

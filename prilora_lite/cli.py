@@ -17,6 +17,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         return options.run(options)
+    except ModuleNotFoundError as error:
+        print(f"prilora-lite: {error}; it comes with: pip install 'prilora-lite[lab]'", file=sys.stderr)
+        return 2
     except (ValueError, OSError) as error:
         print(f"prilora-lite: {error}", file=sys.stderr)
         return 2
@@ -151,23 +154,34 @@ def _record(options: argparse.Namespace) -> int:
     print("loading torch and transformers ...", file=sys.stderr, flush=True)
     from prilora_lite import recordings
 
-    for name in options.names or recordings.RECORDINGS:
+    names = options.names or recordings.RECORDINGS
+    for name in names:
+        if name not in recordings.RECORDINGS:  # before the first run, not after it
+            raise unknown("recording", name, recordings.RECORDINGS)
+    for name in names:
         for line in recordings.record(name, folder=options.folder or recordings.FOLDER, rows=options.rows):
             print(line, flush=True)
+        print(f"{name} is complete", flush=True)
     return 0
 
 
 def _notebooks(options: argparse.Namespace) -> int:
+    from nbclient.exceptions import CellExecutionError
+
     from prilora_lite import notebooks
 
     paths = options.paths or sorted(Path("notebooks").glob("*.ipynb"))
     if not paths:
         raise ValueError("there is no folder notebooks here: run this in the repository's folder, or name the files")
-    if options.execute:
-        for path in paths:
-            print(f"{path} ...", end=" ", flush=True)
+    found = []
+    for path in paths if options.execute else ():
+        print(f"{path} ...", end=" ", flush=True)
+        try:
             print(f"{notebooks.execute(path):.0f} s", flush=True)
-    found = [line for path in paths for line in notebooks.stale(path)]
+        except CellExecutionError as error:  # the others are worth a look all the same
+            print("failed", flush=True)
+            found.append(f"{path}: {error.ename}: {error.evalue}")
+    found += [line for path in paths for line in notebooks.stale(path)]
     print("\n".join(found) or f"{len(paths)} notebooks are fresh")
     return 1 if found else 0
 

@@ -65,9 +65,10 @@ def prepare(notebook: NotebookNode, path: Path, repository: str = REPOSITORY) ->
     """Write set-up cell and badge into a notebook, number its cells, and drop what pages and readers stumble over.
 
     Raises:
-        ValueError: the notebook has no code cell tagged ``setup``.
+        ValueError: the notebook has not one code cell tagged ``setup``.
     """
-    setups = [cell for cell in notebook.cells if "setup" in cell.metadata.get("tags", [])]
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    setups = [cell for cell in code if "setup" in cell.metadata.get("tags", [])]
     if len(setups) != 1:
         raise ValueError(f"{path.name} needs one code cell tagged 'setup', it has {len(setups)}")
     setups[0].source = setup_cell(repository)
@@ -94,9 +95,11 @@ def execute(path: str | Path, repository: str = REPOSITORY) -> float:
 
     Raises:
         nbclient.exceptions.CellExecutionError: a cell failed; the file is left as it was.
+        ValueError: the file is no notebook, or was saved by another program in the meantime; nothing is lost then.
     """
     path = Path(path)
-    notebook = nbformat.read(path, as_version=4)
+    before = path.read_bytes()
+    notebook = _read(path)
     prepare(notebook, path, repository)
     client = _Client(
         notebook, timeout=300, record_timing=False, store_widget_state=False,
@@ -112,6 +115,8 @@ def execute(path: str | Path, repository: str = REPOSITORY) -> float:
     text = nbformat.writes(notebook) + "\n"
     part = path.with_suffix(".part")
     part.write_text(text, encoding="utf-8", newline="\n")
+    if path.read_bytes() != before:
+        raise ValueError(f"{path} was saved while it ran and stays as it is; what was executed lies in {part}")
     os.replace(part, path)
     return seconds
 
@@ -119,9 +124,19 @@ def execute(path: str | Path, repository: str = REPOSITORY) -> float:
 def stale(path: str | Path, repository: str = REPOSITORY) -> Iterator[str]:
     """What keeps a notebook from being as :func:`execute` leaves it."""
     path = Path(path)
-    before, after = (nbformat.read(path, as_version=4) for _ in range(2))
+    before, after = _read(path), _read(path)
     prepare(after, path, repository)
     if before != after:
         yield f"{path}: set-up cell, badge or metadata differ"
-    if not all(cell.execution_count for cell in after.cells if cell.cell_type == "code"):
+    if not all(cell.execution_count for cell in after.cells if cell.cell_type == "code" and cell.source.strip()):
         yield f"{path}: a cell was not executed"
+
+
+def _read(path: Path) -> NotebookNode:
+    try:
+        notebook = nbformat.read(path, as_version=4)
+        nbformat.validate(notebook)
+    except (ValueError, KeyError, AttributeError, nbformat.ValidationError) as error:
+        first = str(error).strip().split("\n")[0]
+        raise ValueError(f"{path} is no notebook that can be read: {type(error).__name__}: {first}") from error
+    return notebook

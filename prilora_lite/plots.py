@@ -59,7 +59,12 @@ def plot_spectrum(values: np.ndarray, rank: int) -> Figure:
     Args:
         values: singular values of Delta W, (min(m, n),), in falling order, not all zero.
         rank: r, from 1 to min(m, n).
+
+    Raises:
+        ValueError: a rank out of that range.
     """
+    if not 1 <= rank <= len(values):
+        raise ValueError(f"rank must be an integer from 1 to {len(values)}, got {rank!r}")
     places = np.arange(1, len(values) + 1)
     figure, (left, right) = _panels(2)
     kept = places <= rank

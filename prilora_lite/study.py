@@ -314,7 +314,9 @@ def _locked(path: Path) -> Iterator[None]:
         try:
             os.close(os.open(lock, os.O_CREAT | os.O_EXCL))
             break
-        except (FileExistsError, PermissionError):  # the second: Windows, while another process removes it
+        except (FileExistsError, PermissionError) as error:  # the second: Windows, while another process removes it
+            if isinstance(error, PermissionError) and os.name != "nt":
+                raise
             with suppress(OSError):  # it may go between the two looks
                 if time.time() - lock.stat().st_mtime > 30:  # its writer is dead: writing takes milliseconds
                     lock.unlink(missing_ok=True)

@@ -71,6 +71,7 @@ class PRILoRACallback(TrainerCallback, ExportableState):
 
     Attributes:
         pruner: the pruner of the current run, None before it and where the configuration's ratio is 0.
+        pruned_after_evaluation: whether a run that was stopped early had to be pruned once more when it had ended.
 
     Raises (in training):
         RuntimeError: the model is not adapted or is merged, Trainer uses ``nn.DataParallel``, or a checkpoint can't be
@@ -79,6 +80,7 @@ class PRILoRACallback(TrainerCallback, ExportableState):
 
     def __init__(self) -> None:
         self.pruner: Pruner | None = None
+        self.pruned_after_evaluation = False
         self._model: nn.Module | None = None
 
     def on_train_begin(
@@ -93,7 +95,7 @@ class PRILoRACallback(TrainerCallback, ExportableState):
             raise RuntimeError(SEVERAL_GPUS.format(args.n_gpu))
         if any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
             model.enable_input_require_grads()  # the reentrant kind drops the gradient behind frozen embeddings
-        self._model = model
+        self._model, self.pruned_after_evaluation = model, False
         if self.pruner is not None:
             self.pruner.detach()  # of a run that was interrupted
         self.pruner = Pruner(model, **config.pruning()) if config.ratio else None
@@ -124,6 +126,7 @@ class PRILoRACallback(TrainerCallback, ExportableState):
         elif self.pruner.pruned_at != self.pruner.steps and state.best_model_checkpoint is None:
             logger.warning("PRILoRACallback: training was stopped early; pruned now, so evaluate and save once more")
             self.pruner.prune()
+            self.pruned_after_evaluation = True
 
     def state(self) -> dict[str, Any]:
         """What Trainer writes into ``trainer_state.json``: the pruner, and a digest of the trained weights."""
@@ -340,8 +343,7 @@ def finetune(
             natively.
         device: ``cpu`` to stay there; default: CUDA, else MPS, else CPU.
         progress: show a progress bar.
-        callbacks: of your own, called after PRILoRA's: to watch a run. One that stops it sets ``should_training_stop``
-            in ``on_optimizer_step``, so that the pruner sees that this step is the last.
+        callbacks: of your own, called after PRILoRA's: to watch a run, or to stop it by ``should_training_stop``.
 
     Returns:
         The run's :class:`Result`. Its metrics are those of the saved file.
@@ -356,6 +358,7 @@ def finetune(
     if (save_steps or resume) and output_dir is None:
         raise ValueError("save_steps and resume need an output_dir to keep checkpoints in")
     glue = get_task(task)
+    callbacks = list(callbacks)
     encoder, settings = str(encoder), settings or settings_for(str(encoder), task, method)
     method = PRILoRAConfig(alpha=settings.alpha) if method is None else method
     data = check_rows(glue, rows) if isinstance(rows, dict) else load_rows(glue, rows)
@@ -404,7 +407,8 @@ def finetune(
         _show_progress(trainer, progress)
         checkpoint = latest_checkpoint(folder) if resume else None
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-        if not any(_metrics(log) for log in trainer.state.log_history if log["step"] == trainer.state.global_step):
+        judged = any(_metrics(log) for log in trainer.state.log_history if log["step"] == trainer.state.global_step)
+        if not judged or (trainable and trainable[0].pruned_after_evaluation):
             trainer.evaluate()  # Trainer saves before it evaluates, so a resumed run may find only the saving done
         curve = _curve(trainer.state.log_history, glue)
         pruner = trainable[0].pruner if trainable else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import html
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -28,7 +29,7 @@ class Explorer:
     Shown in a notebook it is live; on a page that runs nothing its picture at the default values is seen.
 
     Args:
-        draw: called with the controls' values by name; returns a figure and a text. What it raises is shown as text.
+        draw: called with the controls' values by name; returns a figure and a text. A ValueError is shown as text.
         controls: widgets with a ``value``, by name.
         alt: what the picture shows, for those who can't see it.
 
@@ -51,7 +52,7 @@ class Explorer:
         try:
             figure, text = self.draw(**{name: control.value for name, control in self.controls.items()})
         except ValueError as error:  # values that do not go together: say why, keep the picture
-            self.label.value = f"<b>Not possible:</b> {error}"
+            self.label.value = f"<b>Not possible:</b> {html.escape(str(error))}"
             return
         self.label.value, self.image.value = text, plots.to_png(figure)
 
@@ -144,10 +145,10 @@ def explore_pruning() -> Explorer:
         trace = recordings.load_trace(ratio, interval)
         mean, sd, seeds = accuracy.loc[(ratio, interval if ratio else recordings.INTERVALS[0])]
         changed = list(trace["churn"].values())
-        moved = f"{np.mean(changed):.1%} of the zeros are new at each" if changed else "no zeros"
+        moved = f", {np.mean(changed):.1%} of the zeros are new at each" if changed else ""
         text = (
             f"recorded: accuracy {100 * mean:.1f} % (sd {100 * sd:.1f} over {seeds:.0f} seeds); "
-            f"{len(trace['masks'])} prunes, {moved}; {trace['sparsity'][-1]:.0%} zeros at the end"
+            f"prunes: {len(trace['masks'])}{moved}; {trace['sparsity'][-1]:.0%} zeros at the end"
         )
         return plots.plot_pruning(trace, step), text
 
@@ -177,6 +178,8 @@ class TrainButton:
         thread: of the run under way or the latest, None before the first.
     """
 
+    _busy = threading.Lock()  # of all buttons: runs side by side would share torch's one source of random numbers
+
     def __init__(self, controls: Mapping[str, ipywidgets.Widget], configure: Callable[..., dict[str, Any]]) -> None:
         self.controls, self.configure = dict(controls), configure
         self.start = ipywidgets.Button(description="Train", button_style="primary", icon="play")
@@ -191,9 +194,12 @@ class TrainButton:
         self.stop.on_click(lambda button: self._asked_to_stop.set())
 
     def _start(self, button: ipywidgets.Button) -> None:
+        if not self._busy.acquire(blocking=False):
+            self.label.value = "a run is under way: stop it, or wait for its end"
+            return
         self._asked_to_stop.clear()
         self.start.disabled, self.stop.disabled = True, False
-        self.progress.value, self.label.value = 0, "training ..."
+        self.progress.value, self.label.value = 0, "training ... (meanwhile run no cell that trains or draws at random)"
         values = {name: control.value for name, control in self.controls.items()}
         self.thread = threading.Thread(target=self._train, args=(values,), daemon=True)
         self.thread.start()
@@ -203,17 +209,18 @@ class TrainButton:
         try:
             result = finetune(**self.configure(**values), progress=False, callbacks=[watch])
         except Exception as error:  # anything: in a thread it would be lost, here it is read
-            self.label.value = f"<b>{type(error).__name__}:</b> {error}"
+            self.label.value = f"<b>{type(error).__name__}:</b> {html.escape(str(error))}"
         else:
             metric, value = next(iter(result.metrics.items()))
             what = ", ".join(f"{name} {values[name]}" for name in values)
-            if self._asked_to_stop.is_set():
+            if result.steps < self.progress.max:
                 self.label.value = f"stopped after {result.steps} steps ({what})"
             else:
                 self.result = result
                 self.label.value = f"trained just now: {metric} {100 * value:.1f} % ({what}; {result.steps} steps)"
         finally:
             self.start.disabled, self.stop.disabled = False, True
+            self._busy.release()
 
     def _ipython_display_(self) -> None:
         display(_live(self.box, "Buttons that train and stop, a progress bar: live in a running notebook"), raw=True)

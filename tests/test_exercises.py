@@ -1,10 +1,14 @@
 """The checks of the exercises: plausible wrong answers fail, and are told why."""
 
+import operator
+from functools import partial
+
+import numpy as np
 import pytest
 import torch
 
+from prilora_lite import PRILoRAConfig, keep_mask
 from prilora_lite import exercises as check
-from prilora_lite import keep_mask
 
 
 def floor_ranks(num_layers, mean, slope):
@@ -41,6 +45,12 @@ def dead_gradient_only(optimizer, weight, alive):
     optimizer.step()
 
 
+def twice(optimizer, weight, alive):
+    optimizer.step()
+    optimizer.step()
+    weight.data[~alive] = 0
+
+
 def frozen(optimizer, weight, alive):
     weight.data[~alive] = 0
 
@@ -60,25 +70,43 @@ WRONG = [
     (check.truncate, lambda update, r: (update[:, :r], torch.eye(5)[:r]), "nearest of rank"),
     (check.paired_interval, lambda a, b: (sum(a) / len(a) - sum(b) / len(b), 0.0), "differences first"),
     (check.verdict, lambda mean, half: "first" if mean > 0 else "second", "no difference shown"),
+    (
+        check.verdict,
+        lambda mean, half: {1: "first", -1: "second"}.get(int(mean / 1.5), "no difference shown"),
+        "-1 to 5",
+    ),
+    (check.verdict, lambda mean, half: None, "got None"),
     (check.scalings, lambda ranks, alpha, rule: [alpha] * len(ranks), "mean rank"),
+    (check.scalings, lambda ranks, alpha, rule: [alpha / sorted(ranks)[1]] * 3, "mean rank"),
     (check.scalings, lambda ranks, alpha, rule: [alpha / r for r in ranks], "mean rank"),
     (check.ranks_at_budget, floor_ranks, "no budget left over"),
     (check.running_mean_square, padding_counted, "real tokens"),
     (check.running_mean_square, mean_of_means, "over their number"),
-    (check.running_mean_square, decay_reversed, "0.9 s . 0.1 q"),
+    (check.running_mean_square, decay_reversed, "beta s"),
+    (check.running_mean_square, lambda steps, decay: decay_reversed(steps, 0.1), "steps, 0.3"),
     (check.keep_in_matrix, lambda scores, ratio: keep_mask(scores, ratio), "True where the entry survives"),
     (check.keep_in_matrix, lambda scores, ratio: ~keep_mask(scores, ratio, "matrix"), "survives"),
-    (check.churn, lambda before, after: (~after).float().mean().item(), "nothing moved"),
-    (check.churn, lambda before, after: (before != after).float().mean().item() * 2, "expected 0.5, got 1"),
+    (check.churn, lambda before, after: ((before & ~after).sum() / (~before).sum()).item(), "of the three zeros"),
+    (check.churn, lambda before, after: ((before & ~after).sum() / before.sum()).item(), "of the three zeros"),
+    (check.churn, lambda before, after: ((after & ~before).sum() / (~after).sum()).item(), "of the three zeros"),
+    (check.churn, lambda before, after: (before != after).float().mean().item(), "of the three zeros"),
+    (check.churn, lambda before, after: "two thirds", "which is no such thing"),
     (check.nonzero_share, lambda ratio, m, n: 1 - ratio, "B stays"),
     (check.nonzero_share, lambda ratio, m, n: 1 - ratio / 2, "B stays"),
     (check.sparsify_for_good, dead_before_the_step, "after the optimizer's step"),
-    (check.sparsify_for_good, dead_gradient_only, "the pruned entry after three steps: expected 0"),
+    (check.sparsify_for_good, twice, "one optimizer.step"),
+    (check.sparsify_for_good, dead_gradient_only, "the pruned entry is"),
     (check.sparsify_for_good, frozen, "go on training"),
     (check.packed_bytes, lambda total, nonzero: 4 * nonzero, "8 bits a byte"),
     (check.packed_bytes, lambda total, nonzero: 4 * nonzero + total, "8 bits a byte"),
+    (check.packed_bytes, lambda total, nonzero: 4 * nonzero + total // 8, "8 bits a byte"),
+    (check.packed_bytes, lambda total, nonzero: 4 * nonzero + total / 8, "8 bits a byte"),
     (check.adapter_layers, lambda model: dict(model.named_modules()), "expected the names"),
-    (check.adapter_layers, lambda model: {"1": None, "2.0": None}, "the layers themselves"),
+    (check.adapter_layers, lambda model: {"1": model[1], "2.0": None}, "the layers themselves"),
+    (check.adapter_layers, lambda model: ["1", "2.0"], "expected a dictionary"),
+    (check.truncate, lambda update, r: update, "expected two matrices"),
+    (check.ranks_at_budget, lambda num_layers, mean, slope: None, "is there a return"),
+    (check.keep_in_matrix, lambda scores, ratio: keep_mask(scores, ratio, "matrix").int(), "True and False"),
     (check.full_parameters, lambda m, n: None, "is there a return"),
 ]
 
@@ -93,3 +121,24 @@ def test_a_wrong_answer_is_told_why(exercise, answer, told, capsys):
 def test_every_check_is_tried_with_a_wrong_answer():
     public = {getattr(check, name) for name in vars(check) if hasattr(getattr(check, name), "__wrapped__")}
     assert public == {exercise for exercise, _, _ in WRONG}
+
+
+def test_an_error_of_torchs_own_kind_is_not_taken_for_a_stub(capsys):
+    def keep(scores, ratio):
+        raise NotImplementedError("abs is not implemented for bool")
+
+    with pytest.raises(NotImplementedError, match="bool"):
+        check.keep_in_matrix(keep)
+    assert capsys.readouterr().out == ""
+
+
+def test_right_answers_of_other_types_pass(capsys):
+    def truncate(update, r):
+        u, s, v = np.linalg.svd(update.double().numpy(), full_matrices=False)
+        return u[:, :r] * s[:r], v[:r]
+
+    check.truncate(truncate)
+    check.scalings(lambda ranks, alpha, rule: torch.tensor(PRILoRAConfig(alpha=alpha, scaling=rule).scalings(ranks)))
+    check.full_parameters(partial(operator.mul))
+    out = capsys.readouterr().out.split("\n")
+    assert out == ["truncate: well done", "<lambda>: well done", "your answer: well done", ""]

@@ -53,6 +53,25 @@ def test_a_pair_that_was_not_recorded_is_refused_with_those_that_were():
         recordings.load_trace(0.33, 7)
 
 
+def test_a_recording_that_is_not_there_names_the_command_that_makes_it(tmp_path):
+    for call in (lambda: recordings.load("pruning", tmp_path), lambda: recordings.load_trace(0.5, 20, tmp_path)):
+        with pytest.raises(FileNotFoundError, match="prilora-lite record pruning"):
+            call()
+
+
+def test_a_place_that_cannot_be_written_to_is_found_before_the_first_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(recordings, "finetune", None)  # any run would fail
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="file"):
+        next(recordings.record("pruning", folder=tmp_path / "file"))
+
+
+def test_a_mistyped_name_is_found_before_the_first_run(monkeypatch, capsys):
+    monkeypatch.setattr(recordings, "finetune", None)
+    assert main(["record", "pruning", "prunning"]) == 2
+    assert "pruning" in capsys.readouterr().err
+
+
 def test_an_unknown_recording_is_refused_with_the_nearest_name():
     with pytest.raises(ValueError, match="pruning"):
         recordings.load("prunning")
@@ -70,7 +89,7 @@ def test_the_command_records_what_is_missing_and_nothing_else(one_run, tmp_path,
     assert main(["record", "pruning", "--folder", str(tmp_path)]) == 0
     assert "[1/1] pocket-rte 0.5 every 2, seed 0: accuracy" in capsys.readouterr().out
     assert main(["record", "pruning", "--folder", str(tmp_path)]) == 0
-    assert capsys.readouterr().out == ""
+    assert capsys.readouterr().out == "pruning is complete\n"
     assert len(read_records(tmp_path / "pruning.jsonl")) == 1
 
 
@@ -105,8 +124,8 @@ def test_the_result_of_a_run_has_the_loss_of_each_step():
     assert all(0 < loss < 5 for loss in result.losses)
 
 
-def test_append_and_load_agree(tmp_path, one_run):
+def test_runs_of_earlier_settings_in_the_file_are_left_aside(tmp_path, one_run):
     list(recordings.record("pruning", folder=tmp_path))
     (run,) = read_records(tmp_path / "pruning.jsonl")
-    append_record(tmp_path / "pruning.jsonl", run | {"seed": 1})
-    assert recordings.load("pruning", folder=tmp_path).seed.tolist() == [0, 1]
+    append_record(tmp_path / "pruning.jsonl", run | {"key": [*run["key"][:-1], {"epochs": 9}], "seed": 7})
+    assert recordings.load("pruning", folder=tmp_path).seed.tolist() == [0]

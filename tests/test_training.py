@@ -531,3 +531,26 @@ def test_the_sampler_depends_on_seed_and_epoch_alone():
 @pytest.mark.parametrize("rows", [1, 7, 8, 9])
 def test_the_sampler_takes_few_rows(rows):
     assert sorted(LengthGroupedSampler([3] * rows, 8, 0)) == list(range(rows))
+
+
+class StopAtStep(TrainerCallback):
+    """Stops after the pruner has had its turn in that step."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_training_stop = state.global_step >= self.step
+
+
+def test_a_run_stopped_early_by_a_callback_reports_the_metrics_of_its_saved_file(tmp_path):
+    config, options = PRILoRAConfig(ratio=0.9, interval=1000), {"device": "cpu", "progress": False}
+    settings = Settings(learning_rate=2e-3, epochs=1, batch_size=16, max_length=64)
+    result = finetune(
+        "pocket-cola", config, settings=settings, output_dir=tmp_path, callbacks=[StopAtStep(40)], **options
+    )
+    assert result.steps == 40
+    assert [entry["step"] for entry in result.history] == [40]
+    model, tokenizer = load_encoder("pocket", TASKS["pocket-cola"])
+    load_adapter(model, result.path)
+    assert evaluate(model, tokenizer, "pocket-cola", **options) == result.metrics

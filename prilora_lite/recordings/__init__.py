@@ -10,6 +10,7 @@ of one A.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise, product
@@ -113,9 +114,10 @@ def record(name: str, *, folder: Path = FOLDER, rows: str | None = None, device:
     """
     output = Path(folder) / f"{name}.jsonl"
     planned = list(recipes(name))
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.open("ab").close()  # a place that can't be written to is better found before the first run
     for number, recipe in enumerate(planned, start=1):
-        method = recipe.method if isinstance(recipe.method, str) else recipe.method.to_dict()
-        key = [recipe.name, recipe.task, recipe.seed, recipe.encoder, method, asdict(recipe.settings)]
+        key = _key(recipe)
         if any(run["key"] == key for run in read_records(output)):
             continue
         watch = Watch()
@@ -145,10 +147,9 @@ def load(name: str, folder: Path = FOLDER) -> pd.DataFrame:
 
     Raises:
         ValueError: no recording of that name.
+        FileNotFoundError: it is not there, or lacks a run; the command that makes it is named.
     """
-    if name not in RECORDINGS:
-        raise unknown("recording", name, RECORDINGS)
-    runs = read_records(Path(folder) / f"{name}.jsonl")
+    runs = _runs(name, folder)
     columns = ("name", "task", "seed", "adapter", "adapter_nonzero")
     rows = []
     for run in runs:
@@ -166,13 +167,32 @@ def load_trace(ratio: float, interval: int, folder: Path = FOLDER) -> dict[str, 
         ValueError: that pair was not recorded; those that were are named.
     """
     interval = interval if ratio else INTERVALS[0]
-    for run in read_records(Path(folder) / "pruning.jsonl"):
+    for run in _runs("pruning", folder):
         if "trace" in run and (run["key"][4]["ratio"], run["key"][4]["interval"]) == (ratio, interval):
             trace = dict(run["trace"])
             trace["masks"] = {int(step): _unpack(bits, trace["shape"]) for step, bits in trace["masks"].items()}
             trace["churn"] = {int(step): share for step, share in trace["churn"].items()}
             return trace
     raise ValueError(f"recorded are the ratios {RATIOS} and the intervals {INTERVALS}, not {ratio} every {interval}")
+
+
+def _key(recipe: Recipe) -> list[Any]:
+    """What makes two recorded runs the same one."""
+    method = recipe.method if isinstance(recipe.method, str) else recipe.method.to_dict()
+    return [recipe.name, recipe.task, recipe.seed, recipe.encoder, method, asdict(recipe.settings)]
+
+
+def _runs(name: str, folder: Path) -> list[dict[str, Any]]:
+    """The planned runs of a recording, in their order; what else the file may hold is left aside."""
+    made = {json.dumps(run["key"]): run for run in read_records(Path(folder) / f"{name}.jsonl")}
+    keys = [json.dumps(_key(recipe)) for recipe in recipes(name)]
+    missing = [key for key in keys if key not in made]
+    if missing:
+        raise FileNotFoundError(
+            f"{len(missing)} of the {len(keys)} runs of the recording {name!r} are missing in {folder}: "
+            f"make them with `prilora-lite record {name}`"
+        )
+    return [made[key] for key in keys]
 
 
 def _trace(result: Result, alive: list[dict[str, np.ndarray]]) -> dict[str, Any]:

@@ -7,7 +7,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -31,6 +30,21 @@ SHUT_DOWN = "async () => await window.jupyterapp.shell.currentWidget.sessionCont
 if CHROMIUM is None:
     pytest.skip("no Chromium on PATH: apt-get install chromium", allow_module_level=True)
 playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
+
+
+def wait_for(address, process, log):
+    """Until the server answers; it has a minute, and must not have ended."""
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    for _ in range(300):
+        try:
+            return direct.open(address, timeout=5).read()
+        except OSError:
+            try:
+                process.wait(timeout=0.2)
+            except subprocess.TimeoutExpired:
+                continue
+            break
+    raise AssertionError(log.read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")
@@ -62,14 +76,7 @@ def server(tmp_path_factory):
         command = [sys.executable, "-m", "jupyterlab", *options]
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT, cwd=folder)
         try:
-            while True:
-                assert process.poll() is None, (folder / "log").read_text(encoding="utf-8")
-                try:
-                    urllib.request.urlopen(f"{address}/api", timeout=5).read()
-                    break
-                except (urllib.error.URLError, OSError):
-                    with pytest.raises(subprocess.TimeoutExpired):
-                        process.wait(timeout=0.2)
+            wait_for(f"{address}/api", process, folder / "log")
             yield address
         finally:
             process.terminate()

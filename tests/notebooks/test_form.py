@@ -5,9 +5,11 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from nbclient.exceptions import CellExecutionError
 from nbconvert import HTMLExporter
 
 from prilora_lite import notebooks as tool
+from prilora_lite.cli import main
 
 ROOT = Path(__file__).parent.parent.parent
 PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -107,7 +109,7 @@ def test_it_predicts_and_gives_references(path):
 def test_every_picture_has_a_text_for_those_who_cannot_see_it(path):
     for cell in cells(path, "code"):
         for output in cell.outputs:
-            if "<IPython.core.display.Image" in str(output.get("data", {}).get("text/plain", "")):
+            if "image/png" in output.get("data", {}):
                 assert output.metadata["image/png"]["alt"]
 
 
@@ -126,7 +128,7 @@ def test_with_a_repository_badge_and_source_come_from_it():
     assert notebook.cells[0].source.startswith("# 00")
 
 
-def test_executing_writes_outputs_and_the_time_and_leaves_a_broken_notebook_alone(tmp_path):
+def test_executing_writes_outputs_and_the_time_and_leaves_a_broken_notebook_alone(tmp_path, capsys):
     path = tmp_path / "00_x.ipynb"
     new = nbformat.v4
     setup = new.new_code_cell("", metadata={"tags": ["setup"]})
@@ -140,6 +142,28 @@ def test_executing_writes_outputs_and_the_time_and_leaves_a_broken_notebook_alon
     notebook.cells[2].source = "1 / 0"
     nbformat.write(notebook, path)
     before = path.read_bytes()
-    with pytest.raises(Exception, match="ZeroDivisionError"):
+    with pytest.raises(CellExecutionError, match="ZeroDivisionError"):
         tool.execute(path)
     assert path.read_bytes() == before
+    assert main(["notebooks", "--execute", str(path)]) == 1
+    assert "ZeroDivisionError: division by zero" in capsys.readouterr().out
+
+
+def test_a_notebook_saved_by_another_program_meanwhile_is_not_overwritten(tmp_path):
+    path = tmp_path / "00_x.ipynb"
+    new = nbformat.v4
+    setup = new.new_code_cell("", metadata={"tags": ["setup"]})
+    touch = new.new_code_cell("open('00_x.ipynb', 'a').write(' ')")
+    nbformat.write(new.new_notebook(cells=[setup, touch]), path)
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match=r"was saved while it ran.*00_x\.part"):
+        tool.execute(path)
+    assert path.read_bytes() == before + b" "
+
+
+@pytest.mark.parametrize("text", ["no json", "{}", "[]"])
+def test_a_file_that_is_no_notebook_is_refused_by_name(text, tmp_path, capsys):
+    path = tmp_path / "00_x.ipynb"
+    path.write_text(text, encoding="utf-8")
+    assert main(["notebooks", str(path)]) == 2
+    assert f"{path} is no notebook" in capsys.readouterr().err

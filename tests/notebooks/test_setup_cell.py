@@ -1,7 +1,5 @@
 """The set-up cell in an environment without the package: elsewhere it says what to do, on Colab it installs."""
 
-import re
-
 import pytest
 
 from prilora_lite.notebooks import setup_cell
@@ -42,5 +40,5 @@ def test_on_colab_without_a_source_it_says_what_to_set(colab, tmp_path):
 
 
 def test_on_colab_with_a_source_it_installs_and_goes_on(colab, wheel, tmp_path):
-    source = re.sub(r'SOURCE = ""', f"SOURCE = {str(wheel)!r}", setup_cell(repository=""))
+    source = setup_cell(repository="").replace('SOURCE = ""', f"SOURCE = {str(wheel)!r}")
     assert "prilora-lite is here:" in call(colab, "-c", source, cwd=tmp_path, PIP_NO_INDEX="1")
