@@ -110,6 +110,9 @@ def execute(path: str | Path, repository: str = REPOSITORY) -> float:
     seconds = time.time() - started
     prepare(notebook, path, repository)  # executing leaves traces in the metadata
     for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = _settled(cell.outputs)
+    for cell in notebook.cells:
         if cell.cell_type == "markdown":
             cell.source = re.sub(r"runs in \d+ s\b", f"runs in {seconds:.0f} s", cell.source, count=1)
     text = nbformat.writes(notebook) + "\n"
@@ -130,6 +133,21 @@ def stale(path: str | Path, repository: str = REPOSITORY) -> Iterator[str]:
         yield f"{path}: set-up cell, badge or metadata differ"
     if not all(cell.execution_count for cell in after.cells if cell.cell_type == "code" and cell.source.strip()):
         yield f"{path}: a cell was not executed"
+
+
+def _settled(outputs: list[NotebookNode]) -> list[NotebookNode]:
+    """Outputs that are the same after every run: text printed in pieces joined, identities of live widgets left out.
+
+    A widget without its state is an error on the page of a notebook that is opened, not run; its picture is not.
+    """
+    settled: list[NotebookNode] = []
+    for output in outputs:
+        if output.output_type == "stream" and settled and settled[-1].get("name") == output.name:
+            settled[-1].text += output.text
+            continue
+        output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
+        settled.append(output)
+    return settled
 
 
 def _read(path: Path) -> NotebookNode:

@@ -133,10 +133,13 @@ def test_executing_writes_outputs_and_the_time_and_leaves_a_broken_notebook_alon
     new = nbformat.v4
     setup = new.new_code_cell("", metadata={"tags": ["setup"]})
     head = new.new_markdown_cell("# 00 x\n*runs in 999 s on two CPU cores*")
-    nbformat.write(new.new_notebook(cells=[head, setup, new.new_code_cell("print(6 * 7)")]), path)
+    live = "import ipywidgets\nprint(6 * 7, flush=True)\nprint('done')\nipywidgets.IntSlider()"
+    nbformat.write(new.new_notebook(cells=[head, setup, new.new_code_cell(live)]), path)
     tool.execute(path)
     notebook = nbformat.read(path, as_version=4)
-    assert notebook.cells[2].outputs[0].text == "42\n"
+    text, widget = notebook.cells[2].outputs
+    assert text.text == "42\ndone\n"
+    assert list(widget.data) == ["text/plain"]  # no identity of a widget that is gone
     assert "runs in 999 s" not in notebook.cells[0].source
     assert list(tool.stale(path)) == []
     notebook.cells[2].source = "1 / 0"
