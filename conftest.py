@@ -6,6 +6,7 @@ Here and not in pyproject's addopts, which would break a bare pytest where nbval
 import os
 
 os.environ.setdefault("PYTHONUTF8", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # kernels that fight over two cores take minutes, one thread seconds
 
 collect_ignore_glob = ["notebooks/**/.ipynb_checkpoints/*"]
 

@@ -1,8 +1,8 @@
-"""Which learning rate suits pocket: head only, LoRA and full fine-tuning, each at several rates.
+"""Which learning rate suits an encoder: each method at several rates, LoRA for all that adapt as it does.
 
-Run with ``python -m benchmarks.learning_rates``. Trained on the first 1,600 training rows of each task, judged on
-the other 400: the validation rows that results are reported on stay unseen. One line of JSON per run; started again, it
-goes on with the runs that are missing.
+Run with ``python -m benchmarks.learning_rates``. Trained on the first four fifths of the training rows of each task,
+judged on the last fifth: the validation rows that results are reported on stay unseen. One line of JSON per run;
+started again, it goes on with the runs that are missing.
 """
 
 from __future__ import annotations
@@ -19,22 +19,42 @@ from prilora_lite.study import METHODS, append_record, describe_environment, rea
 from prilora_lite.tasks import TASKS, load_rows
 from prilora_lite.training import finetune, pick_precision
 
-RATES = {"head": (1e-3, 3e-3, 1e-2, 3e-2), "lora": (1e-3, 2e-3, 3e-3), "full": (1e-4, 2e-4, 3e-4, 5e-4, 7e-4, 1e-3)}
+RATES = {
+    "pocket": {
+        "head": (1e-3, 3e-3, 1e-2, 3e-2),
+        "lora": (1e-3, 2e-3, 3e-3),
+        "full": (1e-4, 2e-4, 3e-4, 5e-4, 7e-4, 1e-3),
+        "bitfit": (3e-3, 1e-2, 3e-2),
+        "houlsby": (1e-3, 3e-3, 1e-2),
+        "pfeiffer": (1e-3, 3e-3, 1e-2),
+        "adalora": (2e-3, 5e-3, 1e-2, 2e-2),
+    },
+    "minilm": {
+        "head": (1e-3, 3e-3, 1e-2),
+        "lora": (5e-4, 1e-3, 2e-3),
+        "full": (5e-5, 1e-4, 2e-4),
+        "bitfit": (1e-3, 3e-3, 1e-2),
+        "adalora": (1e-3, 3e-3, 1e-2),
+    },
+}
 POCKET = [name for name, task in TASKS.items() if task.in_package]
 
 
-def measure(output: Path, tasks: list[str], seeds: list[int]) -> None:
+def measure(output: Path, encoder: str, methods: list[str], tasks: list[str], seeds: list[int], epochs: float) -> None:
     """Make the runs that the output file does not hold yet."""
-    environment = describe_environment(pick_precision(encoder="pocket"))
-    for seed, task, method in product(seeds, tasks, RATES):
+    environment = describe_environment(pick_precision(encoder=encoder))
+    for seed, task, method in product(seeds, tasks, methods):
         rows = load_rows(task)["train"]
-        rows = {"train": rows.select(range(1600)), "validation": rows.select(range(1600, 2000))}
-        for rate in RATES[method]:
+        cut = len(rows) * 4 // 5
+        rows = {"train": rows.select(range(cut)), "validation": rows.select(range(cut, len(rows)))}
+        for rate in RATES[encoder][method]:
             key = [task, method, rate, seed]
             if any(record["key"] == key for record in read_records(output)):
                 continue
-            settings = replace(settings_for("pocket", task), learning_rate=rate)
-            result = finetune(task, METHODS[method].trains, rows=rows, settings=settings, seed=seed, progress=False)
+            settings = replace(settings_for(encoder, task), learning_rate=rate, epochs=epochs)
+            result = finetune(
+                task, METHODS[method].trains, encoder=encoder, rows=rows, settings=settings, seed=seed, progress=False
+            )
             metric, value = next(iter(result.metrics.items()))
             record = dict(zip(("task", "method", "learning_rate", "seed"), key, strict=True))
             append_record(output, {"key": key, **record, "metric": metric, "value": value, "environment": environment})
@@ -50,9 +70,16 @@ def table(output: Path) -> pd.DataFrame:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--tasks", nargs="+", default=POCKET, choices=POCKET)
+    parser.add_argument("--encoder", default="pocket", choices=RATES)
+    parser.add_argument(
+        "--methods", nargs="+", default=None, choices={name for rates in RATES.values() for name in rates}
+    )
+    parser.add_argument("--tasks", nargs="+", default=POCKET, choices=TASKS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
-    parser.add_argument("--output", type=Path, default=Path("results/pocket_learning_rates.jsonl"))
+    parser.add_argument("--epochs", type=float, default=3)
+    parser.add_argument("--output", type=Path, default=None)
     options = parser.parse_args()
-    measure(options.output, options.tasks, options.seeds)
-    print(table(options.output).to_string())
+    output = options.output or Path(f"results/{options.encoder}_learning_rates.jsonl")
+    methods = options.methods or list(RATES[options.encoder])
+    measure(output, options.encoder, methods, options.tasks, options.seeds, options.epochs)
+    print(table(output).to_string())

@@ -44,7 +44,8 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         default=["lora", "prilora"],
         metavar="M",
-        help="head, lora, ranks, pruning, prilora, prilora_layer, full, or all for these; lora_r1, "
+        help="head, lora, ranks, pruning, prilora, prilora_layer, full, bitfit, houlsby, pfeiffer (adapters), adalora "
+        "(needs PEFT), or all for these; lora_r1, "
         "lora_r1_same_s, lora_bottom, lora_top, pruning_95 turn one knob far (default: lora prilora)",
     )
     ablate.add_argument(
@@ -91,6 +92,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     ablate.add_argument("--device", choices=["cuda", "mps", "cpu"], help="default: the first of these that is there")
     ablate.set_defaults(run=_ablate)
+
+    report = commands.add_parser(
+        "report",
+        help="tables and comparisons from raw runs",
+        description="Print the tables of a file of runs, PRILoRA minus LoRA with intervals, and the other comparisons.",
+    )
+    report.add_argument("file", type=Path, help="file of runs that ablate wrote, ending in .jsonl")
+    report.set_defaults(run=_report)
 
     record = commands.add_parser(
         "record",
@@ -147,6 +156,17 @@ def _ablate(options: argparse.Namespace) -> int:
     plot_ablation(frame, {name: method.label for name, method in study.METHODS.items()}).savefig(figure, dpi=150)
     print(f"\n{study.format_table(summary)}\n\nruns: {options.output}   table: {table}   figure: {figure}")
     print("notebooks, from the folder of the repository: jupyter lab notebooks")
+    return 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    print("loading torch and transformers ...", file=sys.stderr, flush=True)
+    from prilora_lite.reporting import report
+    from prilora_lite.study import read_records
+
+    if not options.file.is_file():
+        raise ValueError(f"there is no file {options.file}; prilora-lite ablate writes one")
+    print(report(read_records(options.file)))
     return 0
 
 

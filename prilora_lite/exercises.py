@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from prilora_lite import study
+from prilora_lite.comparison import paired_interval as paired_interval_of_differences
 from prilora_lite.lora import LoRALinear
 from prilora_lite.pruner import InputNorms, keep_mask
 from prilora_lite.ranks import budget_ranks
@@ -134,7 +134,10 @@ def paired_interval(answer: Answer) -> None:
         first, second = generator.normal(80, 3, n), generator.normal(79, 3, n)
         hint = "differences first, pair by pair; ddof=1; n - 1 degrees of freedom"
         _equal(
-            f"(mean, half) for {n} pairs", answer(list(first), list(second)), study.paired_interval(first, second), hint
+            f"(mean, half) for {n} pairs",
+            answer(list(first), list(second)),
+            paired_interval_of_differences(first, second),
+            hint,
         )
 
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import platform
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
@@ -16,11 +15,9 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from datasets import Dataset
-from scipy import stats
 
 from prilora_lite.config import PRILoRAConfig
 from prilora_lite.encoders import Settings, settings_for
@@ -52,6 +49,10 @@ METHODS = {
         Method("prilora", PRILoRAConfig(), "PRILoRA (4..12, pruned)"),
         Method("prilora_layer", PRILoRAConfig(scaling="layer"), "PRILoRA, alpha / r_l"),
         Method("full", "full", "full fine-tuning"),
+        Method("bitfit", "bitfit", "BitFit (biases)"),
+        Method("houlsby", "houlsby", "adapter (Houlsby)"),
+        Method("pfeiffer", "pfeiffer", "adapter (Pfeiffer)"),
+        Method("adalora", "adalora", "AdaLoRA (r 12 to 8)"),
     )
 }
 
@@ -215,24 +216,6 @@ def summarize(runs: pd.DataFrame) -> pd.DataFrame:
     return table.sort_values(
         ["task", "method"], key=lambda c: c.map(order) if c.name == "method" else c, kind="stable", ignore_index=True
     )
-
-
-def paired_interval(first: Sequence[float], second: Sequence[float]) -> tuple[float, float]:
-    r"""Mean of the differences of two methods, pair by pair, and half the width of its 95 % t-interval.
-
-    .. math:: \bar d \pm t_{0.975,\,n-1}\,\frac{\mathrm{sd}(d)}{\sqrt n}, \qquad d_i = a_i - b_i
-
-    Args:
-        first, second: a and b, one value a seed, in the same order.
-
-    Raises:
-        ValueError: lists of different length, or fewer than two pairs.
-    """
-    if len(first) != len(second) or len(first) < 2:
-        raise ValueError(f"expected two or more pairs, got {len(first)} and {len(second)} values")
-    difference = np.asarray(first, dtype=float) - np.asarray(second, dtype=float)
-    n = len(difference)
-    return float(difference.mean()), float(stats.t.ppf(0.975, n - 1) * difference.std(ddof=1) / math.sqrt(n))
 
 
 def write_csv(runs: pd.DataFrame, records: Iterable[dict[str, Any]], path: str | Path) -> None:

@@ -13,13 +13,14 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import datasets
 import torch
 from datasets import Dataset
+from safetensors.torch import save_file
 from torch import nn
 from torch.utils.data import Sampler
 from tqdm.auto import tqdm
@@ -37,6 +38,7 @@ from transformers import (
 from transformers.trainer_callback import ExportableState
 from transformers.utils import logging as transformers_logging
 
+from prilora_lite import baselines
 from prilora_lite.adapt import Report, adapt, head_parameters, report
 from prilora_lite.checkpoint import save_adapter
 from prilora_lite.config import PRILoRAConfig
@@ -47,7 +49,7 @@ from prilora_lite.tasks import Task, check_rows, compute_metrics, get_task, load
 
 logger = transformers_logging.get_logger("transformers.prilora_lite")
 
-WITHOUT_ADAPTER = ("head", "full")
+METHODS_BY_NAME = ("head", "full", *baselines.BASELINES)
 SEVERAL_GPUS = (
     "Trainer would use nn.DataParallel over {} GPUs, whose replicas lose the input statistics: "
     "set CUDA_VISIBLE_DEVICES=0 for one GPU, or start one process per GPU with torchrun"
@@ -127,6 +129,11 @@ class PRILoRACallback(TrainerCallback, ExportableState):
             logger.warning("PRILoRACallback: training was stopped early; pruned now, so evaluate and save once more")
             self.pruner.prune()
             self.pruned_after_evaluation = True
+
+    @property
+    def history(self) -> list[dict[str, float]]:
+        """The pruner's: for each prune its step and the share of zeros before and after."""
+        return self.pruner.history if self.pruner else []
 
     def state(self) -> dict[str, Any]:
         """What Trainer writes into ``trainer_state.json``: the pruner, and a digest of the trained weights."""
@@ -289,7 +296,7 @@ class Result:
         metrics: of the last evaluation, the task's main metric first; split names stand before those of MNLI.
         curve: the same after each epoch, with ``epoch``; the last entry is ``metrics``.
         losses: of each training batch; a resumed run has those since it was resumed.
-        history: the pruner's, empty without pruning.
+        history: the pruner's, or the ranks that AdaLoRA's allocator left; empty for the others.
         counts: trainable and non-zero parameters of adapter and head.
         steps: optimizer steps made.
         seconds_per_step: median; the first two steps, which warm up, do not count.
@@ -302,7 +309,7 @@ class Result:
     metrics: dict[str, float]
     curve: list[dict[str, float]]
     losses: list[float]
-    history: list[dict[str, float]]
+    history: list[dict[str, Any]]
     counts: Report
     steps: int
     seconds_per_step: float
@@ -329,8 +336,9 @@ def finetune(
 
     Args:
         task: one of the nine GLUE tasks or of pocket's four.
-        method: a configuration, ``head`` for pooler and head alone, ``full`` for all weights; default: PRILoRA's own
-            configuration with the settings' alpha. A configuration that is given keeps its own alpha.
+        method: a configuration, ``head`` for pooler and head alone, ``full`` for all weights, or one of
+            :data:`~.baselines.BASELINES`; default: PRILoRA's own configuration with the settings' alpha. A
+            configuration that is given keeps its own alpha.
         encoder: a preset (``pocket``, ``minilm``, ``paper``), a folder or a name on the hub.
         rows: a folder of Parquet files, or the rows themselves by split; default: see :func:`~.tasks.load_rows`.
         settings: learning rate, epochs and the like; default: the preset's for this task.
@@ -351,8 +359,8 @@ def finetune(
     Raises:
         ValueError, OSError: a bad argument, rows or an encoder that can't be had.
     """
-    if not (method is None or isinstance(method, PRILoRAConfig) or method in WITHOUT_ADAPTER):
-        raise ValueError(f"method must be a PRILoRAConfig, 'head' or 'full', got {method!r}")
+    if not (method is None or isinstance(method, PRILoRAConfig) or method in METHODS_BY_NAME):
+        raise ValueError(f"method must be a PRILoRAConfig or one of {', '.join(METHODS_BY_NAME)}, got {method!r}")
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise ValueError(f"seed must be an integer of at least 0, got {seed!r}")
     if (save_steps or resume) and output_dir is None:
@@ -366,7 +374,8 @@ def finetune(
     set_seed(seed)
     model, tokenizer = load_encoder(encoder, glue, settings.head_dropout)
     check_length(model, settings.max_length)
-    trainable = _make_trainable(model, method)
+    steps = math.ceil(settings.epochs * math.ceil(len(data["train"]) / settings.batch_size))
+    model, own = _make_trainable(model, method, steps, settings.alpha)
     tokenized = {
         split: tokenize(data[split], glue, tokenizer, settings.max_length) for split in ("train", *glue.splits)
     }
@@ -402,16 +411,15 @@ def finetune(
             eval_dataset=_evaluation_sets(tokenized, glue),
             data_collator=DataCollatorWithPadding(tokenizer),
             compute_metrics=lambda output: compute_metrics(glue, output.predictions, output.label_ids),
-            callbacks=[*trainable, timer, *callbacks],  # the timer ends after the pruner: it is part of a step
+            callbacks=[*own, timer, *callbacks],  # the timer ends after the pruner: it is part of a step
         )
         _show_progress(trainer, progress)
         checkpoint = latest_checkpoint(folder) if resume else None
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         judged = any(_metrics(log) for log in trainer.state.log_history if log["step"] == trainer.state.global_step)
-        if not judged or (trainable and trainable[0].pruned_after_evaluation):
+        if not judged or any(getattr(callback, "pruned_after_evaluation", False) for callback in own):
             trainer.evaluate()  # Trainer saves before it evaluates, so a resumed run may find only the saving done
         curve = _curve(trainer.state.log_history, glue)
-        pruner = trainable[0].pruner if trainable else None
         path = None if output_dir is None else _save(model, tokenizer, method, folder)
     finally:
         if output_dir is None:
@@ -423,8 +431,8 @@ def finetune(
         metrics={name: value for name, value in curve[-1].items() if name != "epoch"},
         curve=curve,
         losses=[loss.item() for loss in trainer.losses],
-        history=pruner.history if pruner else [],
-        counts=report(model),
+        history=own[0].history if own else [],
+        counts=_count(model, method),
         steps=trainer.state.global_step,
         seconds_per_step=statistics.median(timer.seconds[2:] or timer.seconds or [math.nan]),
         path=path,
@@ -533,15 +541,29 @@ def pick_device(device: str | None = None) -> str:
     return device or here[0]
 
 
-def _make_trainable(model: nn.Module, method: str | PRILoRAConfig) -> list[PRILoRACallback]:
-    """Freeze and adapt as the method says; the callbacks that it needs."""
+def _make_trainable(
+    model: nn.Module, method: str | PRILoRAConfig, steps: int, alpha: float
+) -> tuple[nn.Module, list[Any]]:
+    """Freeze and adapt as the method says; the model to train, and the callbacks that the method needs."""
     if isinstance(method, PRILoRAConfig):
         adapt(model, method)
-        return [PRILoRACallback()]
+        return model, [PRILoRACallback()]
+    if method in baselines.BASELINES:
+        return baselines.make_trainable(model, method, steps=steps, alpha=alpha)
     model.requires_grad_(method == "full")
     for parameter in head_parameters(model):
         parameter.requires_grad_(True)
-    return []
+    return model, []
+
+
+def _count(model: nn.Module, method: str | PRILoRAConfig) -> Report:
+    counted = report(model)
+    if method not in baselines.BASELINES:
+        return counted
+    own = baselines.count(model)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    head = sum(parameter.numel() for parameter in trained) - own.adapter
+    return replace(counted, adapter=own.adapter, adapter_nonzero=own.adapter_nonzero, head=head, head_nonzero=head)
 
 
 def _common_arguments(precision: str, device: str | None) -> dict[str, Any]:
@@ -638,6 +660,10 @@ def _plain(method: str | PRILoRAConfig) -> str | dict[str, Any]:
 def _save(model: nn.Module, tokenizer: PreTrainedTokenizerBase, method: str | PRILoRAConfig, folder: Path) -> Path:
     if isinstance(method, PRILoRAConfig):
         return save_adapter(model, folder / "adapter.safetensors")
+    if method in ("houlsby", "pfeiffer"):  # no class of transformers has these layers
+        trained = {name: p.detach().cpu() for name, p in model.named_parameters() if p.requires_grad}
+        save_file(trained, folder / "trained.safetensors")
+        return folder / "trained.safetensors"
     bars = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()  # of writing one file
     model.save_pretrained(folder / "model")

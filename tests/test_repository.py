@@ -21,8 +21,8 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 # Each room may import from those before it, none after.
 ROOMS = (
     "errors", "ranks", "lora", "pruner", "config", "adapt", "checkpoint", "pocket.grammar", "pocket.tasks", "tasks",
-    "encoders", "training", "study", "recordings", "plots", "exercises", "widgets", "notebooks", "cli",
-    "pocket.pretrain",
+    "encoders", "baselines", "training", "comparison", "study", "reporting", "recordings", "plots", "exercises",
+    "widgets", "notebooks", "cli", "pocket.pretrain",
 )  # fmt: skip
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from scipy import stats
 
 from prilora_lite import study
 from prilora_lite.cli import main
@@ -261,16 +260,3 @@ def test_help_names_all_methods_and_tasks(capsys):
     text = capsys.readouterr().out
     assert all(name in text for name in study.METHODS)
     assert "cola sst2 mrpc stsb qqp mnli qnli rte wnli" in " ".join(text.split())
-
-
-def test_the_paired_interval_is_that_of_scipys_paired_test():
-    first, second = [80.0, 82.5, 79.0, 81.0], [79.0, 80.0, 79.5, 80.0]
-    mean, half = study.paired_interval(first, second)
-    expected = stats.ttest_rel(first, second).confidence_interval(0.95)
-    assert (mean - half, mean + half) == pytest.approx((expected.low, expected.high))
-
-
-def test_the_paired_interval_refuses_what_is_not_in_pairs():
-    for first, second in (([1.0], [2.0]), ([1.0, 2.0], [1.0])):
-        with pytest.raises(ValueError, match="two or more pairs"):
-            study.paired_interval(first, second)

@@ -267,7 +267,7 @@ def test_a_progress_bar_is_shown_and_nothing_else(encoder, rows, capfd):
 
 
 def test_bad_arguments_are_refused_before_anything_is_loaded(rows):
-    with pytest.raises(ValueError, match="method must be a PRILoRAConfig, 'head' or 'full', got 'lora'"):
+    with pytest.raises(ValueError, match=r"one of head, full, bitfit, .*, got 'lora'"):
         finetune("cola", "lora")
     for wrong in ({"first_rank": 4}, PRILoRAConfig, 8, ["head"]):
         with pytest.raises(ValueError, match="method must be a PRILoRAConfig"):

@@ -1,0 +1,183 @@
+"""What PRILoRA is compared with beside LoRA: BitFit, bottleneck adapters, and PEFT's AdaLoRA."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import TrainerCallback
+
+from prilora_lite.adapt import find_layers, head_parameters
+from prilora_lite.lora import linear_shape
+from prilora_lite.ranks import adapter_parameters
+
+BASELINES = ("bitfit", "houlsby", "pfeiffer", "adalora")
+RANK = 8  # of the LoRA whose budget the others are given
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Trainable parameters beside pooler and head, and those of them that still have an effect."""
+
+    adapter: int
+    adapter_nonzero: int
+
+
+def make_trainable(model: nn.Module, name: str, *, steps: int, alpha: float) -> tuple[nn.Module, list[TrainerCallback]]:
+    """Freeze a model and give it what the baseline trains, beside pooler and head.
+
+    Args:
+        model: an encoder with a head, not adapted.
+        name: ``bitfit``: all biases; ``houlsby``: a bottleneck after attention and after feed-forward;
+            ``pfeiffer``: after feed-forward alone; ``adalora``: PEFT's AdaLoRA on all linear layers of the layers.
+        steps: optimizer steps that the run will make; AdaLoRA spreads its pruning over them.
+        alpha: numerator of AdaLoRA's scaling.
+
+    Returns:
+        The model to train, which for AdaLoRA is PEFT's wrapper of it, and the callbacks that the method needs.
+
+    Raises:
+        ValueError: a structure that the baseline has no place in.
+        ModuleNotFoundError: AdaLoRA without PEFT.
+
+    Source: BitFit (Ben Zaken et al. 2022), adapters (Houlsby et al. 2019; Pfeiffer et al. 2021), AdaLoRA (Zhang et al.
+    2023). Bottleneck widths that match the budget of LoRA of rank 8: our choice.
+    """
+    layers, _ = find_layers(model)
+    heads = {id(parameter) for parameter in head_parameters(model)}
+    for parameter in model.parameters():
+        parameter.requires_grad_(id(parameter) in heads)
+    if name == "bitfit":
+        for parameter in _biases(model, heads):
+            parameter.requires_grad_(True)
+        return model, []
+    if name == "adalora":
+        return _adalora(model, layers, steps, alpha)
+    _add_bottlenecks(model, layers, both=name == "houlsby")
+    return model, []
+
+
+def count(model: nn.Module) -> Counts:
+    """Parameters that a baseline trains beside pooler and head, counted now."""
+    heads = {id(parameter) for parameter in head_parameters(model)}
+    trained = {
+        parameter_name: parameter
+        for parameter_name, parameter in model.named_parameters()
+        if parameter.requires_grad and id(parameter) not in heads and "modules_to_save" not in parameter_name
+    }
+    total = sum(parameter.numel() for parameter in trained.values())
+    if not any("lora_E" in parameter_name for parameter_name in trained):
+        return Counts(total, sum(int(parameter.count_nonzero()) for parameter in trained.values()))
+    alive = 0  # a direction of AdaLoRA whose lora_E is zero has no effect, whatever its row and column hold
+    for parameter_name, values in trained.items():
+        if "lora_E" in parameter_name:
+            row, column = (trained[parameter_name.replace("lora_E", other)] for other in ("lora_A", "lora_B"))
+            alive += int(values.count_nonzero()) * (1 + row.shape[1] + column.shape[0])
+    return Counts(total, alive)
+
+
+class Bottleneck(nn.Module):
+    r"""A linear layer followed by a small residual network.
+
+    .. math:: h = W_0 x + b_0, \qquad y = h + W_{up}\,\mathrm{gelu}(W_{down}\,h + b_{down}) + b_{up}
+
+    ``up`` starts at zero, so at the start the layer computes what its base computes.
+
+    Args:
+        base: the layer, frozen.
+        width: size of the bottleneck.
+    """
+
+    def __init__(self, base: nn.Module, width: int) -> None:
+        super().__init__()
+        self.base = base.requires_grad_(False)
+        out_features, _ = linear_shape(base)
+        self.down = nn.Linear(out_features, width, device=base.weight.device)
+        self.up = nn.Linear(width, out_features, device=base.weight.device)
+        nn.init.zeros_(self.up.weight)
+        nn.init.zeros_(self.up.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.base(x)
+        return h + self.up(F.gelu(self.down(h)))
+
+
+class AdaLoRACallback(TrainerCallback):
+    """Lets PEFT's allocator move the budget after each optimizer step.
+
+    Attributes:
+        history: for each change the step and how many directions are left, by layer.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.history: list[dict[str, Any]] = []
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        step = state.global_step + 1  # counted after this call
+        self.model.base_model.update_and_allocate(step)
+        ranks = {
+            name.removesuffix(".lora_E.default"): int(parameter.count_nonzero())
+            for name, parameter in self.model.named_parameters()
+            if name.endswith("lora_E.default")
+        }
+        if not self.history or ranks != self.history[-1]["ranks"]:
+            self.history.append({"step": step, "ranks": ranks})
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        planned = self.model.peft_config["default"].total_step
+        if state.max_steps != planned:
+            raise RuntimeError(f"AdaLoRA was planned for {planned} steps, but the run will make {state.max_steps}")
+
+
+def _biases(model: nn.Module, heads: set[int]) -> list[nn.Parameter]:
+    found = [p for name, p in model.named_parameters() if name.endswith("bias") and id(p) not in heads]
+    if not found:
+        raise ValueError(f"{type(model).__name__} has no biases for BitFit to train")
+    return found
+
+
+def _add_bottlenecks(model: nn.Module, layers: dict[int, dict[str, nn.Module]], both: bool) -> None:
+    """Behind the last linear layer of each attention and feed-forward block, or of the feed-forward alone."""
+    places = [[name for name in modules if name.endswith("output.dense")] for modules in layers.values()]
+    if any(sorted(names) != ["attention.output.dense", "output.dense"] for names in places):
+        raise ValueError(
+            f"{type(model).__name__} has no attention.output.dense and output.dense in each layer, "
+            "which is where a bottleneck is put; bottlenecks are for encoders built like BERT"
+        )
+    budget = adapter_parameters([RANK], [linear_shape(m) for m in layers[0].values()])
+    size, _ = linear_shape(layers[0]["output.dense"])
+    width = max(1, round((budget / (2 if both else 1) - size) / (2 * size + 1)))  # 2 d w + w + d parameters each
+    names = {module: name for name, module in model.named_modules()}
+    for modules in layers.values():
+        for name in ("attention.output.dense", "output.dense") if both else ("output.dense",):
+            parent, _, child = names[modules[name]].rpartition(".")
+            setattr(model.get_submodule(parent), child, Bottleneck(modules[name], width))
+
+
+def _adalora(
+    model: nn.Module, layers: dict[int, dict[str, nn.Module]], steps: int, alpha: float
+) -> tuple[nn.Module, list[TrainerCallback]]:
+    try:
+        from peft import AdaLoraConfig, get_peft_model
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError("AdaLoRA is PEFT's: pip install 'prilora-lite[peft]'") from error
+    names = {module: name for name, module in model.named_modules()}
+    heads = head_parameters(model)
+    saved = {name.rpartition(".")[0] for name, p in model.named_parameters() if any(p is head for head in heads)}
+    config = AdaLoraConfig(
+        init_r=RANK * 3 // 2,
+        target_r=RANK,
+        lora_alpha=alpha,
+        lora_dropout=0.0,
+        total_step=steps,
+        tinit=max(1, round(0.15 * steps)),  # the shares that AdaLoRA's script for RTE has
+        tfinal=round(0.45 * steps),
+        deltaT=max(1, steps // 100),
+        target_modules=[names[module] for modules in layers.values() for module in modules.values()],
+        modules_to_save=sorted(saved),
+    )
+    wrapped = get_peft_model(model, config)
+    return wrapped, [AdaLoRACallback(wrapped)]

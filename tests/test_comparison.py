@@ -1,0 +1,124 @@
+"""What a study can say, against scipy, against simulation and by hand."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from prilora_lite.comparison import compare, detectable, explore, holm, paired_interval, verdict
+
+values = st.floats(-10, 10).map(lambda x: round(x, 3))
+
+
+def runs(**methods):
+    """Runs of one task per key ``task_method``, one value a seed."""
+    rows = []
+    for key, row in methods.items():
+        task, method = key.split("_")
+        rows += [{"task": task, "method": method, "seed": seed, "value": value} for seed, value in enumerate(row)]
+    return pd.DataFrame(rows)
+
+
+def test_the_paired_interval_is_that_of_scipys_paired_test():
+    first, second = [80.0, 82.5, 79.0, 81.0], [79.0, 80.0, 79.5, 80.0]
+    mean, half = paired_interval(first, second)
+    expected = stats.ttest_rel(first, second).confidence_interval(0.95)
+    assert (mean - half, mean + half) == pytest.approx((expected.low, expected.high))
+
+
+@pytest.mark.parametrize(("first", "second"), [([1.0], [2.0]), ([1.0, 2.0], [1.0])])
+def test_the_paired_interval_refuses_what_is_not_in_pairs(first, second):
+    with pytest.raises(ValueError, match="two or more pairs"):
+        paired_interval(first, second)
+
+
+def test_a_comparison_has_scipys_interval_and_p_on_each_task():
+    a, b = [0.9, 0.8, 0.85, 0.95], [0.85, 0.82, 0.8, 0.9]
+    (row,) = compare(runs(cola_a=a, cola_b=b), "a", "b").itertuples()
+    expected = stats.ttest_rel(a, b)
+    interval = expected.confidence_interval(0.95)
+    assert (row.pairs, row.mean, row.p) == pytest.approx((4, 0.02 + 0.0125, expected.pvalue))
+    assert (row.low, row.high) == pytest.approx((interval.low, interval.high))
+
+
+def test_over_all_tasks_seeds_are_the_pairs_not_tasks():
+    table = compare(runs(x_a=[1, 2, 3], x_b=[0, 0, 0], y_a=[3, 2, 4], y_b=[0, 0, 0]), "a", "b")
+    overall = table[table.task == "all"].iloc[0]
+    assert overall.pairs == 3
+    assert overall["mean"] == pytest.approx(np.mean([2, 2, 3.5]))
+
+
+def test_a_seed_that_one_method_lacks_is_left_out():
+    (row,) = compare(runs(x_a=[1, 2, 3], x_b=[0, 0]), "a", "b").itertuples()
+    assert (row.pairs, row.mean) == (2, 1.5)
+
+
+def test_one_pair_has_a_mean_and_no_interval():
+    (row,) = compare(runs(x_a=[1], x_b=[0]), "a", "b").itertuples()
+    assert (row.pairs, row.mean) == (1, 1)
+    assert np.isnan([row.low, row.high, row.p]).all()
+
+
+def test_a_method_without_runs_is_refused_with_those_that_have_some():
+    with pytest.raises(ValueError, match="no runs of 'c'; there are a, b"):
+        compare(runs(x_a=[1], x_b=[0]), "a", "c")
+
+
+def test_methods_without_a_seed_in_common_are_refused():
+    frame = runs(x_a=[1, 2], x_b=[1, 2])
+    frame.loc[frame.method == "b", "seed"] += 10
+    with pytest.raises(ValueError, match="no seed of a task in common"):
+        compare(frame, "a", "b")
+
+
+def test_holm_by_hand():
+    assert holm([0.01, 0.04, 0.03]).tolist() == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.5, 0.6]).tolist() == [1.0, 1.0]
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=20))
+def test_holm_keeps_the_order_and_lies_between_p_and_bonferroni(p):
+    corrected = holm(p)
+    assert (corrected >= np.array(p)).all()
+    assert (corrected <= np.minimum(1, len(p) * np.array(p)) + 1e-12).all()
+    assert (np.diff(corrected[np.argsort(p)]) >= 0).all()
+
+
+def test_holm_does_not_count_what_could_not_be_tested():
+    corrected = holm([0.02, np.nan, 0.5])
+    assert corrected[0] == pytest.approx(0.04)
+    assert np.isnan(corrected[1])
+
+
+def test_exploring_corrects_for_all_methods_and_tasks_together():
+    generator = np.random.default_rng(0)
+    frame = runs(**{f"{task}_{method}": generator.normal(size=5) for task in "xy" for method in ("lora", "b", "c")})
+    table = explore(frame)
+    assert len(table) == 4
+    assert table["p_holm"].tolist() == pytest.approx(holm(table["p"]).tolist())
+    assert "all" not in set(table["task"])
+
+
+@pytest.mark.parametrize(("pairs", "power"), [(3, 0.8), (5, 0.8), (5, 0.5), (20, 0.9)])
+def test_a_detectable_difference_is_detected_with_its_power(pairs, power):
+    """By simulation: 4,000 studies of a true difference of that size."""
+    true = detectable(2.0, pairs, power)
+    studies = np.random.default_rng(0).normal(true, 2.0, size=(4000, pairs))
+    shown = (stats.ttest_1samp(studies, 0, axis=1).pvalue < 0.05).mean()
+    assert shown == pytest.approx(power, abs=4 * np.sqrt(power * (1 - power) / 4000))
+
+
+@pytest.mark.parametrize(
+    ("sd", "pairs", "power"), [(0.0, 5, 0.8), (1.0, 1, 0.8), (1.0, 5, 1.0), (float("nan"), 5, 0.8)]
+)
+def test_a_detectable_difference_of_nothing_is_refused(sd, pairs, power):
+    with pytest.raises(ValueError, match="expected sd > 0"):
+        detectable(sd, pairs, power)
+
+
+def test_a_verdict_needs_an_interval_without_zero():
+    assert [verdict(0.1, 2), verdict(-2, -0.1), verdict(-1, 1), verdict(0, 1)] == [
+        "above", "below", "no difference shown", "no difference shown",
+    ]  # fmt: skip
