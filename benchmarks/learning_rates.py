@@ -15,7 +15,8 @@ from pathlib import Path
 import pandas as pd
 
 from prilora_lite.encoders import settings_for
-from prilora_lite.study import METHODS, append_record, describe_environment, read_records
+from prilora_lite.records import append_record, read_records
+from prilora_lite.study import METHODS, describe_environment
 from prilora_lite.tasks import TASKS, load_rows
 from prilora_lite.training import finetune, pick_precision
 
@@ -30,7 +31,7 @@ RATES = {
         "adalora": (2e-3, 5e-3, 1e-2, 2e-2),
     },
     "minilm": {
-        "head": (1e-3, 3e-3, 1e-2),
+        "head": (1e-3, 3e-3, 1e-2, 3e-2, 1e-1),
         "lora": (5e-4, 1e-3, 2e-3),
         "full": (5e-5, 1e-4, 2e-4),
         "bitfit": (1e-3, 3e-3, 1e-2),

@@ -5,20 +5,36 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
+import tomllib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prilora_lite.errors import unknown
+
+if TYPE_CHECKING:
+    from prilora_lite import study
+
+# What a study's file may say
+STUDY = (
+    "methods", "ranks", "ratios", "intervals", "importances", "tasks", "seeds", "encoder", "rows", "output", "set",
+    "precision", "device", "jobs", "backend",
+)  # fmt: skip
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit status. A mistake of the user's is one message, no traceback."""
     parser = _parser()
+    arguments = sys.argv[1:] if arguments is None else arguments
     options = parser.parse_args(arguments)
     try:
+        if getattr(options, "study", None):
+            place = arguments.index(str(options.study))
+            described = [*arguments[: place + 1], *_described(options.study), *arguments[place + 1 :]]
+            options = parser.parse_args(described)
         return options.run(options)
     except ModuleNotFoundError as error:
-        print(f"prilora-lite: {error}; it comes with: pip install 'prilora-lite[lab]'", file=sys.stderr)
+        extra = {"ray": "ray", "peft": "peft"}.get(error.name, "lab")
+        print(f"prilora-lite: {error}; it comes with: pip install 'prilora-lite[{extra}]'", file=sys.stderr)
         return 2
     except (ValueError, OSError) as error:
         print(f"prilora-lite: {error}", file=sys.stderr)
@@ -37,16 +53,27 @@ def _parser() -> argparse.ArgumentParser:
         "ablate",
         help="compare methods on tasks over seeds",
         description="Fine-tune with each method on each task for each seed; print a table, write a line of JSON for "
-        "each run and a figure. Stopped and started again, it goes on with the runs that are missing.",
+        "each run and a figure. Stopped and started again, it goes on with the runs that are missing. A study can be "
+        "described in a file: the options below by their long names, as in results/minilm_glue.toml.",
     )
+    ablate.add_argument("study", nargs="?", type=Path, metavar="FILE.toml", help="file that describes the study")
     ablate.add_argument(
         "--methods",
         nargs="+",
-        default=["lora", "prilora"],
         metavar="M",
         help="head, lora, ranks, pruning, prilora, prilora_layer, full, bitfit, houlsby, pfeiffer (adapters), adalora "
         "(needs PEFT), or all for these; lora_r1, "
-        "lora_r1_same_s, lora_bottom, lora_top, pruning_95 turn one knob far (default: lora prilora)",
+        "lora_r1_same_s, lora_bottom, lora_top, pruning_95 turn one knob far (default: lora prilora, or none beside "
+        "configurations)",
+    )
+    crossed = ablate.add_argument_group("configurations, every value with every other one")
+    crossed.add_argument(
+        "--ranks", nargs="+", type=_ranks, metavar="R", help="first and last, such as 12..4 8 4..12 (default: 4..12)"
+    )
+    crossed.add_argument("--ratios", nargs="+", type=float, metavar="P", help="of A that is pruned (default: 0.5)")
+    crossed.add_argument("--intervals", nargs="+", type=int, metavar="N", help="steps between prunes (default: 40)")
+    crossed.add_argument(
+        "--importances", nargs="+", metavar="I", help="magnitude_input, magnitude, random (default: magnitude_input)"
     )
     ablate.add_argument(
         "--tasks",
@@ -72,9 +99,9 @@ def _parser() -> argparse.ArgumentParser:
     ablate.add_argument(
         "--output",
         type=Path,
-        default=Path("runs/ablation.jsonl"),
         metavar="FILE",
-        help="file of runs, ending in .jsonl; a .csv and a .png go beside it (default: runs/ablation.jsonl)",
+        help="file of runs, ending in .jsonl; tables and figures go beside it (default: beside FILE.toml, with its "
+        "name; else runs/ablation.jsonl)",
     )
     ablate.add_argument(
         "--set",
@@ -91,14 +118,25 @@ def _parser() -> argparse.ArgumentParser:
         help="auto: the preset's, else bf16 where the device computes in it natively (default)",
     )
     ablate.add_argument("--device", choices=["cuda", "mps", "cpu"], help="default: the first of these that is there")
+    ablate.add_argument(
+        "--jobs", type=int, metavar="N", help="runs at a time (default: 1, with Ray one for each processor)"
+    )
+    ablate.add_argument(
+        "--backend",
+        default="processes",
+        metavar="B",
+        help="where they are made: processes of this machine, or ray, a cluster (needs Ray; default: processes)",
+    )
     ablate.set_defaults(run=_ablate)
 
     report = commands.add_parser(
         "report",
         help="tables and comparisons from raw runs",
-        description="Print the tables of a file of runs, PRILoRA minus LoRA with intervals, and the other comparisons.",
+        description="Print the tables of a file of runs, PRILoRA minus LoRA with intervals, and the other comparisons; "
+        "write its tables (.csv, .md) and figures (.png).",
     )
     report.add_argument("file", type=Path, help="file of runs that ablate wrote, ending in .jsonl")
+    report.add_argument("--output", type=Path, metavar="FOLDER", help="where to write them (default: beside the file)")
     report.set_defaults(run=_report)
 
     record = commands.add_parser(
@@ -125,48 +163,96 @@ def _parser() -> argparse.ArgumentParser:
 
 def _ablate(options: argparse.Namespace) -> int:
     print("loading torch and transformers ...", file=sys.stderr, flush=True)
-    from prilora_lite import study
-    from prilora_lite.plots import plot_ablation
+    from prilora_lite import reporting, study
+    from prilora_lite.records import read_crashes
 
-    if options.output.suffix != ".jsonl":
-        raise ValueError(f"--output {options.output}: expected a name that ends in .jsonl")
-    methods = (
-        [name for name in study.METHODS if name not in study.CONTRASTS]
-        if options.methods == ["all"]
-        else options.methods
-    )
-    runs = study.grid(methods, options.tasks, options.seeds)
+    output = options.output or (options.study.with_suffix(".jsonl") if options.study else Path("runs/ablation.jsonl"))
+    if output.suffix != ".jsonl":
+        raise ValueError(f"--output {output}: expected a name that ends in .jsonl")
+    if options.jobs is not None and options.jobs < 1:
+        raise ValueError(f"--jobs {options.jobs}: expected a number of at least 1")
+    runs = study.grid(_methods(options), options.tasks, options.seeds)
+    speaks = study.RANK == 0  # of several processes for one run, the first
 
     def announce(number: int, count: int, run: study.Run, record: dict[str, Any] | None) -> None:
-        name = f"[{number}/{count}] {run.task} {study.METHODS[run.method].label}, seed {run.seed}"
+        name = f"[{number}/{count}] {run.task} {run.method.label}, seed {run.seed}"
         if record is None:
-            print(name, file=sys.stderr, flush=True)
+            tell(name)
+        elif "error" in record:
+            tell(f"{name}: crashed after {record['seconds']:.0f} s: {record['error']}")
         else:
             metric, value = next(iter(record["metrics"].items()))
-            print(f"{name}: {metric} {value:.3f} after {record['seconds']:.0f} s", file=sys.stderr, flush=True)
+            tell(f"{name}: {metric} {value:.3f} after {record['seconds']:.0f} s")
+
+    def tell(line: str) -> None:
+        if speaks:
+            print(line, file=sys.stderr, flush=True)
 
     records = study.ablate(
-        runs, options.output, encoder=options.encoder, rows=options.rows, overrides=_settings(options.set),
-        precision=options.precision, device=options.device, on_run=announce,
+        runs, output, encoder=options.encoder, rows=options.rows, overrides=_settings(options.set),
+        precision=options.precision, device=options.device, jobs=options.jobs, backend=options.backend,
+        progress=speaks, on_run=announce,
     )  # fmt: skip
-    frame, in_file = study.to_dataframe(records), study.read_records(options.output)
-    summary = study.summarize(frame)
-    table, figure = options.output.with_suffix(".csv"), options.output.with_suffix(".png")
-    study.write_csv(study.to_dataframe(in_file), in_file, table)
-    plot_ablation(frame, {name: method.label for name, method in study.METHODS.items()}).savefig(figure, dpi=150)
-    print(f"\n{study.format_table(summary)}\n\nruns: {options.output}   table: {table}   figure: {figure}")
-    print("notebooks, from the folder of the repository: jupyter lab notebooks")
-    return 0
+    crashed = [record for record in read_crashes(output) if record["encoder"] == options.encoder]
+    if speaks and records:
+        written = reporting.write(output)
+        print(f"\n{reporting.format_table(reporting.summarize(reporting.to_dataframe(records)))}\n")
+        print("  ".join([f"runs: {output}", *(f"{kind}: {path}" for kind, path in written.items())]))
+        print("notebooks, from the folder of the repository: jupyter lab notebooks")
+    if crashed:
+        tell(f"{len(crashed)} runs crashed: {output} says how; the same command tries them again")
+    return 1 if crashed else 0
+
+
+def _methods(options: argparse.Namespace) -> list[str | study.Method]:
+    """The methods that are named, and the configurations that are crossed."""
+    from prilora_lite import study
+
+    crossed = {name: getattr(options, name) for name in ("ranks", "ratios", "intervals", "importances")}
+    crossed = {name: values for name, values in crossed.items() if values is not None}
+    named = options.methods or ([] if crossed else ["lora", "prilora"])
+    if named == ["all"]:
+        named = [name for name in study.METHODS if name not in study.CONTRASTS]
+    return [*named, *(study.configurations(**crossed) if crossed else [])]
+
+
+def _ranks(text: str) -> tuple[int, int]:
+    """``4..12`` -> (4, 12), ``8`` -> (8, 8)."""
+    first, _, last = text.partition("..")
+    try:
+        return int(first), int(last or first)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text}: expected FIRST..LAST, such as 4..12, or one rank") from None
+
+
+def _described(file: Path) -> list[str]:
+    """A study's file as the arguments that say the same."""
+    try:
+        study = tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"there is no file {file}: a study is described in a file that ends in .toml") from None
+    except ValueError as error:
+        raise ValueError(f"{file} is no TOML: {error}") from error
+    arguments = []
+    for name, value in study.items():
+        if name not in STUDY:
+            raise unknown(f"option in {file}:", name, STUDY)
+        if isinstance(value, dict):
+            value = [f"{setting}={number}" for setting, number in value.items()]
+        arguments += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
+    return arguments
 
 
 def _report(options: argparse.Namespace) -> int:
     print("loading torch and transformers ...", file=sys.stderr, flush=True)
-    from prilora_lite.reporting import report
-    from prilora_lite.study import read_records
+    from prilora_lite import reporting
+    from prilora_lite.records import read_records
 
     if not options.file.is_file():
         raise ValueError(f"there is no file {options.file}; prilora-lite ablate writes one")
-    print(report(read_records(options.file)))
+    print(reporting.report(read_records(options.file)))
+    written = reporting.write(options.file, options.output)
+    print("\n" + "\n".join(f"{kind}: {path}" for kind, path in written.items()))
     return 0
 
 

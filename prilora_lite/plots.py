@@ -10,16 +10,18 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from scipy import stats
 
 # Okabe and Ito's colours, told apart by the colour-blind and on a projector
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = "os^Dv<>P"
 
 
 def plot_ablation(runs: pd.DataFrame, labels: dict[str, str] | None = None) -> Figure:
     """Every run as a dot and every method's mean as a bar, one panel per task.
 
     Args:
-        runs: one row per run, as :func:`~prilora_lite.study.to_dataframe` gives them.
+        runs: one row per run, as :func:`~prilora_lite.reporting.to_dataframe` gives them.
         labels: method -> text on the axis; default: the method's name.
 
     Returns:
@@ -49,6 +51,139 @@ def plot_ablation(runs: pd.DataFrame, labels: dict[str, str] | None = None) -> F
     axes.set_yticks(range(len(methods)), [labels.get(method, method) for method in methods])
     axes.set_ylim(len(methods) - 0.5, -0.5)
     return figure
+
+
+IDEAS = ("lora", "ranks", "pruning", "prilora")  # neither, each alone, both
+
+
+def plot_ideas(runs: pd.DataFrame) -> Figure:
+    """The two ideas, each alone and together: mean and 95 % t-interval over seeds, one panel per task.
+
+    Args:
+        runs: one row per run, with all four methods of :data:`IDEAS`.
+
+    Returns:
+        A figure: on the left of a panel without pruning, on the right with it; one line per schedule.
+    """
+    tasks = [
+        task for task in dict.fromkeys(runs["task"]) if set(IDEAS) <= set(runs.loc[runs["task"] == task, "method"])
+    ]
+    figure, panels = _panels(len(tasks), height=4)
+    for axes, task in zip(panels, tasks, strict=True):
+        here = runs[runs["task"] == task]
+        lines = (("flat ranks", IDEAS[0::2], "o", -0.03), ("rising ranks", IDEAS[1::2], "s", 0.03))
+        for colour, (label, methods, marker, shift) in zip(COLOURS, lines, strict=False):
+            means, halves = zip(*(_mean_and_half(here, here["method"] == method) for method in methods), strict=True)
+            axes.errorbar(
+                [shift, 1 + shift], means, halves, color=colour, marker=marker, markersize=8, capsize=5, label=label
+            )
+        axes.set_xticks([0, 1], ["not pruned", "half of A pruned"])
+        axes.set_xlim(-0.4, 1.4)
+        axes.set_title(task)
+        axes.set_ylabel(f"{here['metric'].iloc[0]} on validation (%)")
+    panels[0].legend(frameon=False, loc="best")
+    return figure
+
+
+def plot_cost(runs: pd.DataFrame, labels: dict[str, str] | None = None) -> Figure:
+    """Metric against parameters that are trained and not zero, one point per method, one panel per task.
+
+    Args:
+        runs: one row per run.
+        labels: method -> text beside its point; default: the method's name.
+
+    Returns:
+        A figure; mean and 95 % t-interval over seeds. The head counts: it is trained, too.
+    """
+    labels, tasks = labels or {}, list(dict.fromkeys(runs["task"]))
+    methods = [method for method in labels if method in set(runs["method"])]
+    methods += [method for method in dict.fromkeys(runs["method"]) if method not in methods]
+    figure, panels = _panels(len(tasks), height=4.5)
+    for axes, task in zip(panels, tasks, strict=True):
+        here = runs[runs["task"] == task]
+        for place, method in enumerate(methods):
+            chosen = here["method"] == method
+            if chosen.any():
+                mean, half = _mean_and_half(here, chosen)
+                parameters = (here.loc[chosen, "adapter_nonzero"] + here.loc[chosen, "head_nonzero"]).median()
+                colour, marker = COLOURS[place % len(COLOURS)], MARKERS[place // len(COLOURS)]
+                axes.errorbar(
+                    parameters, mean, half, color=colour, marker=marker, markersize=8, capsize=4, linestyle="none",
+                    label=labels.get(method, method),
+                )  # fmt: skip
+        axes.set_xscale("log")
+        axes.set_title(task)
+        axes.set_xlabel("trained parameters that are not zero")
+        axes.set_ylabel(f"{here['metric'].iloc[0]} on validation (%)")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
+    return figure
+
+
+def grid_values(runs: pd.DataFrame) -> tuple[list[int], list[float]]:
+    """The slopes r_f - r_s and the pruning ratios that there are runs of, at the default interval and importance."""
+    usual = _usual(runs)
+    return sorted(set(usual["slope"])), sorted(set(usual["ratio"]))
+
+
+def plot_grid(runs: pd.DataFrame, slope: int, ratio: float) -> Figure:
+    """Metric against the rank slope at one pruning ratio, and against the ratio at one slope; a line per task.
+
+    Args:
+        runs: one row per run of a grid, all with the same mean rank.
+        slope: r_f - r_s, for the panel on the right, marked on the left.
+        ratio: share of A that is pruned, for the panel on the left, marked on the right.
+
+    Returns:
+        A figure; mean and 95 % t-interval over seeds.
+
+    Raises:
+        ValueError: no runs of that slope or ratio; those there are are named.
+    """
+    usual = _usual(runs)
+    slopes, ratios = grid_values(runs)
+    for name, value, there in (("slope", slope, slopes), ("ratio", ratio, ratios)):
+        if value not in there:
+            raise ValueError(f"no runs with {name} {value!r}; there are {', '.join(f'{v:g}' for v in there)}")
+    figure, (left, right) = _panels(2, height=4, sharey=True)
+    panels = (
+        (left, "slope", slopes, usual["ratio"] == ratio, slope, f"at pruning ratio {ratio:g}"),
+        (right, "ratio", ratios, usual["slope"] == slope, ratio, f"at slope {slope:+d}" if slope else "at slope 0"),
+    )
+    for axes, name, values, fixed, here, title in panels:
+        axes.axvline(here, color="0.8", linewidth=8, zorder=0)
+        for place, task in enumerate(dict.fromkeys(usual["task"])):
+            cells = [fixed & (usual["task"] == task) & (usual[name] == value) for value in values]
+            points = [
+                (value, *_mean_and_half(usual, cell)) for value, cell in zip(values, cells, strict=True) if cell.any()
+            ]
+            axes.errorbar(
+                *zip(*points, strict=True), color=COLOURS[place], marker=MARKERS[place % 4], capsize=4, label=task
+            )
+        axes.set_xticks(values)
+        axes.set_title(title)
+    left.set_xlabel("rank slope: last rank - first rank")
+    right.set_xlabel("pruning ratio")
+    left.set_ylabel("metric on validation (%)")
+    right.legend(frameon=False, loc="best")
+    return figure
+
+
+def _usual(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs of configurations that differ in slope and ratio alone, with their slope, at the usual mean rank."""
+    usual = runs[(runs["scaling"] == "mean") & runs["layers"].isna()]
+    total = usual["first_rank"] + usual["last_rank"]
+    usual = usual[total == total.mode().max()]
+    pruned = (usual["interval"] == 40) & (usual["importance"] == "magnitude_input")
+    usual = usual[pruned | (usual["ratio"] == 0)]
+    return usual.assign(slope=(usual["last_rank"] - usual["first_rank"]).astype(int))
+
+
+def _mean_and_half(runs: pd.DataFrame, chosen: pd.Series) -> tuple[float, float]:
+    """Mean in percent, and half the width of its 95 % t-interval; 0 for one run."""
+    values = 100 * runs.loc[chosen, "value"].to_numpy()
+    if len(values) < 2:
+        return float(values.mean()), 0.0
+    return float(values.mean()), float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
 
 
 def plot_spectrum(values: np.ndarray, rank: int) -> Figure:

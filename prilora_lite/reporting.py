@@ -1,30 +1,176 @@
-"""From raw runs to the tables and sentences of a report: ``prilora-lite report FILE``."""
+"""From raw runs to tables, comparisons and figures: ``prilora-lite report FILE``."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from matplotlib.figure import Figure
 
+from prilora_lite import plots
 from prilora_lite.comparison import PRIMARY, compare, detectable, explore, verdict
 from prilora_lite.encoders import settings_for
-from prilora_lite.study import METHODS, format_table, summarize, to_dataframe
+from prilora_lite.records import read_records
+from prilora_lite.study import METHODS
+from prilora_lite.tasks import TASKS
+
+CONFIGURATION = ("first_rank", "last_rank", "scaling", "layers", "ratio", "interval", "importance")
+
+
+def to_dataframe(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
+    """One row per run: encoder, task, method, seed, the main metric (name and value), configuration, counts and times.
+
+    The configuration's columns are empty for a method that has none.
+    """
+    rows = []
+    for record in records:
+        metric, value = next(iter(record["metrics"].items()))
+        config = dict(record["method"]) if isinstance(record["method"], dict) else {}
+        if config.get("layers") is not None:
+            config["layers"] = " ".join(map(str, config["layers"]))
+        rows.append(
+            {
+                "encoder": record["encoder"], "task": record["task"], "method": record["name"],
+                "seed": record["seed"], "metric": metric, "value": value,
+                **{name: config.get(name) for name in CONFIGURATION}, **record["counts"],
+                "steps": record["steps"], "epochs": record["settings"]["epochs"],
+                "learning_rate": record["settings"]["learning_rate"],
+                "seconds_per_step": record["seconds_per_step"], "seconds": record["seconds"],
+            }
+        )  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def summarize(runs: pd.DataFrame) -> pd.DataFrame:
+    """One row per task and method: mean and standard deviation of the metric over seeds, counts, seconds per step.
+
+    The deviation is that of a sample (n - 1); with one seed there is none.
+    """
+    groups = runs.groupby(["task", "method", "metric"], sort=False)
+    table = groups.agg(
+        seeds=("seed", "nunique"),
+        mean=("value", "mean"),
+        sd=("value", "std"),
+        adapter=("adapter", "first"),
+        adapter_nonzero=("adapter_nonzero", "median"),
+        head=("head", "first"),
+        head_nonzero=("head_nonzero", "median"),
+        seconds_per_step=("seconds_per_step", "median"),
+    ).reset_index()
+    table = table.astype({"adapter_nonzero": int, "head_nonzero": int})
+    return table.sort_values(["task", "method"], key=_place, kind="stable", ignore_index=True)
+
+
+def write(file: Path, folder: Path | None = None) -> dict[str, Path]:
+    """Write all tables and figures that a file of runs gives, by the file's name.
+
+    ``.csv``: one row per run, below comment lines (#) that say on what they were measured. ``.md``: a table for each
+    of :func:`groups`. ``.png``: every run of the first of them. Where the runs allow it, ``_ideas.png``: each idea
+    alone and both; ``_cost.png``: metric against parameters; ``_grid.png``: metric against slope and pruning ratio.
+
+    Args:
+        file: the runs, ending in .jsonl.
+        folder: where to write; default: beside the file.
+
+    Returns:
+        Kind of file -> path.
+    """
+    records = read_records(file)
+    stem = (file.parent if folder is None else folder) / file.stem
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    runs, parts = to_dataframe(records), groups(records)
+    environments = {json.dumps(record["environment"]): record["environment"] for record in records}
+    paths = {"table": stem.with_suffix(".csv"), "markdown": stem.with_suffix(".md")}
+    with open(paths["table"], "w", encoding="utf-8", newline="\n") as table:
+        for environment in environments.values():
+            table.write("# " + ", ".join(f"{name} {value}" for name, value in environment.items()) + "\n")
+        runs.to_csv(table, index=False, lineterminator="\n")
+    tables = [f"{title}\n\n{markdown_table(part)}\n" for title, part in parts.items()]
+    paths["markdown"].write_text("\n".join(tables), encoding="utf-8", newline="\n")
+    for kind, figure in _figures(next(iter(parts.values()))).items():
+        paths[kind] = stem.with_name(stem.name + ("" if kind == "figure" else f"_{kind}") + ".png")
+        figure.savefig(paths[kind], dpi=150)
+    return paths
+
+
+def _figures(runs: pd.DataFrame) -> dict[str, Figure]:
+    """The figures that these runs have enough of."""
+    labels = {name: method.label for name, method in METHODS.items()}
+    figures = {"figure": plots.plot_ablation(runs, labels)}
+    several = runs["seed"].nunique() > 1
+    if several and set(plots.IDEAS) <= set(runs["method"]):
+        figures["ideas"] = plots.plot_ideas(runs)
+    if several and runs["method"].nunique() > 2:
+        figures["cost"] = plots.plot_cost(runs, labels)
+    slopes, ratios = plots.grid_values(runs)
+    if len(slopes) > 2 and len(ratios) > 1:
+        figures["grid"] = plots.plot_grid(runs, slopes[-1], ratios[-1])
+    return figures
+
+
+def format_table(summary: pd.DataFrame) -> str:
+    """The summary for a terminal 80 columns wide: metrics in percent, parameters in thousands."""
+    lines = [f"{'':<38} {'trainable':>14} {'non-zero':>14}"]
+    task = None
+    for row in summary.itertuples():
+        if row.task != task:
+            task, title = row.task, f"{row.task}, {row.metric} %"
+            lines.append(f"{title:<38} {'adapter':>7}{'head':>7} {'adapter':>7}{'head':>7}{'s/step':>7}")
+        label = _label(row.method)
+        if len(label) > 24:
+            lines.append(f"  {label}")
+            label = ""
+        sd = "" if pd.isna(row.sd) else f" ({100 * row.sd:.1f})"
+        counts = [_thousands(n) for n in (row.adapter, row.head, row.adapter_nonzero, row.head_nonzero)]
+        lines.append(
+            f"  {label:<24}{f'{100 * row.mean:.1f}{sd}':>12} "
+            f"{counts[0]:>7}{counts[1]:>7} {counts[2]:>7}{counts[3]:>7}{row.seconds_per_step:>7.3f}"
+        )
+    seeds = sorted(set(summary.seeds))
+    count = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
+    lines.append(f"mean (standard deviation) over {count} seed{'s' if seeds[-1] > 1 else ''}; parameters in thousands")
+    if "full" in set(summary.method):
+        lines.append("head: pooler and classifier; of full fine-tuning all weights")
+    return "\n".join(lines)
 
 
 def groups(records: Iterable[dict[str, Any]]) -> dict[str, pd.DataFrame]:
-    """Runs that may be compared with one another: same encoder, all of the preset's length or of the same other one.
+    """Runs that may be compared with one another: same encoder, and the same departures from its preset's settings.
 
     Returns:
-        Title -> one row per run.
+        Title, such as ``pocket, epochs=0.5`` -> one row per run; those as the preset has it first.
     """
-    runs = to_dataframe(records)
-    usual = [
-        epochs == settings_for(encoder, task).epochs
-        for encoder, task, epochs in zip(runs["encoder"], runs["task"], runs["epochs"], strict=True)
-    ]
-    length = ["" if same else f", {epochs:g} epochs" for same, epochs in zip(usual, runs["epochs"], strict=True)]
-    return dict(list(runs.groupby(runs["encoder"] + length, sort=False)))
+    parts: dict[str, list[dict[str, Any]]] = {}
+    for record in records:
+        preset = asdict(settings_for(record["encoder"], record["task"], record["method"]))
+        changed = [f", {name}={value:g}" for name, value in record["settings"].items() if value != preset[name]]
+        parts.setdefault(record["encoder"] + "".join(changed), []).append(record)
+    return {title: to_dataframe(parts[title]) for title in sorted(parts, key=lambda title: "=" in title)}
+
+
+def markdown_table(runs: pd.DataFrame) -> str:
+    """One row per method, one column per task, in percent, with the counts: the tables of the README.
+
+    In brackets the standard deviation; in square ones the number of seeds where it is not that of the other cells.
+    """
+    summary = summarize(runs)
+    tasks = [task for task in TASKS if task in set(runs["task"])]
+    metrics = {task: summary.loc[summary["task"] == task, "metric"].iloc[0] for task in tasks}
+    titles = [f"{task}, {metrics[task]} %" for task in tasks]
+    usual = summary["seeds"].max()
+    header = ["method", *titles, "adapter: trainable", "non-zero", "head"]
+    lines = [header, ["---"] * len(header)]
+    for method, rows in _in_order(summary).groupby("method", sort=False):
+        by_task = {row.task: row for row in rows.itertuples()}
+        values = [_cell(by_task.get(task), usual) for task in tasks]
+        row = rows.iloc[0]
+        counts = ("-", "-") if not row["adapter"] else (f"{row['adapter']:,}", f"{row['adapter_nonzero']:,}")
+        lines.append([_label(method), *values, *counts, f"{row['head']:,}"])
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
 def report(records: Iterable[dict[str, Any]]) -> str:
@@ -43,7 +189,7 @@ def _section(title: str, runs: pd.DataFrame) -> str:
     parts = [title, "=" * len(title), format_table(summarize(runs))]
     methods = set(runs["method"])
     if set(PRIMARY) <= methods:
-        first, second = (METHODS[name].label for name in PRIMARY)
+        first, second = map(_label, PRIMARY)
         parts += ["", f"{first} minus {second}: named before the runs"]
         parts += [_line(row) for row in compare(runs, *PRIMARY).itertuples()]
         parts += ["[n: d]: n seeds show a true difference of d in 4 studies of 5"]
@@ -52,9 +198,10 @@ def _section(title: str, runs: pd.DataFrame) -> str:
         table = explore(others, PRIMARY[1])
         parts += ["", f"every other method minus {METHODS[PRIMARY[1]].label}: exploratory"]
         for method, rows in table.groupby("method", sort=False):
-            parts.append(f" {METHODS[method].label if method in METHODS else method}")
+            parts.append(f" {_label(method)}")
             parts += [_line(row, row.p_holm) for row in rows.itertuples()]
-        parts.append(f"p: of the paired t-test, corrected for {table['p'].notna().sum()} looks (Holm)")
+        if looks := table["p"].notna().sum():
+            parts.append(f"p: of the paired t-test, corrected for {looks} looks (Holm)")
     return "\n".join(parts)
 
 
@@ -68,3 +215,30 @@ def _line(row: Any, p_holm: float | None = None) -> str:
         return f"{text}  p {p_holm:.3f}"
     smallest = f" [{row.pairs}: {100 * detectable(row.sd, row.pairs):.1f}]" if row.sd else ""
     return f"{text}  {verdict(row.low, row.high)}{smallest}"
+
+
+def _label(method: str) -> str:
+    return METHODS[method].label if method in METHODS else method
+
+
+def _place(column: pd.Series) -> pd.Series:
+    """Sorting by method: those with a name first, in their order, then the rest by theirs."""
+    if column.name != "method":
+        return column
+    order = {name: f"{place:03}" for place, name in enumerate(METHODS)}
+    return column.map(lambda name: order.get(name, name.rjust(40)))
+
+
+def _in_order(summary: pd.DataFrame) -> pd.DataFrame:
+    return summary.sort_values("method", key=_place, kind="stable")
+
+
+def _cell(row: Any, usual_seeds: int) -> str:
+    if row is None:
+        return "-"
+    sd = "" if pd.isna(row.sd) else f" ({100 * row.sd:.1f})"
+    return f"{100 * row.mean:.1f}{sd}" + (f" [{row.seeds}]" if row.seeds != usual_seeds else "")
+
+
+def _thousands(count: int) -> str:
+    return f"{count / 1000:,.0f}" if count < 10_000_000 else f"{count / 1e6:,.0f}M"

@@ -1,4 +1,4 @@
-"""The ablation: methods x tasks x seeds, one JSON line per finished run, and the table they make."""
+"""The ablation: methods x tasks x seeds, one JSON line per run, on one machine or several."""
 
 from __future__ import annotations
 
@@ -7,23 +7,27 @@ import json
 import os
 import platform
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
-from itertools import product
+from itertools import product, starmap
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
+import joblib
 import torch
 from datasets import Dataset
+from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from prilora_lite.config import PRILoRAConfig
 from prilora_lite.encoders import Settings, settings_for
 from prilora_lite.errors import unknown
+from prilora_lite.records import append_record, read_records
 from prilora_lite.tasks import get_task, load_rows
-from prilora_lite.training import finetune, pick_device, pick_precision, result_record
+from prilora_lite.training import RANK, WORLD_SIZE, check_encoder, finetune, pick_device, pick_precision, result_record
+
+BACKENDS = {"processes": "loky", "ray": "prilora-ray"}  # our name -> joblib's
 
 
 @dataclass(frozen=True)
@@ -76,24 +80,70 @@ METHODS |= CONTRASTS
 class Run:
     """One cell of the grid."""
 
-    method: str
+    method: Method
     task: str
     seed: int
 
 
-def grid(methods: Iterable[str], tasks: Iterable[str], seeds: Iterable[int]) -> list[Run]:
+@dataclass(frozen=True)
+class _Plan:
+    """A run with everything settled, and its place in the grid."""
+
+    number: int
+    run: Run
+    key: list[Any]
+    encoder: str
+    settings: Settings
+    trains: str | PRILoRAConfig
+
+
+def grid(methods: Iterable[str | Method], tasks: Iterable[str], seeds: Iterable[int]) -> list[Run]:
     """All runs, each once, seed by seed, so that a study cut short has whole comparisons.
+
+    Args:
+        methods: names of :data:`METHODS`, or methods of your own such as :func:`configurations` gives.
+        tasks: names of tasks.
+        seeds: numbers from 0 up.
 
     Raises:
         ValueError: an unknown method or task; the nearest name is given.
     """
-    methods, tasks, seeds = dict.fromkeys(methods), dict.fromkeys(tasks), dict.fromkeys(seeds)
-    for name in methods:
-        if name not in METHODS:
-            raise unknown("method", name, METHODS)
+    chosen = []
+    for method in methods:
+        if not isinstance(method, Method) and method not in METHODS:
+            raise unknown("method", method, METHODS)
+        chosen.append(method if isinstance(method, Method) else METHODS[method])
+    chosen, tasks, seeds = dict.fromkeys(chosen), dict.fromkeys(tasks), dict.fromkeys(seeds)
     for name in tasks:
         get_task(name)
-    return [Run(method, task, seed) for seed, task, method in product(seeds, tasks, methods)]
+    return [Run(method, task, seed) for seed, task, method in product(seeds, tasks, chosen)]
+
+
+def configurations(
+    ranks: Iterable[tuple[int, int]] = ((4, 12),),
+    ratios: Iterable[float] = (0.5,),
+    intervals: Iterable[int] = (40,),
+    importances: Iterable[str] = ("magnitude_input",),
+) -> list[Method]:
+    """Every schedule with every pruning: configurations crossed, each once, those that have a name under that name.
+
+    Args:
+        ranks: first and last rank: (12, 4) falls, (8, 8) is flat, (4, 12) rises, all at the same budget.
+        ratios: shares of A to prune; 0 is no pruning, whatever interval and importance.
+        intervals: N, optimizer steps from one prune to the next.
+        importances: ``magnitude_input``, ``magnitude`` or ``random``.
+
+    Raises:
+        ValueError: a value that :class:`~.config.PRILoRAConfig` refuses.
+    """
+    named = {method.trains: method for method in reversed(METHODS.values()) if method.alpha_share == 1}
+    methods = {}
+    for (first, last), ratio, interval, importance in product(ranks, ratios, intervals, importances):
+        config = PRILoRAConfig(first_rank=first, last_rank=last, ratio=ratio)
+        if ratio:
+            config = replace(config, interval=interval, importance=importance)
+        methods[config] = named.get(config) or Method(label := _label(config), config, label)
+    return list(methods.values())
 
 
 def ablate(
@@ -105,10 +155,14 @@ def ablate(
     overrides: dict[str, Any] | None = None,
     precision: str = "auto",
     device: str | None = None,
+    jobs: int | None = None,
+    backend: str = "processes",
     progress: bool = True,
     on_run: Callable[[int, int, Run, dict[str, Any] | None], None] | None = None,
 ) -> list[dict[str, Any]]:
     """Make the runs that the output file does not hold yet, and append one JSON line for each.
+
+    A run that crashes is written down with its error, the others go on, and the next call tries it again.
 
     Args:
         runs: the grid.
@@ -116,138 +170,59 @@ def ablate(
             are not repeated.
         encoder, rows, precision, device, progress: see :func:`~.training.finetune`.
         overrides: settings to change for all runs, such as ``{"epochs": 1}``.
-        on_run: called with number, count, run and its record before each run (record None) and after it.
+        jobs: runs at a time; default: one, in this process, and with Ray as many as the cluster has processors.
+        backend: where they are made: ``processes`` of this machine, or ``ray``, the Ray cluster that runs here (one on
+            this machine alone is started if none does). On GPUs, each run takes one: give as many jobs as GPUs.
+        on_run: called with number, count, run and its record before each run (record None; not with several jobs) and
+            after it. The record of a run that crashed has an ``error``.
 
     Returns:
-        The records of all the runs, those made earlier too.
+        The records of all the runs that are finished, those made earlier too.
+
+    Raises:
+        ValueError: a bad argument, or rows or settings that no run could be made with.
+        ChildProcessError: a worker process was killed.
     """
     runs, encoder, output = list(runs), str(encoder), Path(output)
+    if backend not in BACKENDS:
+        raise unknown("backend", backend, BACKENDS)
+    jobs = jobs or (-1 if backend == "ray" else 1)
+    if jobs != 1 and WORLD_SIZE > 1:
+        raise ValueError("several jobs under torchrun: either several runs at a time, or several processes for one run")
     output.parent.mkdir(parents=True, exist_ok=True)
     output.open("ab").close()  # a place that can't be written to is better found before the first run
-    environment = describe_environment(pick_precision(precision, encoder, device), device)
+    precision = pick_precision(precision, encoder, device)
     data = {task: load_rows(task, rows) for task in dict.fromkeys(run.task for run in runs)}
     digests = {task: rows_digest(splits) for task, splits in data.items()}
-    records = []
-    for number, run in enumerate(runs, start=1):
+    plans = {}
+    for run in runs:
         settings, trains = _settle(run, encoder, overrides or {})
-        key = run_key(run, encoder, settings, trains, environment["precision"], digests[run.task])
-        record = next((r for r in read_records(output) if r["key"] == key), None)
-        if record is None:
-            if on_run:
-                on_run(number, len(runs), run, None)
-            started = time.time()
-            result = finetune(
-                run.task, trains, encoder=encoder, rows=data[run.task], settings=settings, seed=run.seed,
-                precision=precision, device=device, progress=progress,
-            )  # fmt: skip
-            record = {
-                "key": key,
-                "name": run.method,
-                "encoder": encoder,
-                "settings": asdict(settings),
-                **result_record(result),
-                "seconds": round(time.time() - started, 1),
-                "environment": environment,
-            }
-            append_record(output, record)
+        key = run_key(run, encoder, settings, trains, precision, digests[run.task])
+        plans.setdefault(_same(key), _Plan(len(plans) + 1, run, key, encoder, settings, trains))
+    at_start = _finished(output)  # under torchrun all processes must choose the same runs, before one of them writes
+    settings_of = {plan.run.task: plan.settings for same, plan in plans.items() if same not in at_start}
+    for task, settings in settings_of.items():  # what no run could be made with is said once, before the first
+        check_encoder(encoder, task, data[task], settings)
+
+    def announce(plan: _Plan, record: dict[str, Any] | None) -> None:
         if on_run:
-            on_run(number, len(runs), run, record)
-        records.append(record)
-    return records
+            on_run(plan.number, len(plans), plan.run, record)
 
+    def missing() -> Iterator[tuple[Any, ...]]:
+        for same, plan in plans.items():
+            if record := (at_start if WORLD_SIZE > 1 else _finished(output)).get(same):
+                announce(plan, record)
+                continue
+            if jobs == 1:
+                announce(plan, None)
+            yield plan, data[plan.run.task], precision, device, progress and jobs == 1
 
-def read_records(path: str | Path) -> list[dict[str, Any]]:
-    """All whole lines of a file of runs. A last line that was cut off (the process was killed) does not count."""
-    path = Path(path)
-    if not path.is_file():
-        return []
-    lines = path.read_bytes().split(b"\n")
-    records = []
-    for number, line in enumerate(lines, start=1):
-        if not line:
-            continue
-        try:
-            record = json.loads(line)
-        except ValueError as error:
-            if number == len(lines):
-                break
-            raise ValueError(f"{path}, line {number} is no JSON ({error}); mend or remove that line") from error
-        if not isinstance(record, dict) or "key" not in record:
-            raise ValueError(f"{path}, line {number} is no run of this study; name another file")
-        records.append(record)
-    return records
-
-
-def to_dataframe(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
-    """One row per run: encoder, task, method, seed, the main metric (name and value), counts and times."""
-    rows = []
-    for record in records:
-        metric, value = next(iter(record["metrics"].items()))
-        rows.append(
-            {
-                "encoder": record["encoder"], "task": record["task"], "method": record["name"],
-                "seed": record["seed"], "metric": metric, "value": value, **record["counts"],
-                "steps": record["steps"], "epochs": record["settings"]["epochs"],
-                "learning_rate": record["settings"]["learning_rate"],
-                "seconds_per_step": record["seconds_per_step"], "seconds": record["seconds"],
-            }
-        )  # fmt: skip
-    return pd.DataFrame(rows)
-
-
-def summarize(runs: pd.DataFrame) -> pd.DataFrame:
-    """One row per task and method: mean and standard deviation of the metric over seeds, counts, seconds per step.
-
-    The deviation is that of a sample (n - 1); with one seed there is none.
-    """
-    order = {name: i for i, name in enumerate(METHODS)}
-    groups = runs.groupby(["task", "method", "metric"], sort=False)
-    table = groups.agg(
-        seeds=("seed", "nunique"),
-        mean=("value", "mean"),
-        sd=("value", "std"),
-        adapter=("adapter", "first"),
-        adapter_nonzero=("adapter_nonzero", "median"),
-        head=("head", "first"),
-        head_nonzero=("head_nonzero", "median"),
-        seconds_per_step=("seconds_per_step", "median"),
-    ).reset_index()
-    table = table.astype({"adapter_nonzero": int, "head_nonzero": int})
-    return table.sort_values(
-        ["task", "method"], key=lambda c: c.map(order) if c.name == "method" else c, kind="stable", ignore_index=True
-    )
-
-
-def write_csv(runs: pd.DataFrame, records: Iterable[dict[str, Any]], path: str | Path) -> None:
-    """The runs as CSV, below comment lines (#) that say on what they were measured."""
-    environments = {json.dumps(record["environment"]): record["environment"] for record in records}
-    with open(path, "w", encoding="utf-8", newline="\n") as file:
-        for environment in environments.values():
-            file.write("# " + ", ".join(f"{name} {value}" for name, value in environment.items()) + "\n")
-        runs.to_csv(file, index=False, lineterminator="\n")
-
-
-def format_table(summary: pd.DataFrame) -> str:
-    """The summary for a terminal 80 columns wide: metrics in percent, parameters in thousands."""
-    lines = [f"{'':<38} {'trainable':>14} {'non-zero':>14}"]
-    task = None
-    for row in summary.itertuples():
-        if row.task != task:
-            task, title = row.task, f"{row.task}, {row.metric} %"
-            lines.append(f"{title:<38} {'adapter':>7}{'head':>7} {'adapter':>7}{'head':>7}{'s/step':>7}")
-        label = METHODS[row.method].label if row.method in METHODS else row.method
-        sd = "" if pd.isna(row.sd) else f" ({100 * row.sd:.1f})"
-        counts = [_thousands(n) for n in (row.adapter, row.head, row.adapter_nonzero, row.head_nonzero)]
-        lines.append(
-            f"  {label:<24}{f'{100 * row.mean:.1f}{sd}':>12} "
-            f"{counts[0]:>7}{counts[1]:>7} {counts[2]:>7}{counts[3]:>7}{row.seconds_per_step:>7.3f}"
-        )
-    seeds = sorted(set(summary.seeds))
-    count = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
-    lines.append(f"mean (standard deviation) over {count} seed{'s' if seeds[-1] > 1 else ''}; parameters in thousands")
-    if "full" in set(summary.method):
-        lines.append("head: pooler and classifier; of full fine-tuning all weights")
-    return "\n".join(lines)
+    for plan, record in _each(_make, missing(), jobs, backend, device):
+        if RANK == 0:
+            append_record(output, record)
+        announce(plan, record)
+    finished = _finished(output)
+    return [finished[same] for same in plans if same in finished]
 
 
 def describe_environment(precision: str = "auto", device: str | None = None) -> dict[str, str]:
@@ -283,48 +258,100 @@ def rows_digest(rows: dict[str, Dataset]) -> str:
 
 def _settle(run: Run, encoder: str, overrides: dict[str, Any]) -> tuple[Settings, str | PRILoRAConfig]:
     """The settings and configuration that a run has once preset, method and overrides are laid over one another."""
-    method = METHODS[run.method]
-    settings = replace(settings_for(encoder, run.task, method.trains), **overrides)
-    trains = method.trains
-    return settings, trains if isinstance(trains, str) else replace(trains, alpha=settings.alpha * method.alpha_share)
+    trains = run.method.trains
+    settings = replace(settings_for(encoder, run.task, trains), **overrides)
+    if isinstance(trains, str):
+        return settings, trains
+    return settings, replace(trains, alpha=settings.alpha * run.method.alpha_share)
 
 
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """One writer at a time, among threads and processes of one machine."""
-    lock = path.with_name(path.name + ".lock")
-    while True:
-        try:
-            os.close(os.open(lock, os.O_CREAT | os.O_EXCL))
-            break
-        except (FileExistsError, PermissionError) as error:  # the second: Windows, while another process removes it
-            if isinstance(error, PermissionError) and os.name != "nt":
-                raise
-            with suppress(OSError):  # it may go between the two looks
-                if time.time() - lock.stat().st_mtime > 30:  # its writer is dead: writing takes milliseconds
-                    lock.unlink(missing_ok=True)
-            time.sleep(0.01)
+def _label(config: PRILoRAConfig) -> str:
+    """Ranks and pruning in short: ``12..4, ratio 0.25, N 10, random``; what is at its default is left out."""
+    parts = [
+        f"{config.first_rank}..{config.last_rank}" if config.first_rank != config.last_rank else f"{config.last_rank}"
+    ]
+    default = PRILoRAConfig()
+    parts.append(f"ratio {config.ratio:g}")
+    if config.interval != default.interval:
+        parts.append(f"N {config.interval}")
+    if config.importance != default.importance:
+        parts.append(config.importance)
+    return ", ".join(parts)
+
+
+def _same(key: list[Any]) -> str:
+    """Two keys name the same run if this is equal: a setting that a record is too old to have is at its default."""
+    task, seed, encoder, method, settings, *rest = key
+    if isinstance(method, dict):
+        method = PRILoRAConfig.from_dict(method).to_dict()
+    return json.dumps([task, seed, encoder, method, asdict(Settings(**settings)), *rest], sort_keys=True)
+
+
+def _finished(output: Path) -> dict[str, dict[str, Any]]:
+    return {_same(record["key"]): record for record in read_records(output)}
+
+
+def _make(
+    plan: _Plan, rows: dict[str, Dataset], precision: str, device: str | None, progress: bool
+) -> tuple[_Plan, dict[str, Any]]:
+    """One run's record: its results, or the error that it ended in."""
+    started = time.time()
+    record = {"key": plan.key, "name": plan.run.method.name, "encoder": plan.encoder, "settings": asdict(plan.settings)}
     try:
-        yield
-    finally:
-        lock.unlink(missing_ok=True)
+        result = finetune(
+            plan.run.task, plan.trains, encoder=plan.encoder, rows=rows, settings=plan.settings, seed=plan.run.seed,
+            precision=precision, device=device, progress=progress,
+        )  # fmt: skip
+        record |= result_record(result)
+    except Exception as error:  # whatever it was, it is written down and shown, and the other runs go on
+        if WORLD_SIZE > 1:
+            raise  # the other processes of this run wait for this one
+        method = plan.trains if isinstance(plan.trains, str) else plan.trains.to_dict()
+        record |= {"task": plan.run.task, "method": method, "seed": plan.run.seed}
+        record |= {"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
+    seconds = round(time.time() - started, 1)
+    return plan, record | {"seconds": seconds, "environment": describe_environment(precision, device)}
 
 
-def append_record(path: Path, record: dict[str, Any]) -> None:
-    """Add one line; a line cut off by an earlier crash is removed first."""
-    with _locked(path), path.open("ab+") as file:
-        file.seek(0)
-        whole = file.read()
-        if whole and not whole.endswith(b"\n"):
-            tail = whole[whole.rfind(b"\n") + 1 :]
-            try:
-                json.loads(tail)
-                file.write(b"\n")  # whole, only its end of line is missing
-            except ValueError:
-                file.truncate(len(whole) - len(tail))
-        file.write(json.dumps(record).encode() + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
+def _each(
+    work: Callable[..., Any], calls: Iterator[tuple[Any, ...]], jobs: int, backend: str, device: str | None
+) -> Iterator[Any]:
+    """What ``work`` gives for each call's arguments: one by one in this process, or as several are done in others."""
+    if jobs == 1 and backend == "processes":
+        yield from starmap(work, calls)
+        return
+    options, killed = _join_ray(device) if backend == "ray" else ({}, TerminatedWorkerError)
+    with joblib.parallel_config(backend=BACKENDS[backend], n_jobs=jobs, **options):
+        try:
+            parallel = joblib.Parallel(return_as="generator_unordered", pre_dispatch="n_jobs")
+            yield from parallel(starmap(joblib.delayed(work), calls))
+        except killed as error:
+            raise ChildProcessError(
+                "a worker process was killed, perhaps for want of memory: start again, with fewer jobs at a time"
+            ) from error
+
+
+def _join_ray(device: str | None) -> tuple[dict[str, Any], type[Exception]]:
+    """Connect to the Ray cluster that runs here, or start one on this machine.
+
+    Returns:
+        joblib's options for it, and the error by which it says that a worker died.
+    """
+    import ray
+    from ray.util.joblib.ray_backend import RayBackend
+
+    class RayAsDone(RayBackend):
+        """Gives each result when it is there: ``ray.util.joblib`` keeps them to the end, and a kill would lose all."""
+
+        supports_return_generator = True
+
+    if not ray.is_initialized():
+        try:
+            ray.init(address="auto", logging_level="warning")
+        except ConnectionError:
+            ray.init(logging_level="warning")
+    joblib.register_parallel_backend(BACKENDS["ray"], RayAsDone)
+    return {"ray_remote_args": {"num_gpus": 1}} if pick_device(device) == "cuda" else {}, ray.exceptions.RayError
 
 
 def _processor() -> str:
@@ -334,7 +361,3 @@ def _processor() -> str:
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     return platform.processor() or platform.machine()
-
-
-def _thousands(count: int) -> str:
-    return f"{count / 1000:,.0f}" if count < 10_000_000 else f"{count / 1e6:,.0f}M"

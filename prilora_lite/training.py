@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import math
+import os
 import shutil
 import statistics
 import tempfile
@@ -54,6 +55,8 @@ SEVERAL_GPUS = (
     "Trainer would use nn.DataParallel over {} GPUs, whose replicas lose the input statistics: "
     "set CUDA_VISIBLE_DEVICES=0 for one GPU, or start one process per GPU with torchrun"
 )
+# Set by torchrun and `accelerate launch`, for several processes that make one run together
+RANK, WORLD_SIZE = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
 MOST_UNKNOWN = 0.3  # share of unknown tokens in the first rows above which a run is refused
 PRECISIONS = ("auto", "fp32", "bf16")
 
@@ -295,7 +298,8 @@ class Result:
         task, seed: what was run; ``method`` is ``head``, ``full`` or the configuration.
         metrics: of the last evaluation, the task's main metric first; split names stand before those of MNLI.
         curve: the same after each epoch, with ``epoch``; the last entry is ``metrics``.
-        losses: of each training batch; a resumed run has those since it was resumed.
+        losses: of each training batch, of several processes this one's part; a resumed run has those since it was
+            resumed.
         history: the pruner's, or the ranks that AdaLoRA's allocator left; empty for the others.
         counts: trainable and non-zero parameters of adapter and head.
         steps: optimizer steps made.
@@ -390,7 +394,7 @@ def finetune(
             output_dir=str(folder),
             num_train_epochs=settings.epochs,
             learning_rate=settings.learning_rate,
-            per_device_train_batch_size=settings.batch_size,
+            per_device_train_batch_size=_share(settings.batch_size),
             warmup_steps=settings.warmup,
             weight_decay=settings.weight_decay,
             seed=seed,
@@ -482,6 +486,23 @@ def evaluate(
     return _in_order(_metrics(logs), glue)
 
 
+def check_encoder(encoder: str, task: str, rows: dict[str, Dataset], settings: Settings) -> None:
+    """Raise what :func:`finetune` would of an encoder that can't be had, or that these rows and settings don't suit.
+
+    Args:
+        encoder, task, rows, settings: as for :func:`finetune`.
+
+    Raises:
+        ValueError, OSError: see :func:`finetune`.
+    """
+    glue = get_task(task)
+    state = torch.get_rng_state()
+    model, tokenizer = load_encoder(encoder, glue, settings.head_dropout)
+    torch.set_rng_state(state)  # the fresh head was drawn
+    check_length(model, settings.max_length)
+    tokenize(rows["train"].select(range(min(100, len(rows["train"])))), glue, tokenizer, settings.max_length)
+
+
 def tokenize(data: Dataset, task: Task, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Dataset:
     """Token ids of a task's text columns, cut at ``max_length``, and ``labels``; nothing padded yet."""
 
@@ -566,6 +587,13 @@ def _count(model: nn.Module, method: str | PRILoRAConfig) -> Report:
     return replace(counted, adapter=own.adapter, adapter_nonzero=own.adapter_nonzero, head=head, head_nonzero=head)
 
 
+def _share(batch_size: int) -> int:
+    """Rows per step of this process, so that those of all processes make one batch of the settings' size."""
+    if batch_size % WORLD_SIZE:
+        raise ValueError(f"a batch of {batch_size} rows can't be shared by {WORLD_SIZE} processes: choose a multiple")
+    return batch_size // WORLD_SIZE
+
+
 def _common_arguments(precision: str, device: str | None) -> dict[str, Any]:
     device = pick_device(device)
     return {
@@ -579,9 +607,9 @@ def _common_arguments(precision: str, device: str | None) -> dict[str, Any]:
 
 
 def _show_progress(trainer: Trainer, progress: bool) -> None:
-    """Our bar in place of Trainer's, which prints a dictionary at each log."""
+    """Our bar in place of Trainer's, which prints a dictionary at each log; of several processes the first shows it."""
     trainer.remove_callback(PrinterCallback)
-    if progress:
+    if progress and RANK == 0:
         trainer.add_callback(Progress)
 
 
@@ -658,18 +686,23 @@ def _plain(method: str | PRILoRAConfig) -> str | dict[str, Any]:
 
 
 def _save(model: nn.Module, tokenizer: PreTrainedTokenizerBase, method: str | PRILoRAConfig, folder: Path) -> Path:
+    """Write what was trained; of several processes the first does. Returns where."""
     if isinstance(method, PRILoRAConfig):
-        return save_adapter(model, folder / "adapter.safetensors")
+        path = folder / "adapter.safetensors"
+        return save_adapter(model, path) if RANK == 0 else path
     if method in ("houlsby", "pfeiffer"):  # no class of transformers has these layers
+        path = folder / "trained.safetensors"
         trained = {name: p.detach().cpu() for name, p in model.named_parameters() if p.requires_grad}
-        save_file(trained, folder / "trained.safetensors")
-        return folder / "trained.safetensors"
-    bars = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()  # of writing one file
-    model.save_pretrained(folder / "model")
-    if bars:
-        transformers_logging.enable_progress_bar()
-    tokenizer.save_pretrained(folder / "model")
+        if RANK == 0:
+            save_file(trained, path)
+        return path
+    if RANK == 0:
+        bars = transformers_logging.is_progress_bar_enabled()
+        transformers_logging.disable_progress_bar()  # of writing one file
+        model.save_pretrained(folder / "model")
+        if bars:
+            transformers_logging.enable_progress_bar()
+        tokenizer.save_pretrained(folder / "model")
     return folder / "model"
 
 

@@ -80,12 +80,12 @@ def test_missing_weights_of_the_package_say_what_to_do(monkeypatch):
         load_encoder("pocket", TASKS["pocket-cola"])
 
 
-def test_head_and_full_have_learning_rates_of_their_own():
+def test_methods_with_a_name_may_have_learning_rates_of_their_own():
     rates = PRESETS["pocket"].learning_rates
     for method in ("head", "full"):
         assert settings_for("pocket", "pocket-rte", method).learning_rate == rates[method]
-    assert settings_for("minilm", "cola", "full").learning_rate == 5e-5
-    assert settings_for("minilm", "cola", "head") == settings_for("minilm", "cola", PRILoRAConfig())
+    assert settings_for("minilm", "cola", "full").learning_rate < settings_for("minilm", "cola").learning_rate
+    assert settings_for("minilm", "cola") == settings_for("minilm", "cola", PRILoRAConfig())
     assert settings_for("some/encoder", "cola", "full").learning_rate == 5e-5
 
 

@@ -22,7 +22,8 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 from prilora_lite import Settings, evaluate, finetune, load_adapter, load_encoder, load_rows
 from prilora_lite.encoders import POCKET_SHORT, PRESETS
 from prilora_lite.pocket import grammar, pretrain, tasks
-from prilora_lite.study import METHODS, read_records
+from prilora_lite.records import read_records
+from prilora_lite.study import METHODS
 from prilora_lite.tasks import TASKS
 from prilora_lite.training import pick_precision
 

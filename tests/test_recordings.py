@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from prilora_lite import PRILoRAConfig, Settings, finetune, recordings
 from prilora_lite.cli import main
-from prilora_lite.study import append_record, read_records
+from prilora_lite.records import append_record, read_records
 from prilora_lite.training import Result
 
 SHORT = Settings(learning_rate=2e-3, epochs=0.05, batch_size=16, max_length=64)

@@ -1,17 +1,20 @@
+import json
 import re
-import signal
-import subprocess
 import sys
+import threading
 from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 
-from prilora_lite import study
+from benchmarks import killed_study
+from prilora_lite import reporting, study
 from prilora_lite.cli import main
 from prilora_lite.plots import plot_ablation
+from prilora_lite.records import append_record, read_crashes, read_records
 from prilora_lite.tasks import TASKS
 from tests.models import write_rows
 
@@ -29,20 +32,38 @@ def command(output, encoder, rows, *more, methods=("lora", "prilora"), tasks=("c
 def record(method="lora", task="cola", seed=0, value=0.5, **counts):
     counts = {"adapter": 1000, "adapter_nonzero": 750, "head": 200, "head_nonzero": 200, "base": 9000} | counts
     return {
-        "key": [method, task, seed], "name": method, "encoder": "e", "task": task, "seed": seed,
+        "key": [method, task, seed], "name": method, "method": method, "encoder": "e", "task": task, "seed": seed,
         "settings": {"epochs": 1, "learning_rate": 1e-3}, "metrics": {"matthews": value, "accuracy": 0.1},
         "counts": counts, "steps": 5, "seconds_per_step": 0.25, "seconds": 2.0,
     }  # fmt: skip
 
 
-# The grid and its records
+@pytest.fixture
+def ray_cluster():
+    """A Ray cluster of two workers on this machine."""
+    ray = pytest.importorskip("ray")
+    ray.init(num_cpus=2, include_dashboard=False, logging_level="warning")
+    yield
+    ray.shutdown()
+
+
+def kill_the_workers(output):
+    """Wait for the first finished run, then kill the processes that make the others."""
+    while not read_records(output):
+        threading.Event().wait(0.02)
+    for child in psutil.Process().children(recursive=True):
+        if "popen_loky" in " ".join(child.cmdline()):
+            child.kill()
+
+
+# The grid
 
 
 def test_the_grid_goes_seed_by_seed():
     runs = study.grid(["lora", "head"], ["cola", "rte"], [0, 1])
     assert len(runs) == 8
     assert [run.seed for run in runs] == [0] * 4 + [1] * 4
-    assert runs[0] == study.Run("lora", "cola", 0)
+    assert runs[0] == study.Run(study.METHODS["lora"], "cola", 0)
 
 
 def test_mistyped_methods_and_tasks_get_the_nearest_name():
@@ -63,29 +84,83 @@ def test_the_low_rank_methods_have_equal_budgets():
     assert {name for name, config in configs.items() if config.ratio} == {"pruning", "prilora"}
 
 
+# Configurations
+
+
+def test_every_schedule_meets_every_pruning_once():
+    methods = study.configurations([(12, 4), (8, 8), (4, 12)], [0, 0.5], [10, 40], ["magnitude", "random"])
+    cells = [(m.trains.first_rank, m.trains.ratio, m.trains.interval, m.trains.importance) for m in methods]
+    assert len(set(cells)) == len(cells) == 3 * (1 + 2 * 2)  # without pruning there is no interval and no importance
+
+
+def test_slopes_about_a_mean_rank_cost_the_same():
+    for layers in range(2, 30):
+        sums = {sum(m.trains.ranks(layers)) for m in study.configurations([(8 - d, 8 + d) for d in range(-7, 8)])}
+        assert sums == {8 * layers}
+
+
+def test_a_configuration_with_a_name_keeps_it():
+    names = [m.name for m in study.configurations([(8, 8), (4, 12)], [0, 0.5])]
+    assert names == ["lora", "pruning", "ranks", "prilora"]
+
+
+def test_other_configurations_are_named_by_what_they_are():
+    (method,) = study.configurations([(12, 4)], [0.25], [10], ["random"])
+    assert method.name == method.label == "12..4, ratio 0.25, N 10, random"
+
+
+def test_names_tell_configurations_apart():
+    methods = study.configurations(
+        [(12, 4), (8, 8), (6, 10), (1, 15)], [0, 0.25, 0.5], [10, 40], ["magnitude_input", "magnitude", "random"]
+    )
+    assert len({method.name for method in methods}) == len(methods)
+
+
+# Records
+
+
+def test_a_crash_is_kept_apart_until_its_run_is_finished(tmp_path):
+    file = tmp_path / "runs.jsonl"
+    crash = {"key": ["lora", "cola", 0], "error": "RuntimeError: no"}
+    append_record(file, crash)
+    append_record(file, record(seed=1))
+    assert [r["seed"] for r in read_records(file)] == [1]
+    assert read_crashes(file) == [crash]
+    append_record(file, record(seed=0))
+    assert [r["seed"] for r in read_records(file)] == [1, 0]
+    assert read_crashes(file) == []
+
+
+def test_a_run_that_another_process_made_meanwhile_is_not_doubled(tmp_path):
+    file = tmp_path / "runs.jsonl"
+    assert append_record(file, record(value=0.5))
+    assert not append_record(file, record(value=0.6))
+    assert [r["metrics"]["matthews"] for r in read_records(file)] == [0.5]
+
+
 def test_a_line_cut_off_by_a_kill_does_not_count_and_is_replaced(tmp_path):
     file = tmp_path / "runs.jsonl"
-    study.append_record(file, record(seed=0))
+    append_record(file, record(seed=0))
     with file.open("ab") as stream:
         stream.write(b'{"key": "half')
-    assert [r["seed"] for r in study.read_records(file)] == [0]
-    study.append_record(file, record(seed=1))
-    assert [r["seed"] for r in study.read_records(file)] == [0, 1]
+    assert [r["seed"] for r in read_records(file)] == [0]
+    append_record(file, record(seed=1))
+    assert [r["seed"] for r in read_records(file)] == [0, 1]
 
 
 def test_a_whole_last_line_without_its_end_is_kept(tmp_path):
     file = tmp_path / "runs.jsonl"
-    study.append_record(file, record(seed=0))
+    append_record(file, record(seed=0))
     file.write_bytes(file.read_bytes().rstrip(b"\n"))
-    study.append_record(file, record(seed=1))
-    assert [r["seed"] for r in study.read_records(file)] == [0, 1]
+    append_record(file, record(seed=1))
+    assert [r["seed"] for r in read_records(file)] == [0, 1]
 
 
 def test_a_file_of_something_else_is_an_error(tmp_path):
     file = tmp_path / "runs.jsonl"
     file.write_text('{"text": "a dog"}\n', encoding="utf-8")
-    with pytest.raises(ValueError, match="line 1 is no run of this study"):
-        study.read_records(file)
+    with pytest.raises(ValueError, match="line 1 is no run of a study"):
+        read_records(file)
 
 
 def test_a_repeated_seed_is_one_run():
@@ -96,12 +171,12 @@ def test_a_broken_line_in_the_middle_is_an_error(tmp_path):
     file = tmp_path / "runs.jsonl"
     file.write_text('{"key": 1}\n{"key"\n{"key": 2}\n', encoding="utf-8")
     with pytest.raises(ValueError, match=r"runs\.jsonl, line 2 is no JSON"):
-        study.read_records(file)
+        read_records(file)
 
 
 def _write(file, start):
     for seed in range(start, start + 25):
-        study.append_record(file, record(seed=seed))
+        append_record(file, record(seed=seed))
 
 
 def test_two_processes_may_append_at_once(tmp_path):
@@ -112,12 +187,12 @@ def test_two_processes_may_append_at_once(tmp_path):
         writer.start()
     for writer in writers:
         writer.join()
-    assert sorted(r["seed"] for r in study.read_records(file)) == [*range(25), *range(100, 125)]
+    assert sorted(r["seed"] for r in read_records(file)) == [*range(25), *range(100, 125)]
 
 
 def test_the_summary_by_hand():
     records = [record(seed=s, value=v) for s, v in ((0, 0.4), (1, 0.5), (2, 0.9))] + [record("head", value=0.2)]
-    summary = study.summarize(study.to_dataframe(records)).set_index("method")
+    summary = reporting.summarize(reporting.to_dataframe(records)).set_index("method")
     assert summary.loc["lora", "mean"] == pytest.approx(0.6)
     assert summary.loc["lora", "sd"] == pytest.approx(((0.2**2 + 0.1**2 + 0.3**2) / 2) ** 0.5)
     assert summary.loc["lora", "seeds"] == 3
@@ -127,7 +202,7 @@ def test_the_summary_by_hand():
 
 def test_the_table_fits_a_terminal_and_keeps_adapter_and_head_apart():
     records = [record(m, t, s) for m in study.METHODS for t in ("cola", "mrpc") for s in (0, 1)]
-    text = study.format_table(study.summarize(study.to_dataframe(records)))
+    text = reporting.format_table(reporting.summarize(reporting.to_dataframe(records)))
     assert max(map(len, text.splitlines())) <= 80
     assert "head only" in text
     row = next(line for line in text.splitlines() if line.startswith("  LoRA"))
@@ -139,7 +214,7 @@ def test_the_table_fits_a_terminal_and_keeps_adapter_and_head_apart():
 
 def test_the_figure_shows_every_run_and_every_mean():
     values = {("lora", 0): 0.4, ("lora", 1): 0.6, ("head", 0): 0.1}
-    frame = study.to_dataframe([record(m, seed=s, value=v) for (m, s), v in values.items()])
+    frame = reporting.to_dataframe([record(m, seed=s, value=v) for (m, s), v in values.items()])
     figure = plot_ablation(frame, {"head": "head only", "lora": "LoRA"})
     (axes,) = figure.axes
     dots = [line.get_xdata().tolist() for line in axes.lines if line.get_marker() == "o"]
@@ -157,7 +232,7 @@ def test_the_command_prints_a_table_and_writes_runs_summary_and_figure(encoder, 
     output = tmp_path / "new" / "runs.jsonl"
     assert main(command(output, encoder, rows, methods=["head", "lora", "prilora", "full"], seeds=["0"])) == 0
     out, err = capsys.readouterr()
-    records = study.read_records(output)
+    records = read_records(output)
     assert [r["name"] for r in records] == ["head", "lora", "prilora", "full"]
     assert "[4/4] cola full fine-tuning, seed 0: matthews" in err
     assert [line.split()[0] for line in out.splitlines() if re.match(r"  \S", line)] == [
@@ -186,7 +261,7 @@ def test_started_again_it_makes_only_the_missing_runs(encoder, rows, tmp_path, c
     assert output.read_bytes() == first
     main(command(output, encoder, rows, seeds=["0", "1"]))
     assert output.read_bytes().startswith(first)
-    assert [(r["name"], r["seed"]) for r in study.read_records(output)] == [
+    assert [(r["name"], r["seed"]) for r in read_records(output)] == [
         ("lora", 0), ("prilora", 0), ("lora", 1), ("prilora", 1),
     ]  # fmt: skip
 
@@ -195,43 +270,161 @@ def test_other_settings_are_other_runs(encoder, rows, tmp_path):
     output = tmp_path / "runs.jsonl"
     main(command(output, encoder, rows, methods=["lora"], seeds=["0"]))
     main(command(output, encoder, rows, "--set", "epochs=2", "batch_size=8", methods=["lora"], seeds=["0"]))
-    assert [r["settings"]["epochs"] for r in study.read_records(output)] == [1, 2]
+    assert [r["settings"]["epochs"] for r in read_records(output)] == [1, 2]
 
 
 def test_other_rows_are_other_runs(encoder, rows, tmp_path):
     output, other = tmp_path / "runs.jsonl", write_rows(tmp_path / "rows", TASKS["cola"], seed=1)
     main(command(output, encoder, rows, methods=["head"], seeds=["0"]))
     main(command(output, encoder, other, methods=["head"], seeds=["0"]))
-    assert len(study.read_records(output)) == 2
+    assert len(read_records(output)) == 2
 
 
 def test_settings_may_be_given_in_several_places(encoder, rows, tmp_path):
     output = tmp_path / "runs.jsonl"
     main([*command(output, encoder, rows, methods=["head"], seeds=["0"]), "--set", "weight_decay=0.1"])
-    (settings,) = [r["settings"] for r in study.read_records(output)]
+    (settings,) = [r["settings"] for r in read_records(output)]
     assert (settings["epochs"], settings["weight_decay"]) == (1, 0.1)
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL is POSIX's")
-def test_killed_and_started_again_it_ends_as_if_undisturbed(encoder, rows, tmp_path):
-    killed, undisturbed = tmp_path / "killed.jsonl", tmp_path / "undisturbed.jsonl"
-    arguments = command(killed, encoder, rows)
-    code = f"import sys, torch; torch.set_num_threads(1); from prilora_lite.cli import main; main({arguments!r})"
-    process = subprocess.Popen(
-        [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+def test_a_run_of_an_older_version_is_known_again(encoder, rows, tmp_path):
+    """It lacks the fields that have come since; they were at their defaults."""
+    output = tmp_path / "runs.jsonl"
+    main(command(output, encoder, rows, methods=["lora"], seeds=["0"]))
+    (old,) = read_records(output)
+    del old["key"][3]["layers"], old["key"][4]["head_dropout"]
+    output.write_text(json.dumps(old) + "\n", encoding="utf-8")
+    main(command(output, encoder, rows, methods=["lora"], seeds=["0"]))
+    assert len(read_records(output)) == 1
+
+
+def crash_on_seed_1(monkeypatch):
+    def finetune(*args, seed, **kwargs):
+        if seed == 1:
+            raise RuntimeError("out of memory")
+        return real(*args, seed=seed, **kwargs)
+
+    real = study.finetune
+    monkeypatch.setattr(study, "finetune", finetune)
+
+
+def test_a_run_that_crashes_is_recorded_and_the_rest_go_on(encoder, rows, tmp_path, monkeypatch, capsys):
+    output = tmp_path / "runs.jsonl"
+    arguments = command(output, encoder, rows, methods=["head"], seeds=["0", "1", "2"])
+    with monkeypatch.context() as patch:
+        crash_on_seed_1(patch)
+        assert main(arguments) == 1
+    error = capsys.readouterr().err
+    assert "head only, seed 1: crashed" in error
+    assert "1 runs crashed" in error
+    (crash,) = read_crashes(output)
+    assert (crash["seed"], crash["error"]) == (1, "RuntimeError: out of memory")
+    assert "in finetune" in crash["traceback"]
+    assert [r["seed"] for r in read_records(output)] == [0, 2]
+    assert main(arguments) == 0  # tried again
+    assert [r["seed"] for r in read_records(output)] == [0, 2, 1]
+
+
+def test_a_study_that_only_crashes_has_no_table_and_fails(encoder, rows, tmp_path, monkeypatch, capsys):
+    crash_on_seed_1(monkeypatch)
+    assert main(command(tmp_path / "runs.jsonl", encoder, rows, methods=["head"], seeds=["1"])) == 1
+    assert capsys.readouterr().out == ""
+
+
+def essence(path):
+    """What must not depend on how a study was made: every run once, and its numbers."""
+    lines = [json.loads(line) for line in path.read_bytes().splitlines()]
+    return sorted((r["name"], r["task"], r["seed"], r["metrics"].items(), str(r["curve"])) for r in lines)
+
+
+def test_runs_in_several_processes_are_those_of_one(encoder, rows, tmp_path):
+    one, two = tmp_path / "one.jsonl", tmp_path / "two.jsonl"
+    assert main(command(one, encoder, rows)) == main(command(two, encoder, rows, "--jobs", "2")) == 0
+    assert essence(one) == essence(two)
+
+
+def test_runs_on_a_cluster_are_those_of_one_process(encoder, rows, tmp_path, ray_cluster):
+    one, cluster = tmp_path / "one.jsonl", tmp_path / "cluster.jsonl"
+    assert main(command(one, encoder, rows)) == main(command(cluster, encoder, rows, "--backend", "ray")) == 0
+    assert essence(one) == essence(cluster)
+
+
+def test_a_worker_that_is_killed_ends_in_a_message_and_the_next_start_goes_on(encoder, rows, tmp_path, capsys):
+    output = tmp_path / "runs.jsonl"
+    arguments = command(output, encoder, rows, "--jobs", "2", methods=["head"], seeds=map(str, range(20)))
+    killer = threading.Thread(target=kill_the_workers, args=[output])
+    killer.start()
+    status = main(arguments)
+    killer.join()
+    assert status == 2
+    assert "a worker process was killed" in capsys.readouterr().err
+    assert main(arguments) == 0
+    assert len(essence(output)) == 20
+
+
+def test_a_study_may_be_described_in_a_file(encoder, rows, tmp_path):
+    file = tmp_path / "slopes.toml"
+    file.write_text(
+        f"""
+        encoder = {json.dumps(str(encoder))}
+        rows = {json.dumps(str(rows))}
+        tasks = ["cola"]
+        seeds = [0, 1]
+        ranks = ["6..2", 4, "2..6"]
+        ratios = [0, 0.5]
+        precision = "fp32"
+        [set]
+        epochs = 1
+        batch_size = 8
+        max_length = 16
+        """,
+        encoding="utf-8",
     )
-    for line in process.stderr:
-        if line.startswith(b"[3/4]"):  # the third run has just begun
-            process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    assert len(study.read_records(killed)) == 2
-    assert main(arguments) == main(command(undisturbed, encoder, rows)) == 0
+    assert main(["ablate", str(file), "--seeds", "3"]) == 0  # an argument goes before the file
+    frame = reporting.to_dataframe(read_records(tmp_path / "slopes.jsonl"))
+    cells = set(zip(frame["first_rank"], frame["last_rank"], frame["ratio"], strict=True))
+    assert cells == {(a, b, p) for a, b in ((6, 2), (4, 4), (2, 6)) for p in (0, 0.5)}
+    assert set(frame["seed"]) == {3}
+    assert frame["adapter"].nunique() == 1
+    assert (tmp_path / "slopes_grid.png").read_bytes()[:4] == b"\x89PNG"
 
-    def essence(path):
-        return [(r["name"], r["seed"], r["metrics"], r["curve"]) for r in study.read_records(path)]
 
-    assert len(essence(killed)) == 4
-    assert essence(killed) == essence(undisturbed)
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("seed = [0]", "unknown option in {file}: 'seed': did you mean 'seeds'?"),
+        ("seeds = [0", "is no TOML"),
+        ('tasks = ["colla"]', "did you mean 'cola'?"),
+        ('importances = ["magnitud"]', "must be one of magnitude_input, magnitude, random, got 'magnitud'"),
+        ("ratios = [1.5]", "ratio must lie in [0, 1)"),
+        ("jobs = 0", "--jobs 0: expected"),
+        ('backend = "rai"', "unknown backend 'rai': did you mean 'ray'?"),
+        ("[set]\nepoch = 1", "did you mean 'epochs'?"),
+    ],
+)
+def test_a_mistake_in_a_file_is_one_message(text, message, tmp_path, capsys):
+    file = tmp_path / "study.toml"
+    file.write_text(text, encoding="utf-8")
+    assert main(["ablate", str(file)]) == 2
+    assert message.format(file=file) in capsys.readouterr().err
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path, capsys):
+    assert main(["ablate", str(tmp_path / "no.toml")]) == 2
+    assert "no.toml: a study is described in a file" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL is POSIX's")
+def test_killed_at_random_moments_and_started_again_it_ends_as_if_undisturbed(encoder, rows, tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.chdir(ROOT)
+    arguments = command("-", encoder, rows, methods=["head", "lora", "prilora"], seeds=map(str, range(8)))
+    place = arguments.index("--output")
+    result = killed_study.compare(arguments[:place] + arguments[place + 2 :], tmp_path, kills=3)
+    assert result["equal"]
+    assert result["runs"] == 24
+    assert len(result["finished_at_each_kill"]) == 3
+    assert result["finished_at_each_kill"][-1] < 24
 
 
 @pytest.mark.parametrize(

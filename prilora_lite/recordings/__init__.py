@@ -26,7 +26,8 @@ from prilora_lite.config import PRILoRAConfig
 from prilora_lite.encoders import POCKET_SHORT, Settings, settings_for
 from prilora_lite.errors import unknown
 from prilora_lite.lora import LoRALinear
-from prilora_lite.study import append_record, describe_environment, read_records
+from prilora_lite.records import append_record, read_records
+from prilora_lite.study import describe_environment
 from prilora_lite.training import Result, finetune, pick_precision
 
 FOLDER = Path(__file__).parent
