@@ -173,8 +173,8 @@ def _adalora(
         lora_alpha=alpha,
         lora_dropout=0.0,
         total_step=steps,
-        tinit=max(1, round(0.15 * steps)),  # the shares that AdaLoRA's script for RTE has
-        tfinal=round(0.45 * steps),
+        tinit=int(0.15 * steps),  # the shares that AdaLoRA's script for RTE has
+        tfinal=int(0.45 * steps),
         deltaT=max(1, steps // 100),
         target_modules=[names[module] for modules in layers.values() for module in modules.values()],
         modules_to_save=sorted(saved),

@@ -196,7 +196,10 @@ def _ablate(options: argparse.Namespace) -> int:
     crashed = [record for record in read_crashes(output) if record["encoder"] == options.encoder]
     if speaks and records:
         written = reporting.write(output)
-        print(f"\n{reporting.format_table(reporting.summarize(reporting.to_dataframe(records)))}\n")
+        frame = reporting.to_dataframe(records)
+        print(f"\n{reporting.format_table(reporting.summarize(frame))}\n")
+        if text := reporting.published_table(frame):
+            print(f"{text}\n")
         print("  ".join([f"runs: {output}", *(f"{kind}: {path}" for kind, path in written.items())]))
         print("notebooks, from the folder of the repository: jupyter lab notebooks")
     if crashed:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from prilora_lite.comparison import holm as holm_of_values
 from prilora_lite.comparison import paired_interval as paired_interval_of_differences
 from prilora_lite.lora import LoRALinear
 from prilora_lite.pruner import InputNorms, keep_mask
@@ -267,3 +268,47 @@ def adapter_layers(answer: Answer) -> None:
     _require(names == ["1", "2.0"], f"expected the names ['1', '2.0'], got {names}: named_modules() has them")
     layers = given["1"] is model[1] and given["2.0"] is model[2][0]
     _require(layers, "the values should be the layers themselves")
+
+
+@_check
+def number_of_prunes(answer: Answer) -> None:
+    """07: prunes of a run: one every N steps, and one in the last."""
+    for case in ((2000, 16, 3, 40), (2000, 16, 1, 125), (8551, 32, 10, 40), (9, 4, 3, 1)):
+        rows, batch_size, epochs, interval = case
+        expected = math.ceil(epochs * math.ceil(rows / batch_size) / interval)
+        hint = "a short last batch is a step, too; the last step prunes, whether N divides it or not"
+        _equal(f"number_of_prunes{case}", answer(*case), expected, hint)
+
+
+@_check
+def interaction(answer: Answer) -> None:
+    """08: what both ideas do together beyond the sum of what each does alone."""
+    for values, expected in (((80, 81, 79, 80), 0), ((80, 82, 81, 86), 3), ((80, 82, 82, 82), -2)):
+        hint = "(prilora - pruning) - (ranks - lora): does the slope do more where A is pruned?"
+        _equal(f"interaction{values}", answer(*values), expected, hint)
+
+
+@_check
+def holm(answer: Answer) -> None:
+    """08: p-values corrected for the number of looks."""
+    for p in ([0.01, 0.04, 0.03], [0.2], [0.5, 0.9, 0.6], [0.001, 0.002, 0.003, 0.5]):
+        hint = "the smallest times m, the next times m - 1; never below the one before, never above 1"
+        _equal(f"holm({p})", answer(list(p)), holm_of_values(p), hint)
+
+
+@_check
+def report_sentence(answer: Answer) -> None:
+    """09: one sentence that says no more than the runs do."""
+    for case in (("rte", 1.25, -0.8, 3.3, 5), ("cola", 2.0, 0.4, 3.6, 8), ("sst2", -1.5, -2.5, -0.5, 3)):
+        task, mean, low, high, seeds = case
+        text = answer(*case)
+        _require(isinstance(text, str), f"report_sentence{case}: expected a text, got {text!r}")
+        parts = {"task": task, "mean with its sign": f"{mean:+.1f}", "low end": f"{low:.1f}"}
+        parts |= {"high end": f"{high:.1f}", "number of seeds": f"{seeds} seeds"}
+        for what, part in parts.items():
+            _require(part in text, f"report_sentence{case} lacks the {what}, {part!r}: {text!r}")
+        spans = low <= 0 <= high
+        _require(
+            ("no difference shown" in text) == spans,
+            f"report_sentence{case}: the interval {'spans' if spans else 'does not span'} zero, but it says {text!r}",
+        )

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import EngFormatter, MaxNLocator, NullFormatter
 from scipy import stats
 
 # Okabe and Ito's colours, told apart by the colour-blind and on a projector
@@ -111,17 +111,34 @@ def plot_cost(runs: pd.DataFrame, labels: dict[str, str] | None = None) -> Figur
                     parameters, mean, half, color=colour, marker=marker, markersize=8, capsize=4, linestyle="none",
                     label=labels.get(method, method),
                 )  # fmt: skip
-        axes.set_xscale("log")
+        low, high = axes.dataLim.intervalx
+        if high > 10 * low:  # on a narrow range logarithms only crowd the ticks
+            axes.set_xscale("log")
+            axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.xaxis.set_major_formatter(EngFormatter())
         axes.set_title(task)
         axes.set_xlabel("trained parameters that are not zero")
         axes.set_ylabel(f"{here['metric'].iloc[0]} on validation (%)")
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
+    handles = {
+        label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(handles.values(), handles.keys(), loc="outside right center", frameon=False)
     return figure
+
+
+def grid_cells(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs whose configurations differ in slope and ratio alone, at one mean rank; adds the column ``slope``."""
+    usual = runs[(runs["scaling"] == "mean") & runs["layers"].isna()]
+    total = usual["first_rank"] + usual["last_rank"]
+    usual = usual[total == total.mode().max()]
+    pruned = (usual["interval"] == 40) & (usual["importance"] == "magnitude_input")
+    usual = usual[pruned | (usual["ratio"] == 0)]
+    return usual.assign(slope=(usual["last_rank"] - usual["first_rank"]).astype(int))
 
 
 def grid_values(runs: pd.DataFrame) -> tuple[list[int], list[float]]:
     """The slopes r_f - r_s and the pruning ratios that there are runs of, at the default interval and importance."""
-    usual = _usual(runs)
+    usual = grid_cells(runs)
     return sorted(set(usual["slope"])), sorted(set(usual["ratio"]))
 
 
@@ -139,7 +156,7 @@ def plot_grid(runs: pd.DataFrame, slope: int, ratio: float) -> Figure:
     Raises:
         ValueError: no runs of that slope or ratio; those there are are named.
     """
-    usual = _usual(runs)
+    usual = grid_cells(runs)
     slopes, ratios = grid_values(runs)
     for name, value, there in (("slope", slope, slopes), ("ratio", ratio, ratios)):
         if value not in there:
@@ -166,16 +183,6 @@ def plot_grid(runs: pd.DataFrame, slope: int, ratio: float) -> Figure:
     left.set_ylabel("metric on validation (%)")
     right.legend(frameon=False, loc="best")
     return figure
-
-
-def _usual(runs: pd.DataFrame) -> pd.DataFrame:
-    """The runs of configurations that differ in slope and ratio alone, with their slope, at the usual mean rank."""
-    usual = runs[(runs["scaling"] == "mean") & runs["layers"].isna()]
-    total = usual["first_rank"] + usual["last_rank"]
-    usual = usual[total == total.mode().max()]
-    pruned = (usual["interval"] == 40) & (usual["importance"] == "magnitude_input")
-    usual = usual[pruned | (usual["ratio"] == 0)]
-    return usual.assign(slope=(usual["last_rank"] - usual["first_rank"]).astype(int))
 
 
 def _mean_and_half(runs: pd.DataFrame, chosen: pd.Series) -> tuple[float, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from prilora_lite import plots
+from prilora_lite import plots, published
 from prilora_lite.comparison import PRIMARY, compare, detectable, explore, verdict
 from prilora_lite.encoders import settings_for
 from prilora_lite.records import read_records
@@ -24,7 +25,8 @@ CONFIGURATION = ("first_rank", "last_rank", "scaling", "layers", "ratio", "inter
 def to_dataframe(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
     """One row per run: encoder, task, method, seed, the main metric (name and value), configuration, counts and times.
 
-    The configuration's columns are empty for a method that has none.
+    ``group`` is the encoder with what departs from its preset's settings. The configuration's columns are empty for a
+    method that has none.
     """
     rows = []
     for record in records:
@@ -34,7 +36,7 @@ def to_dataframe(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
             config["layers"] = " ".join(map(str, config["layers"]))
         rows.append(
             {
-                "encoder": record["encoder"], "task": record["task"], "method": record["name"],
+                "group": _group(record), "encoder": record["encoder"], "task": record["task"], "method": record["name"],
                 "seed": record["seed"], "metric": metric, "value": value,
                 **{name: config.get(name) for name in CONFIGURATION}, **record["counts"],
                 "steps": record["steps"], "epochs": record["settings"]["epochs"],
@@ -144,12 +146,21 @@ def groups(records: Iterable[dict[str, Any]]) -> dict[str, pd.DataFrame]:
     Returns:
         Title, such as ``pocket, epochs=0.5`` -> one row per run; those as the preset has it first.
     """
-    parts: dict[str, list[dict[str, Any]]] = {}
-    for record in records:
-        preset = asdict(settings_for(record["encoder"], record["task"], record["method"]))
-        changed = [f", {name}={value:g}" for name, value in record["settings"].items() if value != preset[name]]
-        parts.setdefault(record["encoder"] + "".join(changed), []).append(record)
-    return {title: to_dataframe(parts[title]) for title in sorted(parts, key=lambda title: "=" in title)}
+    runs = to_dataframe(records)
+    titles = sorted(dict.fromkeys(runs["group"]), key=lambda title: "=" in title)
+    return {title: runs[runs["group"] == title].reset_index(drop=True) for title in titles}
+
+
+def published_table(runs: pd.DataFrame) -> str:
+    """Published results on the tasks of runs with the paper's encoder, for a terminal; empty for other encoders."""
+    tasks = [task for task in published.TASKS if task.partition("-")[0] in set(runs["task"])]
+    if set(runs["encoder"]) != {"paper"} or not tasks:
+        return ""
+    lines = [f"{'published, %':<24}" + "".join(f"{task:>10}" for task in tasks)]
+    for method, results in published.RESULTS.items():
+        label = "LoRA (r = 8)" if method == "lora" else METHODS[method].label
+        lines.append(f"  {label:<22}" + "".join(f"{results[task]:>10.2f}" for task in tasks))
+    return "\n".join([*lines, *textwrap.wrap(published.SOURCE, 80)])
 
 
 def markdown_table(runs: pd.DataFrame) -> str:
@@ -187,6 +198,8 @@ def report(records: Iterable[dict[str, Any]]) -> str:
 
 def _section(title: str, runs: pd.DataFrame) -> str:
     parts = [title, "=" * len(title), format_table(summarize(runs))]
+    if text := published_table(runs):
+        parts += ["", text]
     methods = set(runs["method"])
     if set(PRIMARY) <= methods:
         first, second = map(_label, PRIMARY)
@@ -215,6 +228,12 @@ def _line(row: Any, p_holm: float | None = None) -> str:
         return f"{text}  p {p_holm:.3f}"
     smallest = f" [{row.pairs}: {100 * detectable(row.sd, row.pairs):.1f}]" if row.sd else ""
     return f"{text}  {verdict(row.low, row.high)}{smallest}"
+
+
+def _group(record: dict[str, Any]) -> str:
+    preset = asdict(settings_for(record["encoder"], record["task"], record["method"]))
+    settings = record["settings"].items()
+    return record["encoder"] + "".join(f", {name}={value:g}" for name, value in settings if value != preset[name])
 
 
 def _label(method: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 import ipywidgets
 import numpy as np
+import pandas as pd
 import torch
 from IPython.display import display
 from matplotlib.figure import Figure
@@ -163,6 +164,31 @@ def explore_pruning() -> Explorer:
         "step": ipywidgets.IntSlider(steps, 1, steps, description="mask at step", **_STYLE),
     }
     return Explorer(draw, controls, "Loss, sparsity, mask and churn of a recorded run at each step")
+
+
+def explore_grid(runs: pd.DataFrame) -> Explorer:
+    """Rank slope and pruning ratio -> metric of the stored runs along both, and the cell where they meet.
+
+    Args:
+        runs: one row per run of a grid, such as ``recordings.load_study("pocket_grid")``.
+    """
+    slopes, ratios = plots.grid_values(runs)
+    cells = plots.grid_cells(runs).groupby(["slope", "ratio", "task"])["value"].agg(["mean", "std", "count"])
+
+    def draw(slope: int, ratio: float) -> tuple[Figure, str]:
+        found = [
+            f"{task} {100 * cell['mean']:.1f} % (sd {100 * cell['std']:.1f}, {cell['count']:.0f} seeds)"
+            for task, cell in cells.loc[(slope, ratio)].iterrows()
+        ]
+        return plots.plot_grid(runs, slope, ratio), "; ".join(found)
+
+    controls = {
+        "slope": ipywidgets.SelectionSlider(options=slopes, value=slopes[-1], description="slope r_f - r_s", **_STYLE),
+        "ratio": ipywidgets.SelectionSlider(
+            options=ratios, value=0.5 if 0.5 in ratios else ratios[-1], description="pruning ratio", **_STYLE
+        ),
+    }
+    return Explorer(draw, controls, "Metric against rank slope, and against pruning ratio, with 95 % intervals")
 
 
 class TrainButton:

@@ -131,14 +131,14 @@ WORDS = (
 )
 
 
-def write_encoder(folder: Path, seed: int = 0) -> Path:
+def write_encoder(folder: Path, seed: int = 0, positions: int = 32) -> Path:
     """A small random BERT with a tokenizer that knows WORDS, as ``from_pretrained`` reads it."""
     folder.mkdir(parents=True, exist_ok=True)
     vocabulary = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS)
     (folder / "vocab.txt").write_text("\n".join(vocabulary), encoding="utf-8")
     hf.BertTokenizer(str(folder / "vocab.txt")).save_pretrained(folder)
     torch.manual_seed(seed)
-    config = hf.BertConfig(**(_COMMON | {"vocab_size": len(vocabulary)}), max_position_embeddings=32)
+    config = hf.BertConfig(**(_COMMON | {"vocab_size": len(vocabulary)}), max_position_embeddings=positions)
     hf.BertModel(config).save_pretrained(folder)
     return folder
 

@@ -101,6 +101,26 @@ WRONG = [
     (check.packed_bytes, lambda total, nonzero: 4 * nonzero + total, "8 bits a byte"),
     (check.packed_bytes, lambda total, nonzero: 4 * nonzero + total // 8, "8 bits a byte"),
     (check.packed_bytes, lambda total, nonzero: 4 * nonzero + total / 8, "8 bits a byte"),
+    (check.number_of_prunes, lambda rows, batch, epochs, n: epochs * -(-rows // batch) // n, "whether N divides it"),
+    (check.number_of_prunes, lambda rows, batch, epochs, n: -(-epochs * rows // batch // n), "a short last batch"),
+    (check.interaction, lambda a, b, c, d: d - a, "expected 0"),
+    (check.interaction, lambda a, b, c, d: d - max(b, c), "where A is pruned"),
+    (check.holm, lambda p: [min(1, len(p) * value) for value in p], "the next times m - 1"),
+    (check.holm, lambda p: [value * (len(p) - i) for i, value in enumerate(sorted(p))], "never below"),
+    (check.report_sentence, lambda task, mean, low, high, seeds: f"{task} {mean:+.1f} is better", "lacks the low end"),
+    (
+        check.report_sentence,
+        lambda task, mean, low, high, seeds: f"{task} {mean:+.1f} ({low:.1f} to {high:.1f}), {seeds} seeds: above",
+        "spans zero",
+    ),
+    (
+        check.report_sentence,
+        lambda task, mean, low, high, seeds: (
+            f"{task} {mean:+.1f} ({low:.1f} to {high:.1f}), {seeds} seeds: no difference shown"
+        ),
+        "does not span zero",
+    ),
+    (check.report_sentence, lambda *values: None, "expected a text"),
     (check.adapter_layers, lambda model: dict(model.named_modules()), "expected the names"),
     (check.adapter_layers, lambda model: {"1": model[1], "2.0": None}, "the layers themselves"),
     (check.adapter_layers, lambda model: ["1", "2.0"], "expected a dictionary"),

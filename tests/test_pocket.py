@@ -15,6 +15,7 @@ import torch
 from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 from transformers import AutoModelForMaskedLM, AutoTokenizer
@@ -329,6 +330,25 @@ def test_a_saved_adapter_has_the_reported_metric(tmp_path):
     model, tokenizer = load_encoder("pocket", TASKS["pocket-rte"])
     load_adapter(model, result.path)
     assert evaluate(model, tokenizer, "pocket-rte", device="cpu", progress=False) == result.metrics
+
+
+def nonzeros(file):
+    """Of the adapter's matrices, and of all else that was saved with them."""
+    saved = {name: int(tensor.count_nonzero()) for name, tensor in load_file(file).items()}
+    adapter = sum(count for name, count in saved.items() if "lora_" in name)
+    return adapter, sum(saved.values()) - adapter
+
+
+@pytest.mark.parametrize("task", ["pocket-cola", "pocket-mrpc"])
+def test_the_saved_prilora_has_three_quarters_of_loras_nonzeros_and_as_many_in_the_head(task, tmp_path):
+    results = {
+        name: finetune(task, METHODS[name].trains, settings=QUICK, output_dir=tmp_path / name, progress=False)
+        for name in ("lora", "prilora")
+    }
+    (lora, head), (prilora, head_too) = (nonzeros(results[name].path) for name in ("lora", "prilora"))
+    assert lora == results["lora"].counts.adapter == results["prilora"].counts.adapter
+    assert prilora == 0.75 * lora == results["prilora"].counts.adapter_nonzero
+    assert head == head_too == results["prilora"].counts.head_nonzero
 
 
 def test_pocket_computes_in_fp32_unless_asked_otherwise():

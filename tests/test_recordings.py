@@ -48,6 +48,11 @@ def test_every_position_of_the_pruning_sliders_has_a_trace_with_the_pruned_share
                 assert trace["sparsity"][step - 1] == pytest.approx(int(ratio * 128) / 128, abs=0.01)
 
 
+def test_a_study_that_is_not_there_is_named():
+    with pytest.raises(FileNotFoundError, match="no runs of a study 'minilm': prilora-lite report"):
+        recordings.load_study("minilm")
+
+
 def test_a_pair_that_was_not_recorded_is_refused_with_those_that_were():
     with pytest.raises(ValueError, match=r"recorded are the ratios .*0\.25.* intervals .*40"):
         recordings.load_trace(0.33, 7)

@@ -22,8 +22,8 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 # Each room may import from those before it, none after.
 ROOMS = (
     "errors", "ranks", "lora", "pruner", "config", "adapt", "checkpoint", "pocket.grammar", "pocket.tasks", "tasks",
-    "encoders", "baselines", "training", "comparison", "records", "study", "recordings", "plots", "reporting",
-    "exercises", "widgets", "notebooks", "cli", "__main__", "pocket.pretrain",
+    "encoders", "baselines", "training", "comparison", "records", "study", "recordings", "plots", "published",
+    "reporting", "exercises", "widgets", "notebooks", "cli", "__main__", "pocket.pretrain",
 )  # fmt: skip
 
 
@@ -67,7 +67,14 @@ def test_the_pins_lie_in_the_ranges_and_end_with_the_project():
     pins = {r.name.lower().replace("_", "-"): r for r in map(Requirement, lines[:-1])}
     assert str(pins["torch"].specifier) == "==2.13.0"
     extras = PROJECT["optional-dependencies"]
-    for text in [*PROJECT["dependencies"], *extras["lab"], *extras["test"], *extras["peft"], *extras["ray"]]:
+    for text in [
+        *PROJECT["dependencies"],
+        *extras["lab"],
+        *extras["test"],
+        *extras["peft"],
+        *extras["ray"],
+        *extras["paper"],
+    ]:
         requirement = Requirement(text)
         (pin,) = pins[requirement.name].specifier
         assert pin.operator == "=="

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from prilora_lite import recordings
 from tests.environments import call, fresh
 
 NETWORK_OFF = """
@@ -51,4 +52,11 @@ def test_the_first_command_runs_from_the_wheel_without_network(environment, tmp_
     assert "PRILoRA (4..12, pruned)" in out
     assert "jupyter lab" in out
     written = sorted(file.name for file in (tmp_path / "runs").iterdir())
-    assert written == ["ablation.csv", "ablation.jsonl", "ablation.png"]
+    assert written == ["ablation.csv", "ablation.jsonl", "ablation.md", "ablation.png"]
+
+
+@pytest.mark.parametrize("name", ["minilm_glue", "pocket", "pocket_grid"])
+def test_the_stored_studies_are_in_the_wheel(name, environment, tmp_path):
+    code = f"from prilora_lite import recordings; print(len(recordings.load_study({name!r})))"
+    rows = int(call(environment / Path(sys.executable).name, "-c", code, cwd=tmp_path))
+    assert rows == len(recordings.load_study(name)) > 0

@@ -28,10 +28,11 @@ def explorers():
         "schedule": widgets.explore_schedule(12, [(8, 8)]),
         "importance": widgets.explore_importance(torch.randn(3, 12), inputs),
         "pruning": widgets.explore_pruning(),
+        "grid": widgets.explore_grid(recordings.load_study("pocket_grid")),
     }
 
 
-@pytest.mark.parametrize("name", ["rank", "schedule", "importance", "pruning"])
+@pytest.mark.parametrize("name", ["rank", "schedule", "importance", "pruning", "grid"])
 def test_every_control_moves_picture_and_numbers_over_its_range(name):
     explorer = explorers()[name]
     for control in explorer.controls.values():
@@ -88,6 +89,15 @@ def test_the_pruning_widget_tells_the_recorded_mean():
     mean = runs[(runs.ratio == 0.75) & (runs.interval == 10)].accuracy.mean()
     assert f"accuracy {100 * mean:.1f} %" in explorer.label.value
     assert "over 3 seeds" in explorer.label.value
+
+
+def test_the_grid_tells_the_mean_of_the_chosen_cell():
+    runs = recordings.load_study("pocket_grid")
+    explorer = widgets.explore_grid(runs)
+    explorer.controls["slope"].value, explorer.controls["ratio"].value = -8, 0.25
+    cell = runs[(runs.first_rank == 12) & (runs.ratio == 0.25) & (runs.task == "pocket-rte")]
+    assert f"pocket-rte {100 * cell.value.mean():.1f} %" in explorer.label.value
+    assert f"{cell.seed.nunique()} seeds" in explorer.label.value
 
 
 def test_shown_it_is_live_and_a_picture_and_a_text(capsys, monkeypatch):

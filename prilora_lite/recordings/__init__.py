@@ -160,6 +160,21 @@ def load(name: str, folder: Path = FOLDER) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def load_study(name: str) -> pd.DataFrame:
+    """The runs of a study in ``results/``, one row per run, as ``prilora-lite report`` writes them.
+
+    Args:
+        name: such as ``minilm_glue``, ``pocket_grid`` or ``pocket``.
+
+    Raises:
+        FileNotFoundError: no study of that name.
+    """
+    for folder in (FOLDER, FOLDER.parent.parent / "results"):  # in an installed package, and in the repository
+        if (folder / f"{name}.csv").is_file():
+            return pd.read_csv(folder / f"{name}.csv", comment="#")
+    raise FileNotFoundError(f"there are no runs of a study {name!r}: prilora-lite report results/{name}.jsonl")
+
+
 def load_trace(ratio: float, interval: int, folder: Path = FOLDER) -> dict[str, Any]:
     """How one recorded run of ``pruning`` went, step by step: losses and sparsity; churn and mask (r, n) by
     the step of the prune.
