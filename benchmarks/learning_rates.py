@@ -41,14 +41,22 @@ RATES = {
 POCKET = [name for name, task in TASKS.items() if task.in_package]
 
 
-def measure(output: Path, encoder: str, methods: list[str], tasks: list[str], seeds: list[int], epochs: float) -> None:
+def measure(
+    output: Path,
+    encoder: str,
+    methods: list[str],
+    tasks: list[str],
+    seeds: list[int],
+    epochs: float,
+    rates: list[float] | None,
+) -> None:
     """Make the runs that the output file does not hold yet."""
     environment = describe_environment(pick_precision(encoder=encoder))
     for seed, task, method in product(seeds, tasks, methods):
         rows = load_rows(task)["train"]
         cut = len(rows) * 4 // 5
         rows = {"train": rows.select(range(cut)), "validation": rows.select(range(cut, len(rows)))}
-        for rate in RATES[encoder][method]:
+        for rate in rates or RATES[encoder][method]:
             key = [task, method, rate, seed]
             if any(record["key"] == key for record in read_records(output)):
                 continue
@@ -77,10 +85,11 @@ if __name__ == "__main__":
     )
     parser.add_argument("--tasks", nargs="+", default=POCKET, choices=TASKS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
+    parser.add_argument("--rates", nargs="+", type=float, help="default: those of RATES")
     parser.add_argument("--epochs", type=float, default=3)
     parser.add_argument("--output", type=Path, default=None)
     options = parser.parse_args()
     output = options.output or Path(f"results/{options.encoder}_learning_rates.jsonl")
     methods = options.methods or list(RATES[options.encoder])
-    measure(output, options.encoder, methods, options.tasks, options.seeds, options.epochs)
+    measure(output, options.encoder, methods, options.tasks, options.seeds, options.epochs, options.rates)
     print(table(output).to_string())

@@ -117,14 +117,19 @@ def detectable(sd: float, pairs: int, power: float = 0.8) -> float:
     if pairs < 2 or not sd > 0 or not 0.05 < power < 1:
         raise ValueError(f"expected sd > 0, two or more pairs, power in (0.05, 1); got {sd!r}, {pairs!r}, {power!r}")
     critical = stats.t.ppf(0.975, pairs - 1)
+    spread = stats.chi(pairs - 1, scale=1 / math.sqrt(pairs - 1))  # of the estimated sd, in units of the true one
 
     def lacks(effect: float) -> float:
-        shown = stats.nct.sf(critical, pairs - 1, effect) + stats.nct.cdf(-critical, pairs - 1, effect)
-        return float(shown - power)
+        """Power short of the one asked for; by an integral, as scipy's noncentral t ends in NaN far out."""
+
+        def beyond(s: float) -> float:
+            return stats.norm.sf(critical * s - effect) + stats.norm.cdf(-critical * s - effect)
+
+        return float(spread.expect(beyond) - power)
 
     high = 1.0
-    while lacks(high) < 0:  # no far bracket: scipy's noncentral t ends in NaN there
-        high *= 1.5
+    while lacks(high) < 0:
+        high *= 2
     return sd * optimize.brentq(lacks, 1e-6, high) / math.sqrt(pairs)
 
 

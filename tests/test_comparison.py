@@ -101,7 +101,7 @@ def test_exploring_corrects_for_all_methods_and_tasks_together():
     assert "all" not in set(table["task"])
 
 
-@pytest.mark.parametrize(("pairs", "power"), [(3, 0.8), (5, 0.8), (5, 0.5), (20, 0.9)])
+@pytest.mark.parametrize(("pairs", "power"), [(2, 0.8), (3, 0.8), (5, 0.8), (5, 0.5), (20, 0.9)])
 def test_a_detectable_difference_is_detected_with_its_power(pairs, power):
     """By simulation: 4,000 studies of a true difference of that size."""
     true = detectable(2.0, pairs, power)

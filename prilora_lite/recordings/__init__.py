@@ -86,7 +86,7 @@ def recipes(name: str) -> Iterator[Recipe]:
                 yield Recipe(label, method, task, seed, "pocket", settings)
     elif name == "layers_minilm":
         for seed, (label, method) in product(range(3), (_thirds(6) | _SLOPES | _HEAD).items()):
-            settings = replace(settings_for("minilm", "mrpc", method), epochs=2)
+            settings = replace(settings_for("minilm", "mrpc"), epochs=2)  # one learning rate for all, the head too
             yield Recipe(label, method, "mrpc", seed, "minilm", settings)
     elif name == "pruning":
         for seed, ratio, interval in product(range(3), RATIOS, INTERVALS):
