@@ -25,7 +25,7 @@ RATES = {
         "head": (1e-3, 3e-3, 1e-2, 3e-2),
         "lora": (1e-3, 2e-3, 3e-3),
         "full": (1e-4, 2e-4, 3e-4, 5e-4, 7e-4, 1e-3),
-        "bitfit": (3e-3, 1e-2, 3e-2),
+        "bitfit": (1e-3, 3e-3, 1e-2, 3e-2),
         "houlsby": (1e-3, 3e-3, 1e-2),
         "pfeiffer": (1e-3, 3e-3, 1e-2),
         "adalora": (2e-3, 5e-3, 1e-2, 2e-2),

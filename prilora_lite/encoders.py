@@ -94,7 +94,7 @@ _POCKET = Preset(
     sha256="947ce62188479423f5b23924594684320dede88f6252eeb35b79ca315ef0fddc",
     precision="fp32",  # faster at this width, and the same on every machine
     default=Settings(learning_rate=2e-3, epochs=3, batch_size=16, max_length=64),
-    learning_rates={"head": 1e-2, "full": 5e-4},
+    learning_rates={"head": 1e-2, "full": 5e-4, "bitfit": 3e-3, "houlsby": 3e-3, "pfeiffer": 3e-3, "adalora": 5e-3},
     source="learning rates: chosen on a part of the training rows",
 )
 
