@@ -1,6 +1,6 @@
 """Does a study survive being killed? SIGKILL at random moments, started again each time, beside an undisturbed one.
 
-Run with ``python -m benchmarks.killed_study --kills 20 --output results/killed_study.json`` (POSIX; some 15 minutes on
+Run with ``python -m benchmarks.killed_study --kills 20 --output results/killed_study.json`` (POSIX; some 5 minutes on
 two CPU cores). It fails if a run was lost, doubled, or came out otherwise.
 """
 
@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from prilora_lite.records import read_records
 from prilora_lite.study import describe_environment
+from prilora_lite.training import pick_precision
 
 
 def start(arguments: list[str]) -> subprocess.Popen:
@@ -110,7 +111,11 @@ if __name__ == "__main__":
     study += ["--seeds", *map(str, range(5)), "--device", "cpu"]
     with tempfile.TemporaryDirectory() as place:
         result = compare(study, Path(place), options.kills)
-    result = {"command": ["prilora-lite", *study], **result, "environment": describe_environment(device="cpu")}
+    result = {
+        "command": ["prilora-lite", *study],
+        **result,
+        "environment": describe_environment(pick_precision(encoder="pocket", device="cpu"), "cpu"),
+    }
     print(json.dumps(result, indent=1))
     if options.output:
         options.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
