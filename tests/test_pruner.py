@@ -550,6 +550,7 @@ def _process(rank, folder):
         model(**{name: value[2 * rank : 2 * rank + 2] for name, value in whole.items()})
         pruner.step()
     torch.save({name: layer.lora_A for name, layer in pruner.layers.items()}, f"{folder}/{rank}.pt")
+    distributed.barrier()  # neither leaves while the other still talks
     distributed.destroy_process_group()
 
 

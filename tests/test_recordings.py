@@ -1,5 +1,7 @@
 """The recorded runs: complete, of equal budgets, and made again by one command with the same result."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -48,9 +50,15 @@ def test_every_position_of_the_pruning_sliders_has_a_trace_with_the_pruned_share
                 assert trace["sparsity"][step - 1] == pytest.approx(int(ratio * 128) / 128, abs=0.01)
 
 
-def test_a_study_that_is_not_there_is_named():
-    with pytest.raises(FileNotFoundError, match="no runs of a study 'minilm': prilora-lite report"):
-        recordings.load_study("minilm")
+def test_a_mistyped_study_is_refused_with_the_nearest_name():
+    with pytest.raises(ValueError, match="unknown study 'minilm_gleu': did you mean 'minilm_glue'"):
+        recordings.load_study("minilm_gleu")
+
+
+@pytest.mark.parametrize("name", recordings.STUDIES)
+def test_the_packages_copy_of_a_study_is_its_table(name):
+    table = Path(__file__).parent.parent / "results" / f"{name}.csv"
+    assert (recordings.FOLDER / table.name).read_bytes() == table.read_bytes(), f"copy {table.name} there"
 
 
 def test_a_pair_that_was_not_recorded_is_refused_with_those_that_were():

@@ -145,7 +145,12 @@ def test_resumed_in_mid_epoch_a_run_ends_bit_for_bit_as_if_never_stopped(method,
 
     with monkeypatch.context() as patch:  # killed after step 7: a checkpoint of step 6 is there, in the second epoch
         original = training._make_trainable
-        patch.setattr(training, "_make_trainable", lambda *a: [*original(*a), Killed()])
+
+        def with_a_kill(*arguments):
+            model, callbacks = original(*arguments)
+            return model, [*callbacks, Killed()]
+
+        patch.setattr(training, "_make_trainable", with_a_kill)
         with pytest.raises(KeyboardInterrupt):
             run(encoder, rows, "stsb", method, output_dir=tmp_path / "cut", save_steps=3)
     assert latest_checkpoint(tmp_path / "cut").name == "checkpoint-6"

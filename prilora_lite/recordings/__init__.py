@@ -98,6 +98,7 @@ def recipes(name: str) -> Iterator[Recipe]:
 
 
 RECORDINGS = ("layers", "layers_minilm", "pruning")
+STUDIES = ("minilm_glue", "pocket", "pocket_grid")
 
 
 def pruning_config(ratio: float, interval: int) -> PRILoRAConfig:
@@ -161,18 +162,17 @@ def load(name: str, folder: Path = FOLDER) -> pd.DataFrame:
 
 
 def load_study(name: str) -> pd.DataFrame:
-    """The runs of a study in ``results/``, one row per run, as ``prilora-lite report`` writes them.
+    """The runs of a study in the repository's ``results``, one row per run; the package has a copy of the table.
 
     Args:
-        name: such as ``minilm_glue``, ``pocket_grid`` or ``pocket``.
+        name: ``minilm_glue``, ``pocket_grid`` or ``pocket``.
 
     Raises:
-        FileNotFoundError: no study of that name.
+        ValueError: no study of that name.
     """
-    for folder in (FOLDER, FOLDER.parent.parent / "results"):  # in an installed package, and in the repository
-        if (folder / f"{name}.csv").is_file():
-            return pd.read_csv(folder / f"{name}.csv", comment="#")
-    raise FileNotFoundError(f"there are no runs of a study {name!r}: prilora-lite report results/{name}.jsonl")
+    if name not in STUDIES:
+        raise unknown("study", name, STUDIES)
+    return pd.read_csv(FOLDER / f"{name}.csv", comment="#")
 
 
 def load_trace(ratio: float, interval: int, folder: Path = FOLDER) -> dict[str, Any]:
