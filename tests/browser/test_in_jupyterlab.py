@@ -171,3 +171,15 @@ def test_the_picture_that_a_widget_shows_is_a_png(notebook):
         " return btoa(String.fromCharCode(...bytes.slice(0, 8))); }"
     )
     assert base64.b64decode(source) == b"\x89PNG\r\n\x1a\n"
+
+
+def test_slope_and_ratio_move_through_the_stored_grid(notebook):
+    page = notebook("08_ablation")
+    slope, ratio = Widget(page, "slope"), Widget(page, "pruning ratio")
+    at_default = slope.text()
+    assert "pocket-rte" in at_default
+    slope.press("ArrowLeft")
+    ratio.press("ArrowRight")
+    ratio.press("ArrowLeft")
+    slope.press("ArrowRight")
+    assert slope.text() == at_default
