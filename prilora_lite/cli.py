@@ -221,9 +221,9 @@ def _methods(options: argparse.Namespace) -> list[str | study.Method]:
 
 def _ranks(text: str) -> tuple[int, int]:
     """``4..12`` -> (4, 12), ``8`` -> (8, 8)."""
-    first, _, last = text.partition("..")
+    first, dots, last = text.partition("..")
     try:
-        return int(first), int(last or first)
+        return int(first), int(last if dots else first)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text}: expected FIRST..LAST, such as 4..12, or one rank") from None
 

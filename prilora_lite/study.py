@@ -106,7 +106,7 @@ def grid(methods: Iterable[str | Method], tasks: Iterable[str], seeds: Iterable[
         seeds: numbers from 0 up.
 
     Raises:
-        ValueError: an unknown method or task; the nearest name is given.
+        ValueError: an unknown method or task, whose nearest name is given, or a seed that is none.
     """
     chosen = []
     for method in methods:
@@ -116,6 +116,9 @@ def grid(methods: Iterable[str | Method], tasks: Iterable[str], seeds: Iterable[
     chosen, tasks, seeds = dict.fromkeys(chosen), dict.fromkeys(tasks), dict.fromkeys(seeds)
     for name in tasks:
         get_task(name)
+    for seed in seeds:
+        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+            raise ValueError(f"a seed is an integer of at least 0, got {seed!r}")
     return [Run(method, task, seed) for seed, task, method in product(seeds, tasks, chosen)]
 
 

@@ -398,6 +398,8 @@ def test_a_study_may_be_described_in_a_file(encoder, rows, tmp_path):
         ('importances = ["magnitud"]', "must be one of magnitude_input, magnitude, random, got 'magnitud'"),
         ("ratios = [1.5]", "ratio must lie in [0, 1)"),
         ("jobs = 0", "--jobs 0: expected"),
+        ("seeds = [0, -1]", "a seed is an integer of at least 0, got -1"),
+        ('ranks = ["0..4"]', "first_rank must be an integer of at least 1, got 0"),
         ('backend = "rai"', "unknown backend 'rai': did you mean 'ray'?"),
         ("[set]\nepoch = 1", "did you mean 'epochs'?"),
     ],
@@ -407,6 +409,13 @@ def test_a_mistake_in_a_file_is_one_message(text, message, tmp_path, capsys):
     file.write_text(text, encoding="utf-8")
     assert main(["ablate", str(file)]) == 2
     assert message.format(file=file) in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("ranks", ["4..", "..4", "4-12", "4..8..12", "four"])
+def test_ranks_are_first_and_last_or_one(ranks, capsys):
+    with pytest.raises(SystemExit):
+        main(["ablate", "--ranks", ranks])
+    assert f"{ranks}: expected FIRST..LAST, such as 4..12, or one rank" in capsys.readouterr().err
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path, capsys):
