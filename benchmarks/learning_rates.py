@@ -70,11 +70,15 @@ def measure(
             print(f"{task} {method} {rate:g}, seed {seed}: {metric} {value:.3f}", flush=True)
 
 
-def table(output: Path) -> pd.DataFrame:
-    """Mean over seeds, one row per method and rate, one column per task and one for the mean over tasks."""
+def table(output: Path) -> str:
+    """Mean over seeds in Markdown: one row per method and rate, one column per task and one for the mean over tasks."""
     runs = pd.DataFrame(read_records(output))
     means = runs.pivot_table(index=["method", "learning_rate"], columns="task", values="value")
-    return means.assign(mean=means.mean(axis=1, skipna=False)).round(3)
+    lines = [["method", "rate", *means.columns, "mean"], ["---"] * (len(means.columns) + 3)]
+    for (method, rate), values in means.iterrows():
+        cells = [*values, values.mean(skipna=False)]
+        lines.append([method, f"{rate:g}", *("-" if pd.isna(value) else f"{value:.3f}" for value in cells)])
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
 if __name__ == "__main__":
@@ -92,4 +96,4 @@ if __name__ == "__main__":
     output = options.output or Path(f"results/{options.encoder}_learning_rates.jsonl")
     methods = options.methods or list(RATES[options.encoder])
     measure(output, options.encoder, methods, options.tasks, options.seeds, options.epochs, options.rates)
-    print(table(output).to_string())
+    print(table(output))

@@ -90,7 +90,7 @@ def plot_cost(runs: pd.DataFrame, labels: dict[str, str] | None = None) -> Figur
 
     Args:
         runs: one row per run.
-        labels: method -> text beside its point; default: the method's name.
+        labels: method -> its text in the legend; default: the method's name.
 
     Returns:
         A figure; mean and 95 % t-interval over seeds. The head counts: it is trained, too.
@@ -117,8 +117,8 @@ def plot_cost(runs: pd.DataFrame, labels: dict[str, str] | None = None) -> Figur
             axes.xaxis.set_minor_formatter(NullFormatter())
         axes.xaxis.set_major_formatter(EngFormatter())
         axes.set_title(task)
-        axes.set_xlabel("trained parameters that are not zero")
         axes.set_ylabel(f"{here['metric'].iloc[0]} on validation (%)")
+    figure.supxlabel("trained parameters that are not zero", fontsize="medium")  # too long for each narrow panel
     handles = {
         label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+from benchmarks import learning_rates
 from prilora_lite import reporting
 from prilora_lite.cli import _parser
 from prilora_lite.comparison import PRIMARY, compare
@@ -148,6 +149,12 @@ def test_one_command_makes_a_studys_tables_from_the_raw_runs(name, tmp_path):
         assert kept.is_file(), kept
         if path.suffix != ".png":
             assert path.read_bytes() == kept.read_bytes()
+
+
+@pytest.mark.parametrize("encoder", learning_rates.RATES)
+def test_the_tables_of_learning_rates_are_those_of_the_raw_runs(encoder):
+    stated = (ROOT / "results" / "README.md").read_text(encoding="utf-8")
+    assert learning_rates.table(ROOT / "results" / f"{encoder}_learning_rates.jsonl") in stated
 
 
 def test_the_readmes_speed_is_that_of_the_benchmarks_file():

@@ -98,7 +98,7 @@ def recipes(name: str) -> Iterator[Recipe]:
 
 
 RECORDINGS = ("layers", "layers_minilm", "pruning")
-STUDIES = ("minilm_glue", "pocket", "pocket_grid")
+STUDIES = ("minilm_glue", "pocket_grid")
 
 
 def pruning_config(ratio: float, interval: int) -> PRILoRAConfig:
@@ -165,7 +165,7 @@ def load_study(name: str) -> pd.DataFrame:
     """The runs of a study in the repository's ``results``, one row per run; the package has a copy of the table.
 
     Args:
-        name: ``minilm_glue``, ``pocket_grid`` or ``pocket``.
+        name: ``minilm_glue`` or ``pocket_grid``.
 
     Raises:
         ValueError: no study of that name.
