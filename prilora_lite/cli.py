@@ -14,6 +14,8 @@ from prilora_lite.errors import unknown
 if TYPE_CHECKING:
     from prilora_lite import study
 
+COURSE = Path("notebooks/assignments")
+
 # What a study's file may say
 STUDY = (
     "methods", "ranks", "ratios", "intervals", "importances", "tasks", "seeds", "encoder", "rows", "output", "set",
@@ -33,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
             options = parser.parse_args(described)
         return options.run(options)
     except ModuleNotFoundError as error:
-        extra = {"ray": "ray", "peft": "peft"}.get(error.name, "lab")
+        extra = {"ray": "ray", "peft": "peft", "nbgrader": "classroom"}.get(error.name, "lab")
         print(f"prilora-lite: {error}; it comes with: pip install 'prilora-lite[{extra}]'", file=sys.stderr)
         return 2
     except (ValueError, OSError) as error:
@@ -158,6 +160,37 @@ def _parser() -> argparse.ArgumentParser:
     notebooks.add_argument("paths", nargs="*", type=Path, metavar="FILE", help="default: all in the folder notebooks")
     notebooks.add_argument("--execute", action="store_true", help="run them and save their outputs")
     notebooks.set_defaults(run=_notebooks)
+
+    assignments = commands.add_parser(
+        "assignments",
+        help="write the learners' copies of the assignments",
+        description="Write the learners' copies: without solutions, hidden tests and marking schemes.",
+    )
+    assignments.add_argument("--release", type=Path, required=True, metavar="FOLDER", help="where to write them")
+    assignments.add_argument(
+        "--course", type=Path, default=COURSE, metavar="FOLDER", help=f"the course (default: {COURSE})"
+    )
+    assignments.set_defaults(run=_assignments)
+
+    grade = commands.add_parser(
+        "grade",
+        help="grade a class: several submissions at a time, each in a sandbox",
+        description="Autograde all submissions of an assignment and write grades/ASSIGNMENT.csv. Stopped and started "
+        "again, it goes on; a submission that was handed in anew is graded anew. Needs bubblewrap.",
+    )
+    grade.add_argument("assignment", metavar="ASSIGNMENT", help="such as a1_lora_layer")
+    grade.add_argument(
+        "--course", type=Path, default=COURSE, metavar="FOLDER",
+        help=f"with submitted/STUDENT/ASSIGNMENT in it (default: {COURSE})",
+    )  # fmt: skip
+    grade.add_argument("--jobs", type=int, default=1, metavar="N", help="submissions at a time (default: 1)")
+    grade.add_argument(
+        "--unprotected",
+        action="store_true",
+        help="no sandbox of our own: learners' code has the rights of this command. For a container or an account that "
+        "can be thrown away",
+    )
+    grade.set_defaults(run=_grade)
     return parser
 
 
@@ -293,6 +326,38 @@ def _notebooks(options: argparse.Namespace) -> int:
     found += [line for path in paths for line in notebooks.stale(path)]
     print("\n".join(found) or f"{len(paths)} notebooks are fresh")
     return 1 if found else 0
+
+
+def _assignments(options: argparse.Namespace) -> int:
+    from prilora_lite import classroom
+
+    for path in classroom.release(options.release, options.course):
+        print(path)
+    return 0
+
+
+def _grade(options: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from prilora_lite import classroom
+
+    if options.jobs < 1:
+        raise ValueError(f"--jobs {options.jobs}: expected a number of at least 1")
+    bar, refused = tqdm(desc="grade", unit=" submissions", delay=0.1), []  # shown once its total is known
+
+    def show(count: int, record: dict[str, Any]) -> None:
+        bar.total = count
+        bar.update()
+        if record["status"] != "graded":
+            refused.append(record["student"])
+            bar.write(f"{record['student']}: {record['status']}: {'; '.join(record['notes'])}", file=sys.stderr)
+
+    with bar:
+        table = classroom.grade(
+            options.assignment, options.course, jobs=options.jobs, protected=not options.unprotected, on_done=show
+        )
+    print(f"{bar.n - len(refused)} graded, {len(refused)} not graded: {table}")
+    return 0
 
 
 def _settings(pairs: list[str]) -> dict[str, Any]:

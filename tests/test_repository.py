@@ -24,7 +24,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 ROOMS = (
     "errors", "ranks", "lora", "pruner", "config", "adapt", "checkpoint", "pocket.grammar", "pocket.tasks", "tasks",
     "encoders", "baselines", "training", "comparison", "records", "study", "recordings", "plots", "published",
-    "reporting", "exercises", "widgets", "notebooks", "cli", "__main__", "pocket.pretrain",
+    "reporting", "exercises", "widgets", "notebooks", "sandbox", "classroom", "cli", "__main__", "pocket.pretrain",
 )  # fmt: skip
 
 
@@ -64,7 +64,7 @@ def test_what_colab_ships_is_enough():
 
 def test_the_pins_lie_in_the_ranges_and_end_with_the_project():
     lines = [line for line in (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines() if line[0] != "#"]
-    assert lines[-1] == "-e .[lab,test,peft]"  # Ray is tested on Linux: it is pinned above for it alone
+    assert lines[-1] == "-e .[lab,test,peft,classroom]"  # Ray is tested on Linux: it is pinned above for it alone
     pins = {r.name.lower().replace("_", "-"): r for r in map(Requirement, lines[:-1])}
     assert str(pins["torch"].specifier) == "==2.13.0"
     extras = PROJECT["optional-dependencies"]
@@ -73,6 +73,7 @@ def test_the_pins_lie_in_the_ranges_and_end_with_the_project():
         *extras["lab"],
         *extras["test"],
         *extras["peft"],
+        *extras["classroom"],
         *extras["ray"],
         *extras["paper"],
     ]:
