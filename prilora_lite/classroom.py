@@ -170,7 +170,7 @@ def oddities(notebook: dict[str, Any], locked: set[str]) -> Iterator[str]:
 def _grade(student: str, assignment: str, course: Path, protected: bool) -> dict[str, Any]:
     """Grade one submission; its record, whatever happened."""
     started = time.time()
-    warnings.filterwarnings("ignore", module="nbformat")  # of a cell without an id, which it gives one
+    warnings.filterwarnings("ignore", module="nbformat|nbgrader")  # of cells without an id, and of its own queries
     folder = course / "submitted" / student / assignment
     record: dict[str, Any] = {"student": student, "status": "graded", "notes": []}
     try:

@@ -1,0 +1,104 @@
+"""A whole class graded in one go: what it costs a submission, and that a stop loses none.
+
+Run with ``python -m benchmarks.classroom --students 300 --jobs 2 --output results/classroom.json``. The class is a mix
+of right, empty, wrong and hostile submissions; once, in the middle, everything is killed and started again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import platform
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.metadata import version
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any
+
+from prilora_lite.study import _processor
+from tests.assignments.answers import WRONG
+from tests.assignments.hostile import HOSTILE, A
+from tests.assignments.submissions import COURSE, notebook, perfect, points, wrong
+
+
+def make_class(course: Path, students: int) -> dict[str, float | None]:
+    """Hand in for each student; the score that each should get, None for those that can't be graded.
+
+    Of twenty submissions nine are right, eight wrong in one answer, one empty, two hostile.
+    """
+    shutil.copytree(COURSE, course, ignore=shutil.ignore_patterns("gradebook.db", "submitted", "autograded", "grades"))
+    full = sum(points(A).values())
+    mistakes = cycle([(answer, name) for answer, names in WRONG[A].items() for name in names])
+    hostile = cycle(HOSTILE)
+    expected: dict[str, float | None] = {}
+    for number, kind in enumerate(islice(cycle("rrwrwrwhrwerwrwrwhrw"), students)):
+        student = f"student{number:03}"
+        if kind == "r":
+            submission, expected[student] = perfect(A), full
+        elif kind == "e":
+            submission, expected[student] = notebook(A, "release"), 0
+        elif kind == "w":
+            submission, lost = wrong(A, *next(mistakes))
+            expected[student] = full - sum(points(A)[name] for name in lost)
+        else:
+            name = next(hostile)
+            submission = HOSTILE[name]()
+            worth = {"crash": None, "overwritten_tests": 0, "uses_the_library": full}
+            expected[student] = worth.get(name, full - points(A)["a2_line_test"])
+        file = course / "submitted" / student / A / f"{A}.ipynb"
+        file.parent.mkdir(parents=True)
+        file.write_text(json.dumps(submission), encoding="utf-8")
+    return expected
+
+
+def run(students: int, jobs: int) -> dict[str, Any]:
+    """Grade such a class, kill it half-way, go on; what was measured."""
+    with tempfile.TemporaryDirectory() as folder:
+        course = Path(folder) / "course"
+        expected = make_class(course, students)
+        command = [sys.executable, "-m", "prilora_lite", "grade", A, "--course", str(course), "--jobs", str(jobs)]
+        journal = course / "grades" / f"{A}.jsonl"
+        started = time.perf_counter()
+        first = subprocess.Popen(command, start_new_session=True)
+        while first.poll() is None and not (journal.is_file() and journal.read_bytes().count(b"\n") >= students // 2):
+            time.sleep(0.2)
+        killed_at = journal.read_bytes().count(b"\n")
+        os.killpg(first.pid, signal.SIGKILL)
+        first.wait()
+        subprocess.run(command, check=True)
+        seconds = time.perf_counter() - started
+        with (course / "grades" / f"{A}.csv").open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+    scores = {row["student"]: float(row["score"]) if row["score"] else None for row in rows}
+    each = sorted(float(row["seconds"]) for row in rows)
+    return {
+        "assignment": A, "students": students, "jobs": jobs, "killed_after": killed_at, "seconds": round(seconds, 1),
+        "seconds_per_submission": round(seconds / students, 2),
+        "median_seconds_of_one": statistics.median(each), "slowest_seconds_of_one": each[-1],
+        "lost": sorted(set(expected) - set(scores)),
+        "scored_otherwise": {s: [scores.get(s), e] for s, e in expected.items() if scores.get(s) != e},
+        "not_graded": sum(row["status"] != "graded" for row in rows),
+        "environment": {
+            "python": platform.python_version(), "machine": f"{_processor()}, {os.cpu_count()} cores",
+            **{name: version(name) for name in ("prilora-lite", "nbgrader", "torch", "ipykernel")},
+        },
+    }  # fmt: skip
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--students", type=int, default=300)
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--output", type=Path, default=Path("results/classroom.json"))
+    options = parser.parse_args()
+    measured = run(options.students, options.jobs)
+    options.output.write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(measured, indent=1))
