@@ -124,6 +124,17 @@ def test_its_local_links_lead_somewhere(path):
             assert target.startswith("https://") or (path.parent / target).is_file(), target
 
 
+def test_the_glossary_lists_the_symbols_of_all_notebooks():
+    (glossary,) = [cell.source for cell in cells(PATHS[0], "markdown") if cell.source.startswith("## Symbols")]
+    listed = {name for row in re.findall(r"^\| (.*?) \|", glossary, re.M) for name in re.findall(r"Delta W|\w+", row)}
+    used = {"Delta W", "T", "mask", "churn"}
+    for path in PATHS:
+        for cell in cells(path, "markdown"):
+            for line in re.findall(r"\*\*Symbols\*\*.*", cell.source):
+                used |= set(re.findall(r"\b[A-Za-z]_[a-z]+\b", line))
+    assert used <= listed
+
+
 @every
 def test_it_predicts_and_gives_references(path):
     text = "\n".join(cell.source for cell in cells(path, "markdown"))
