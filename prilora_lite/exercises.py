@@ -1,7 +1,8 @@
 """Checks of the notebooks' exercises: each takes what the learner wrote and compares it with the library or by hand.
 
 A stub that still raises NotImplementedError is "not written yet"; a wrong answer raises AssertionError with what was
-expected, what came back and where to look. The cases are chosen so that likely mistakes do not pass by chance.
+expected, what came back and where to look. The cases are chosen so that likely mistakes do not pass by chance, and
+handed over as copies, so that an answer that writes over them can't change what it is compared with.
 """
 
 from __future__ import annotations
@@ -30,6 +31,9 @@ def _check(compare: Callable[[Answer], None]) -> Callable[[Answer], None]:
     @functools.wraps(compare)
     def check(answer: Answer) -> None:
         name = getattr(answer, "__name__", "your answer")
+        exercise = compare.__name__
+        how = f"write exercises.{exercise}({exercise}), without calling it"
+        _require(callable(answer), f"expected a function, got {answer!r}: {how}")
         try:
             compare(answer)
         except NotImplementedError as error:
@@ -49,28 +53,43 @@ def _require(condition: bool, message: str) -> None:
 
 def _equal(what: str, given: Any, expected: Any, hint: str) -> None:
     """Compare numbers, lists, arrays or tensors; the message shows both."""
-    _require(given is not None, f"{what} came back as None: is there a return?")
     second = _array(expected)
-    try:
-        first = _array(given)
-        first = first if second.dtype == bool else first.astype(float)
-    except (TypeError, ValueError, RuntimeError):
-        raise AssertionError(f"{what}: expected {_short(second)}, got {given!r}, which is no such thing") from None
+    first = _given(what, given, _short(second))
     _require(first.shape == second.shape, f"{what}: expected shape {second.shape}, got {first.shape}. {hint}")
     if second.dtype == bool:
         _require(first.dtype == bool, f"{what}: expected True and False, got {first.dtype}. {hint}")
         close = bool((first == second).all())
     else:
-        close = np.allclose(first, second, rtol=1e-5, atol=1e-7)
+        close = np.allclose(first.astype(float), second, rtol=1e-5, atol=1e-7)
     _require(close, f"{what}: expected {_short(second)}, got {_short(first)}. {hint}")
 
 
+def _given(what: str, given: Any, expected: str) -> np.ndarray:
+    """An answer as an array of numbers."""
+    _require(given is not None, f"{what} came back as None: is there a return?")
+    try:
+        return _array(given)
+    except (TypeError, ValueError, RuntimeError):
+        raise AssertionError(f"{what}: expected {expected}, got {given!r}, which is no such thing") from None
+
+
 def _array(values: Any) -> np.ndarray:
+    """Numbers or truth values as an array.
+
+    Raises:
+        TypeError: there is something else in it, such as a complex number or a text, even one that reads like a number.
+        ValueError, RuntimeError: its rows differ in length.
+    """
     if torch.is_tensor(values):
-        return values.detach().cpu().numpy()
-    if isinstance(values, (list, tuple)) and any(map(torch.is_tensor, values)):
-        return np.array([float(value) for value in values])
-    return np.asarray(values)
+        values = values.detach().cpu().numpy()
+    elif isinstance(values, (list, tuple)):
+        values = [value.item() if torch.is_tensor(value) else value for value in values]
+    array = np.asarray(values)
+    if array.dtype == object and not any(value is None or isinstance(value, (str, bytes)) for value in array.flat):
+        array = array.astype(float)  # fractions, for one
+    if array.dtype.kind not in "biuf":
+        raise TypeError(f"no numbers: {array.dtype}")
+    return array
 
 
 def _short(values: np.ndarray) -> str:
@@ -100,10 +119,9 @@ def merged_weight(answer: Answer) -> None:
     for m, n, r, s in ((5, 4, 2, 2.0), (3, 6, 1, 0.5)):
         layer = LoRALinear(torch.nn.Linear(n, m), r, scaling=s)
         torch.nn.init.normal_(layer.lora_B)
-        before = layer.base.weight.detach().clone()
-        given = answer(before.clone(), layer.lora_A.detach(), layer.lora_B.detach(), s)
+        factors = [part.detach().clone() for part in (layer.base.weight, layer.lora_A, layer.lora_B)]
         layer.merge()
-        _equal(f"merged_weight with s = {s}", given, layer.base.weight, "W0 + s B A, in this order")
+        _equal(f"merged_weight with s = {s}", answer(*factors, s), layer.base.weight, "W0 + s B A, in this order")
 
 
 @_check
@@ -113,13 +131,19 @@ def truncate(answer: Answer) -> None:
     update = torch.randn(7, 5)
     u, s, v = torch.linalg.svd(update, full_matrices=False)
     for r in (1, 3):
-        given = answer(update, r)
+        given = answer(update.clone(), r)
         pair = isinstance(given, (tuple, list)) and len(given) == 2
         _require(pair, f"expected two matrices, B and A, got {type(given).__name__}: return B, A")
-        B, A = (torch.as_tensor(factor, dtype=update.dtype) for factor in given)
-        _equal(f"shape of B at r = {r}", B.shape, (7, r), "B is m x r")
-        _equal(f"shape of A at r = {r}", A.shape, (r, 5), "A is r x n")
         nearest = u[:, :r] @ torch.diag(s[:r]) @ v[:r]
+        factors = []
+        for name, factor, shape in (("B", given[0], (7, r)), ("A", given[1], (r, 5))):
+            numbers = _given(f"{name} at r = {r}", factor, f"a matrix {shape}")
+            _require(
+                numbers.shape == shape,
+                f"{name} at r = {r}: expected shape {shape}, got {numbers.shape}. B is m x r, A is r x n",
+            )
+            factors.append(torch.as_tensor(numbers, dtype=update.dtype))
+        B, A = factors
         _require(
             torch.allclose(B @ A, nearest, atol=1e-5),
             f"B A at r = {r} is {(B @ A - update).norm():.3f} away from the update, "
@@ -148,6 +172,7 @@ def verdict(answer: Answer) -> None:
     none = "no difference shown"
     cases = [(2, 1, "first"), (-2, 1, "second"), (0.5, 1, none), (-0.9, 1, none)]
     cases += [(2, 3, none), (-2, 3, none), (0.5, 0.2, "first"), (-0.5, 0.2, "second")]
+    cases += [(1, 1, none), (-1, 1, none)]  # zero is still in it
     for mean, half, expected in cases:
         given = answer(mean, half)
         _require(
@@ -161,22 +186,20 @@ def verdict(answer: Answer) -> None:
 def scalings(answer: Answer) -> None:
     """03: one s for all layers, or LoRA's rule layer by layer."""
     for ranks, alpha in (([2, 4, 12], 12), ([4, 8, 12], 16)):
-        mean = [alpha * len(ranks) / sum(ranks)] * len(ranks)
-        _equal(f"scalings({ranks}, {alpha}, 'mean')", answer(ranks, alpha, "mean"), mean, "alpha over the mean rank")
-        layer = [alpha / rank for rank in ranks]
-        _equal(f"scalings({ranks}, {alpha}, 'layer')", answer(ranks, alpha, "layer"), layer, "alpha over its own rank")
+        mean = [alpha * len(ranks) / sum(ranks)] * len(ranks), "alpha over the mean rank"
+        layer = [alpha / rank for rank in ranks], "alpha over its own rank"
+        for rule, (expected, hint) in {"mean": mean, "layer": layer}.items():
+            _equal(f"scalings({ranks}, {alpha}, {rule!r})", answer(list(ranks), alpha, rule), expected, hint)
 
 
 @_check
 def ranks_at_budget(answer: Answer) -> None:
     """03: a line of any slope whose ranks add up to L m."""
     for layers, mean, slope in product((4, 6, 12), (4, 8), (-5, 0, 3, 6)):
-        given = answer(layers, mean, slope)
-        if isinstance(given, (list, tuple)):
-            total = f"sum of ranks_at_budget({layers}, {mean}, {slope})"
-            _equal(total, sum(given), layers * mean, "no budget left over")
-        expected = budget_ranks(layers, mean, slope)
-        _equal(f"ranks_at_budget({layers}, {mean}, {slope})", given, expected, "largest remainders get one more")
+        given, expected = answer(layers, mean, slope), budget_ranks(layers, mean, slope)
+        what = f"ranks_at_budget({layers}, {mean}, {slope})"
+        _equal(f"sum of {what}", _given(what, given, "a list of ranks").sum(), layers * mean, "no budget left over")
+        _equal(what, given, expected, "largest remainders get one more")
 
 
 @_check
@@ -203,7 +226,8 @@ def keep_in_matrix(answer: Answer) -> None:
     torch.manual_seed(0)
     scores = torch.rand(3, 4) * torch.tensor([[1.0], [2.0], [3.0]])
     for ratio in (0.25, 0.5):
-        given, expected = answer(scores, ratio), keep_mask(scores, ratio, "matrix")
+        expected = keep_mask(scores, ratio, "matrix")
+        given = answer(scores.clone(), ratio)
         _equal(f"keep_in_matrix(scores, {ratio})", given, expected, "True where the entry survives")
 
 
@@ -212,8 +236,9 @@ def churn(answer: Answer) -> None:
     """05: which share of the zeros is new."""
     before = torch.tensor([True, True, True, True, True, False, False])
     after = torch.tensor([False, False, True, True, True, False, True])
-    _equal("churn(before, after)", answer(before, after), 2 / 3, "of the three zeros after, two were alive before")
-    _equal("churn of equal masks", answer(before, before), 0.0, "nothing moved")
+    given = answer(before.clone(), after)
+    _equal("churn(before, after)", given, 2 / 3, "of the three zeros after, two were alive before")
+    _equal("churn of equal masks", answer(before.clone(), before.clone()), 0.0, "nothing moved")
 
 
 @_check
@@ -230,14 +255,16 @@ def sparsify_for_good(answer: Answer) -> None:
     twins = [torch.nn.Parameter(torch.tensor([1.0, 2.0, 3.0])) for _ in range(2)]
     optimizers = [torch.optim.Adam([weight], lr=0.1) for weight in twins]
     alive = torch.tensor([True, False, True])
+    # not all alike: Adam's step would be 0.1 times the sign
+    first, *others = torch.tensor([[1.0, 1.0, 1.0], [0.5, 2.0, -1.0], [2.0, 0.5, 0.1], [-1.0, 1.0, 3.0]])
     for weight, optimizer in zip(twins, optimizers, strict=True):
-        weight.grad = torch.ones(3)
+        weight.grad = first.clone()
         optimizer.step()  # now Adam remembers a gradient
         weight.data[1] = 0
-    for _ in range(3):
+    for gradient in others:
         for weight in twins:
-            weight.grad = torch.ones(3)
-        answer(optimizers[0], twins[0], alive)
+            weight.grad = gradient.clone()
+        answer(optimizers[0], twins[0], alive.clone())
         optimizers[1].step()
     given, free = (weight.detach() for weight in twins)
     dead = given[1].item()

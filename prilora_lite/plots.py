@@ -278,7 +278,7 @@ def plot_schedule(ranks: Sequence[int], mean: float, parameters_per_rank: int) -
     cost, flat = (total * parameters_per_rank / 1000 for total in (sum(ranks), mean * len(ranks)))
     right.bar(["this one"], [cost], color=COLOURS[0])
     right.axhline(flat, color=COLOURS[1], linestyle="--", linewidth=2)
-    right.set_ylabel("trainable (thousands)")
+    right.set_ylabel("trainable parameters (thousands)")
     right.set_ylim(0, 1.3 * max(cost, flat))
     return figure
 
@@ -299,6 +299,7 @@ def plot_importance(lora_A: np.ndarray, mean_square: np.ndarray, scores: np.ndar
     panels[0].stairs(np.sqrt(mean_square), np.arange(len(mean_square) + 1) - 0.5, fill=True, color=COLOURS[1])
     panels[0].set_xlim(-0.5, len(mean_square) - 0.5)
     panels[0].set_title("norm of the input, per feature")
+    panels[0].set_ylabel(r"$\sqrt{s_j}$")
     for axes, values, title in (
         (panels[1], np.abs(lora_A), "size of the weights of A"),
         (panels[2], scores, "importance"),

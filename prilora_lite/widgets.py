@@ -17,11 +17,13 @@ from matplotlib.figure import Figure
 from transformers import TrainerCallback
 
 from prilora_lite import plots, recordings
-from prilora_lite.pruner import IMPORTANCE_RULES, InputNorms, importance, keep_mask
+from prilora_lite.pruner import IMPORTANCE_RULES, InputNorms, check_pruning, importance, keep_mask
 from prilora_lite.ranks import adapter_parameters, budget_ranks
 from prilora_lite.training import Result, finetune
 
 _STYLE = {"style": {"description_width": "10em"}, "layout": {"width": "34em"}}
+_SLIDER = _STYLE | {"continuous_update": False}  # a dragged slider would queue up pictures of 0.2 s each
+_DECAYS = [0.0, 0.5, 0.9, 0.99]
 
 
 class Explorer:
@@ -30,7 +32,8 @@ class Explorer:
     Shown in a notebook it is live; on a page that runs nothing its picture at the default values is seen.
 
     Args:
-        draw: called with the controls' values by name; returns a figure and a text. A ValueError is shown as text.
+        draw: called with the controls' values by name; returns a figure and a text. An error is shown as text once the
+            first picture is there; before, it is raised.
         controls: widgets with a ``value``, by name.
         alt: what the picture shows, for those who can't see it.
 
@@ -47,15 +50,21 @@ class Explorer:
         self.box = ipywidgets.VBox([*self.controls.values(), self.label, self.image])
         for control in self.controls.values():
             control.observe(self._update, "value")
-        self._update()
+        self._show(*self._draw())
 
-    def _update(self, change: Any = None) -> None:
+    def _draw(self) -> tuple[Figure, str]:
+        return self.draw(**{name: control.value for name, control in self.controls.items()})
+
+    def _show(self, figure: Figure, text: str) -> None:
+        self.label.value, self.image.value = text, plots.to_png(figure)
+
+    def _update(self, change: Any) -> None:
         try:
-            figure, text = self.draw(**{name: control.value for name, control in self.controls.items()})
+            self._show(*self._draw())
         except ValueError as error:  # values that do not go together: say why, keep the picture
             self.label.value = f"<b>Not possible:</b> {html.escape(str(error))}"
-            return
-        self.label.value, self.image.value = text, plots.to_png(figure)
+        except Exception as error:  # anything: a live kernel would swallow it, and the slider seem dead
+            self.label.value = f"<b>{type(error).__name__}:</b> {html.escape(str(error))}"
 
     def _ipython_display_(self) -> None:
         picture = {"image/png": base64.b64encode(self.image.value).decode()}
@@ -67,7 +76,13 @@ def explore_rank(update: torch.Tensor) -> Explorer:
 
     Args:
         update: Delta W, (m, n).
+
+    Raises:
+        ValueError: the update is no matrix, not finite, or zero.
     """
+    _check_matrix("update", update)
+    if not update.any():
+        raise ValueError("update holds zeros alone, so there is no error to show; give W - W0 of a trained layer")
     m, n = update.shape
     values = torch.linalg.svdvals(update.detach().float()).numpy(force=True)
     errors = plots.truncation_errors(values)
@@ -79,7 +94,7 @@ def explore_rank(update: torch.Tensor) -> Explorer:
         )
         return plots.plot_spectrum(values, rank), text
 
-    rank = ipywidgets.IntSlider(min(8, m, n), 1, min(m, n), description="rank r", **_STYLE)
+    rank = ipywidgets.IntSlider(min(8, m, n), 1, min(m, n), description="rank r", **_SLIDER)
     return Explorer(draw, {"rank": rank}, "Singular values of an update and the error left at each rank")
 
 
@@ -101,8 +116,8 @@ def explore_schedule(num_layers: int, shapes: list[tuple[int, int]]) -> Explorer
         return plots.plot_schedule(ranks, mean, adapter_parameters([1], shapes)), text
 
     controls = {
-        "slope": ipywidgets.IntSlider(8, -14, 14, description="slope r_f - r_s", **_STYLE),
-        "mean": ipywidgets.IntSlider(8, 1, 16, description="mean rank", **_STYLE),
+        "slope": ipywidgets.IntSlider(8, -14, 14, description="slope r_f - r_s", **_SLIDER),
+        "mean": ipywidgets.IntSlider(8, 1, 16, description="mean rank", **_SLIDER),
     }
     return Explorer(draw, controls, "Rank of each layer, and what the schedule costs beside a flat one")
 
@@ -114,28 +129,58 @@ def explore_importance(lora_A: torch.Tensor, inputs: list[torch.Tensor], ratio: 
         lora_A: A, (r, n).
         inputs: what the layer read at each step, (tokens, n) each.
         ratio: share of A that is pruned.
+
+    Raises:
+        ValueError: a ratio out of range; weights or inputs that are missing, not finite, or do not fit together.
     """
+    check_pruning(ratio, 1, _DECAYS[0], IMPORTANCE_RULES[0], "row")
+    _check_matrix("lora_A", lora_A)
+    if not inputs:
+        raise ValueError("inputs: expected what the layer read, one (tokens, n) tensor for each step, got none")
+    for step, x in enumerate(inputs):
+        _check_matrix(f"inputs[{step}]", x)
+        if x.shape[1] != lora_A.shape[1]:
+            raise ValueError(f"inputs[{step}]: expected {lora_A.shape[1]} features, as A has, got {tuple(x.shape)}")
     weights = lora_A.detach()
+    mean_squares = {decay: _mean_square(inputs, decay) for decay in _DECAYS}
+
+    def score_and_keep(decay: float, rule: str) -> tuple[torch.Tensor, torch.Tensor]:
+        scores = importance(weights, mean_squares[decay], rule, torch.Generator().manual_seed(0))
+        return scores, keep_mask(scores, ratio)
 
     def draw(decay: float, rule: str) -> tuple[Figure, str]:
-        norms = InputNorms(weights.shape[1])
-        for x in inputs:
-            norms.add(x)
-            norms.fold(decay)
-        scores = importance(weights, norms.mean_square, rule, torch.Generator().manual_seed(0))
-        keep = keep_mask(scores, ratio)
-        by_size = keep_mask(importance(weights, None, "magnitude"), ratio)
-        differ = (keep != by_size).float().mean().item()
-        memory = "the last step alone" if decay == 0 else f"about the last {1 / (1 - decay):.0f} steps"
-        text = f"the norms remember {memory}; {differ:.0%} of the mask differs from that of the weights' size alone"
-        arrays = (part.numpy(force=True) for part in (weights, norms.mean_square, scores, keep))
+        scores, keep = score_and_keep(decay, rule)
+        others = score_and_keep(decay, "magnitude")[1], score_and_keep(0.9, rule)[1]
+        by_size, by_decay = (f"{(keep != other).float().mean():.0%}" for other in others)
+        steps = min(len(inputs), 1 / (1 - decay))
+        memory = "the last step alone" if decay == 0 else f"about the last {steps:.0f} steps"
+        text = (
+            f"the norms remember {memory}; {by_size} of the mask differs from that of the weights' size alone, "
+            f"{by_decay} from that at decay 0.9"
+        )
+        arrays = (part.numpy(force=True) for part in (weights, mean_squares[decay], scores, keep))
         return plots.plot_importance(*arrays), text
 
     controls = {
-        "decay": ipywidgets.SelectionSlider(options=[0.0, 0.5, 0.9, 0.99], value=0.9, description="decay β", **_STYLE),
+        "decay": ipywidgets.SelectionSlider(options=_DECAYS, value=0.9, description="decay β", **_SLIDER),
         "rule": ipywidgets.Dropdown(options=IMPORTANCE_RULES, description="importance rule", **_STYLE),
     }
     return Explorer(draw, controls, "Input norms, weights of A, their importance, and who survives")
+
+
+def _mean_square(inputs: list[torch.Tensor], decay: float) -> torch.Tensor:
+    norms = InputNorms(inputs[0].shape[1])
+    for x in inputs:
+        norms.add(x)
+        norms.fold(decay)
+    return norms.mean_square
+
+
+def _check_matrix(name: str, matrix: torch.Tensor) -> None:
+    if matrix.ndim != 2 or not matrix.numel():
+        raise ValueError(f"{name}: expected a matrix with rows and columns, got shape {tuple(matrix.shape)}")
+    if not matrix.isfinite().all():
+        raise ValueError(f"{name} is not finite: expected numbers alone, got NaN or infinity in it")
 
 
 def explore_pruning() -> Explorer:
@@ -156,12 +201,12 @@ def explore_pruning() -> Explorer:
     steps = len(recordings.load_trace(recordings.RATIOS[0], recordings.INTERVALS[0])["losses"])
     controls = {
         "ratio": ipywidgets.SelectionSlider(
-            options=recordings.RATIOS, value=0.5, description="pruning ratio", **_STYLE
+            options=recordings.RATIOS, value=0.5, description="pruning ratio", **_SLIDER
         ),
         "interval": ipywidgets.SelectionSlider(
-            options=recordings.INTERVALS, value=20, description="interval N (steps)", **_STYLE
+            options=recordings.INTERVALS, value=20, description="interval N (steps)", **_SLIDER
         ),
-        "step": ipywidgets.IntSlider(steps, 1, steps, description="mask at step", **_STYLE),
+        "step": ipywidgets.IntSlider(steps, 1, steps, description="mask at step", **_SLIDER),
     }
     return Explorer(draw, controls, "Loss, sparsity, mask and churn of a recorded run at each step")
 
@@ -183,9 +228,9 @@ def explore_grid(runs: pd.DataFrame) -> Explorer:
         return plots.plot_grid(runs, slope, ratio), "; ".join(found)
 
     controls = {
-        "slope": ipywidgets.SelectionSlider(options=slopes, value=slopes[-1], description="slope r_f - r_s", **_STYLE),
+        "slope": ipywidgets.SelectionSlider(options=slopes, value=slopes[-1], description="slope r_f - r_s", **_SLIDER),
         "ratio": ipywidgets.SelectionSlider(
-            options=ratios, value=0.5 if 0.5 in ratios else ratios[-1], description="pruning ratio", **_STYLE
+            options=ratios, value=0.5 if 0.5 in ratios else ratios[-1], description="pruning ratio", **_SLIDER
         ),
     }
     return Explorer(draw, controls, "Metric against rank slope, and against pruning ratio, with 95 % intervals")

@@ -1,6 +1,7 @@
 """The checks of the exercises: plausible wrong answers fail, and are told why."""
 
 import operator
+from fractions import Fraction
 from functools import partial
 
 import numpy as np
@@ -55,6 +56,40 @@ def frozen(optimizer, weight, alive):
     weight.data[~alive] = 0
 
 
+def by_sign(optimizer, weight, alive):
+    """What Adam does as long as the gradient does not change."""
+    weight.data -= 0.1 * weight.grad.sign()
+    weight.data[~alive] = 0
+
+
+def marks_all_dead(optimizer, weight, alive):
+    alive[:] = False
+    weight.data[:] = 0
+
+
+def touching_is_enough(mean, half):
+    return "first" if mean - half >= 0 else "second" if mean + half <= 0 else "no difference shown"
+
+
+def below_zero_touching_is_enough(mean, half):
+    return "first" if mean - half > 0 else "second" if mean + half <= 0 else "no difference shown"
+
+
+def levels_the_ranks(ranks, alpha, rule):
+    ranks[:] = [sum(ranks) / len(ranks)] * len(ranks)
+    return [alpha / rank for rank in ranks]
+
+
+def levels_the_scores(scores, ratio):
+    scores[:] = 0
+    return keep_mask(scores, ratio, "matrix")
+
+
+def empties_a(W0, A, B, s):
+    A[:] = 0
+    return W0
+
+
 def smallest_directions(update, r):
     u, s, v = torch.linalg.svd(update, full_matrices=False)
     return u[:, -r:] * s[-r:], v[-r:]
@@ -76,6 +111,8 @@ WRONG = [
         "-1 to 5",
     ),
     (check.verdict, lambda mean, half: None, "got None"),
+    (check.verdict, touching_is_enough, "from 0 to 2"),
+    (check.verdict, below_zero_touching_is_enough, "from -2 to 0"),
     (check.scalings, lambda ranks, alpha, rule: [alpha] * len(ranks), "mean rank"),
     (check.scalings, lambda ranks, alpha, rule: [alpha / sorted(ranks)[1]] * 3, "mean rank"),
     (check.scalings, lambda ranks, alpha, rule: [alpha / r for r in ranks], "mean rank"),
@@ -128,6 +165,19 @@ WRONG = [
     (check.ranks_at_budget, lambda num_layers, mean, slope: None, "is there a return"),
     (check.keep_in_matrix, lambda scores, ratio: keep_mask(scores, ratio, "matrix").int(), "True and False"),
     (check.full_parameters, lambda m, n: None, "is there a return"),
+    (check.full_parameters, lambda m, n: str(m * n), "got '6', which is no such thing"),
+    (check.full_parameters, lambda m, n: complex(m * n), "which is no such thing"),
+    (check.full_parameters, lambda m, n: np.array(str(m * n), dtype=object), "which is no such thing"),
+    (check.ranks_at_budget, lambda num_layers, mean, slope: [str(mean)] * num_layers, "which is no such thing"),
+    (check.ranks_at_budget, lambda num_layers, mean, slope: [None] * num_layers, "which is no such thing"),
+    (check.truncate, lambda update, r: ("a", "b"), "B at r = 1: expected .* which is no such thing"),
+    (check.truncate, lambda update, r: (None, None), "B at r = 1 came back as None"),
+    (check.full_parameters, 6, r"a function, got 6: .*full_parameters\(full_parameters\), without calling it"),
+    (check.scalings, levels_the_ranks, "its own rank"),
+    (check.keep_in_matrix, levels_the_scores, "True where the entry survives"),
+    (check.merged_weight, empties_a, "W0 . s B A"),
+    (check.sparsify_for_good, by_sign, "go on training"),
+    (check.sparsify_for_good, marks_all_dead, "go on training"),
 ]
 
 
@@ -152,6 +202,15 @@ def test_an_error_of_torchs_own_kind_is_not_taken_for_a_stub(capsys):
     assert capsys.readouterr().out == ""
 
 
+def test_an_answer_that_writes_over_what_it_was_given_spoils_no_other_case(capsys):
+    def churn(before, after):
+        before.logical_not_()
+        return ((~before & ~after).sum() / (~after).sum()).item()
+
+    check.churn(churn)
+    assert capsys.readouterr().out == "churn: well done\n"
+
+
 def test_right_answers_of_other_types_pass(capsys):
     def truncate(update, r):
         u, s, v = np.linalg.svd(update.double().numpy(), full_matrices=False)
@@ -160,5 +219,6 @@ def test_right_answers_of_other_types_pass(capsys):
     check.truncate(truncate)
     check.scalings(lambda ranks, alpha, rule: torch.tensor(PRILoRAConfig(alpha=alpha, scaling=rule).scalings(ranks)))
     check.full_parameters(partial(operator.mul))
+    check.full_parameters(lambda m, n: Fraction(m * n))
     out = capsys.readouterr().out.split("\n")
-    assert out == ["truncate: well done", "<lambda>: well done", "your answer: well done", ""]
+    assert out == ["truncate: well done", "<lambda>: well done", "your answer: well done", "<lambda>: well done", ""]

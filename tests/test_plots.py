@@ -41,6 +41,7 @@ def test_the_schedule_draws_its_ranks_and_its_cost(num_layers, mean, slope):
     left, right = plots.plot_schedule(ranks, mean, 100).axes
     assert [bar.get_height() for bar in left.patches] == ranks
     assert right.patches[0].get_height() == pytest.approx(sum(ranks) * 0.1)
+    assert right.get_ylabel() == "trainable parameters (thousands)"
 
 
 def test_importance_shows_the_four_things_that_decide():
@@ -54,6 +55,7 @@ def test_importance_shows_the_four_things_that_decide():
     assert importance.images[0].get_array().tolist() == scores.tolist()
     assert (mask.images[0].get_array() == ~keep).all()
     assert "50%" in mask.get_title()
+    assert all(axes.get_ylabel() for axes in (norm, size, importance, mask))
 
 
 @pytest.mark.parametrize("step", [None, 1, 19, 20, 39, 40, 125])

@@ -6,7 +6,7 @@ import pytest
 import torch
 from ipywidgets import IntProgress, IntSlider, SelectionSlider
 
-from prilora_lite import Settings, finetune, recordings, widgets
+from prilora_lite import Settings, finetune, plots, recordings, widgets
 from prilora_lite.ranks import budget_ranks
 
 PNG = b"\x89PNG"
@@ -57,6 +57,82 @@ def test_a_schedule_that_cannot_be_is_told_and_the_picture_stays():
     assert bytes(explorer.image.value) == before
     explorer.controls["mean"].value = 8
     assert "Not possible" not in explorer.label.value
+
+
+def test_an_error_of_any_kind_is_shown_in_the_label_and_the_next_move_works():
+    def draw(x):
+        if x == 2:
+            raise KeyError("<two>")
+        return plots.plot_schedule([x], x, 1), f"x is {x}"
+
+    explorer = widgets.Explorer(draw, {"x": IntSlider(1, 1, 3)}, "one bar")
+    before = bytes(explorer.image.value)
+    explorer.controls["x"].value = 2
+    assert explorer.label.value == "<b>KeyError:</b> &#x27;&lt;two&gt;&#x27;"
+    assert bytes(explorer.image.value) == before
+    explorer.controls["x"].value = 3
+    assert explorer.label.value == "x is 3"
+
+
+def test_a_widget_that_cannot_draw_its_first_picture_is_an_error_in_the_cell():
+    with pytest.raises(ZeroDivisionError):
+        widgets.Explorer(lambda x: 1 // 0, {"x": IntSlider(1, 1, 3)}, "nothing")
+
+
+def test_a_slider_that_is_dragged_draws_once_it_is_let_go():
+    for explorer in explorers().values():
+        sliders = [c for c in explorer.controls.values() if isinstance(c, (IntSlider, SelectionSlider))]
+        assert sliders
+        assert not any(slider.continuous_update for slider in sliders)
+
+
+@pytest.mark.parametrize(
+    ("update", "told"),
+    [
+        (torch.zeros(3, 2), "zeros alone"),
+        (torch.tensor([[1.0, float("nan")]]), "not finite"),
+        (torch.ones(3), r"shape \(3,\)"),
+        (torch.ones(0, 3), r"shape \(0, 3\)"),
+    ],
+)
+def test_an_update_without_singular_values_to_show_is_refused(update, told):
+    with pytest.raises(ValueError, match=f"update.*{told}"):
+        widgets.explore_rank(update)
+
+
+@pytest.mark.parametrize(
+    ("lora_A", "inputs", "ratio", "told"),
+    [
+        (torch.ones(2, 3), [torch.ones(4, 3)], 1.5, "ratio.*1.5"),
+        (torch.ones(2, 3), [], 0.5, "inputs.* got none"),
+        (torch.ones(2, 3), [torch.ones(4, 3), torch.ones(0, 3)], 0.5, r"inputs\[1\].*\(0, 3\)"),
+        (torch.ones(2, 3), [torch.ones(4, 2)], 0.5, r"inputs\[0\].* 3.*\(4, 2\)"),
+        (torch.ones(2, 3), [torch.full((4, 3), float("nan"))], 0.5, r"inputs\[0\].*not finite"),
+        (torch.full((2, 3), float("inf")), [torch.ones(4, 3)], 0.5, "lora_A.*not finite"),
+        (torch.ones(3), [torch.ones(4, 3)], 0.5, r"lora_A.*\(3,\)"),
+    ],
+)
+def test_what_gives_no_mask_is_refused(lora_A, inputs, ratio, told):
+    with pytest.raises(ValueError, match=told):
+        widgets.explore_importance(lora_A, inputs, ratio)
+
+
+def test_the_memory_is_no_longer_than_the_steps_there_are():
+    explorer = explorers()["importance"]
+    explorer.controls["decay"].value = 0.99
+    assert "about the last 5 steps" in explorer.label.value
+    explorer.controls["decay"].value = 0.5
+    assert "about the last 2 steps" in explorer.label.value
+
+
+def test_the_importance_says_what_the_decay_changes():
+    inputs = [torch.tensor([[3.0, 1.0]]), torch.tensor([[1.0, 2.0]])]  # s at 0.9: 8.2 and 1.3, at 0: 1 and 4
+    explorer = widgets.explore_importance(torch.ones(1, 2), inputs)
+    assert " 0% from that at decay 0.9" in explorer.label.value
+    explorer.controls["decay"].value = 0.0
+    assert "100% from that at decay 0.9" in explorer.label.value
+    explorer.controls["rule"].value = "magnitude"
+    assert " 0% from that at decay 0.9" in explorer.label.value
 
 
 def test_the_schedule_says_its_ranks_and_both_costs():

@@ -59,12 +59,39 @@ def test_a_page_that_runs_nothing_can_show_it(path):
     HTMLExporter().from_notebook_node(nbformat.read(path, as_version=4))
 
 
+def texts(cell):
+    """Everything of a cell that is read as text: source, printed text, texts of displayed data."""
+    yield cell.source
+    for output in cell.get("outputs", []):
+        yield output.get("text", "")
+        yield from (text for kind, text in output.get("data", {}).items() if kind.startswith("text/"))
+
+
+def machine_path(text):
+    """The first path in a text that is right on one machine alone, or None."""
+    folders = "home|root|tmp|work|Users|content|opt|usr|var|mnt|private|data"
+    return re.search(rf"(?<![\w.:/])/({folders})/|\b[A-Z]:\\", text)
+
+
 @every
 def test_it_names_no_path_of_a_machine(path):
     for cell in cells(path):
-        text = str({key: value for key, value in cell.items() if key != "metadata"})
-        found = re.search(r"(?<![\w.:/])/(home|root|tmp|work|Users|content|opt|usr)/|[A-Z]:\\\\", text)
-        assert not found, found
+        for text in texts(cell):
+            assert not machine_path(text), text
+
+
+@pytest.mark.parametrize("text", ["at\n/home/me/x", "'/var/x'", "in /mnt/x", r"C:\Users\me", "/private/tmp/x"])
+def test_a_path_of_a_machine_is_found_also_at_the_start_of_a_line(text):
+    new = nbformat.v4
+    printed = new.new_output("stream", text=text)
+    shown = new.new_output("display_data", data={"text/plain": text})
+    for cell in (new.new_markdown_cell(text), *(new.new_code_cell(outputs=[output]) for output in (printed, shown))):
+        assert any(map(machine_path, texts(cell)))
+
+
+@pytest.mark.parametrize("text", ["https://x.org/data/1", "results/data/x", "../work/x", "S:\n\\frac", "a / data / b"])
+def test_an_address_or_a_path_inside_the_project_is_no_path_of_a_machine(text):
+    assert not machine_path(text)
 
 
 @every
@@ -95,6 +122,17 @@ def test_its_local_links_lead_somewhere(path):
     for cell in cells(path, "markdown"):
         for target in re.findall(r"\]\(([^)#]+)\)", cell.source):
             assert target.startswith("https://") or (path.parent / target).is_file(), target
+
+
+def test_the_glossary_lists_the_symbols_of_all_notebooks():
+    (glossary,) = [cell.source for cell in cells(PATHS[0], "markdown") if cell.source.startswith("## Symbols")]
+    listed = {name for row in re.findall(r"^\| (.*?) \|", glossary, re.M) for name in re.findall(r"Delta W|\w+", row)}
+    used = {"Delta W", "T", "mask", "churn"}
+    for path in PATHS:
+        for cell in cells(path, "markdown"):
+            for line in re.findall(r"\*\*Symbols\*\*.*", cell.source):
+                used |= set(re.findall(r"\b[A-Za-z]_[a-z]+\b", line))
+    assert used <= listed
 
 
 @every
