@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from sklearn import metrics
 
 from prilora_lite.comparison import holm as holm_of_values
 from prilora_lite.comparison import paired_interval as paired_interval_of_differences
@@ -305,6 +306,16 @@ def number_of_prunes(answer: Answer) -> None:
         expected = math.ceil(epochs * math.ceil(rows / batch_size) / interval)
         hint = "a short last batch is a step, too; the last step prunes, whether N divides it or not"
         _equal(f"number_of_prunes{case}", answer(*case), expected, hint)
+
+
+@_check
+def matthews(answer: Answer) -> None:
+    """07: Matthews correlation from the counts of right and wrong answers."""
+    hint = "right answers multiplied less wrong ones, over the root of the four sums; 0 where that is 0"
+    for counts in ((6, 1, 3, 2), (1, 7, 2, 4), (0, 5, 3, 0), (3, 3, 3, 3), (9, 0, 2, 0), (4, 4, 0, 0)):
+        tp, tn, fp, fn = counts
+        labels, given = [1] * (tp + fn) + [0] * (tn + fp), [1] * tp + [0] * fn + [0] * tn + [1] * fp
+        _equal(f"matthews{counts}", answer(*counts), metrics.matthews_corrcoef(labels, given), hint)
 
 
 @_check

@@ -140,6 +140,8 @@ WRONG = [
     (check.packed_bytes, lambda total, nonzero: 4 * nonzero + total / 8, "8 bits a byte"),
     (check.number_of_prunes, lambda rows, batch, epochs, n: epochs * -(-rows // batch) // n, "whether N divides it"),
     (check.number_of_prunes, lambda rows, batch, epochs, n: -(-epochs * rows // batch // n), "a short last batch"),
+    (check.matthews, lambda tp, tn, fp, fn: (tp + tn) / (tp + tn + fp + fn), "right answers multiplied"),
+    (check.matthews, lambda tp, tn, fp, fn: (tp * tn - fp * fn) / ((tp + fp) * (tn + fn)), "over the root"),
     (check.interaction, lambda a, b, c, d: d - a, "expected 3"),
     (check.interaction, lambda a, b, c, d: d - max(b, c), "where A is pruned"),
     (check.holm, lambda p: [min(1, len(p) * value) for value in p], "the next times m - 1"),
