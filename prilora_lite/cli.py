@@ -30,8 +30,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         if getattr(options, "study", None):
-            place = arguments.index(str(options.study))
-            described = [*arguments[: place + 1], *_described(options.study), *arguments[place + 1 :]]
+            place = arguments.index(options.study)
+            described = [*arguments[: place + 1], *_described(Path(options.study)), *arguments[place + 1 :]]
             options = parser.parse_args(described)
         return options.run(options)
     except ModuleNotFoundError as error:
@@ -58,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
         "each run and a figure. Stopped and started again, it goes on with the runs that are missing. A study can be "
         "described in a file: the options below by their long names, as in results/minilm_glue.toml.",
     )
-    ablate.add_argument("study", nargs="?", type=Path, metavar="FILE.toml", help="file that describes the study")
+    ablate.add_argument("study", nargs="?", metavar="FILE.toml", help="file that describes the study")
     ablate.add_argument(
         "--methods",
         nargs="+",
@@ -199,7 +199,7 @@ def _ablate(options: argparse.Namespace) -> int:
     from prilora_lite import reporting, study
     from prilora_lite.records import read_crashes
 
-    output = options.output or (options.study.with_suffix(".jsonl") if options.study else Path("runs/ablation.jsonl"))
+    output = options.output or Path(options.study or "runs/ablation").with_suffix(".jsonl")
     if output.suffix != ".jsonl":
         raise ValueError(f"--output {output}: expected a name that ends in .jsonl")
     if options.jobs is not None and options.jobs < 1:

@@ -389,6 +389,16 @@ def test_a_study_may_be_described_in_a_file(encoder, rows, tmp_path):
     assert (tmp_path / "slopes_grid.png").read_bytes()[:4] == b"\x89PNG"
 
 
+@pytest.mark.parametrize("path", ["./study.toml", ".//study.toml", "../{here}/study.toml"])
+def test_a_study_file_is_found_however_its_path_is_written(path, encoder, rows, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "study.toml"
+    file.write_text(f"encoder = {json.dumps(encoder)}\nrows = {json.dumps(str(rows))}", encoding="utf-8")
+    study_file = path.format(here=tmp_path.name)
+    assert main(["ablate", study_file, "--methods", "head", "--tasks", "cola", "--seeds", "0", *QUICK]) == 0
+    assert len(read_records(tmp_path / "study.jsonl")) == 1
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
