@@ -197,7 +197,6 @@ def _parser() -> argparse.ArgumentParser:
 def _ablate(options: argparse.Namespace) -> int:
     print("loading torch and transformers ...", file=sys.stderr, flush=True)
     from prilora_lite import reporting, study
-    from prilora_lite.records import read_crashes
 
     output = options.output or Path(options.study or "runs/ablation").with_suffix(".jsonl")
     if output.suffix != ".jsonl":
@@ -206,12 +205,14 @@ def _ablate(options: argparse.Namespace) -> int:
         raise ValueError(f"--jobs {options.jobs}: expected a number of at least 1")
     runs = study.grid(_methods(options), options.tasks, options.seeds)
     speaks = study.RANK == 0  # of several processes for one run, the first
+    crashed: list[study.Run] = []
 
     def announce(number: int, count: int, run: study.Run, record: dict[str, Any] | None) -> None:
         name = f"[{number}/{count}] {run.task} {run.method.label}, seed {run.seed}"
         if record is None:
             tell(name)
         elif "error" in record:
+            crashed.append(run)
             tell(f"{name}: crashed after {record['seconds']:.0f} s: {record['error']}")
         else:
             metric, value = next(iter(record["metrics"].items()))
@@ -226,7 +227,6 @@ def _ablate(options: argparse.Namespace) -> int:
         precision=options.precision, device=options.device, jobs=options.jobs, backend=options.backend,
         progress=speaks, on_run=announce,
     )  # fmt: skip
-    crashed = [record for record in read_crashes(output) if record["encoder"] == options.encoder]
     if speaks and records:
         written = reporting.write(output)
         frame = reporting.to_dataframe(records)

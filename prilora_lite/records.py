@@ -22,14 +22,6 @@ def read_records(path: str | Path) -> list[dict[str, Any]]:
     return [record for record in _lines(Path(path)) if "error" not in record]
 
 
-def read_crashes(path: str | Path) -> list[dict[str, Any]]:
-    """The runs of a file that crashed and have not been finished since, the last crash of each."""
-    lines = _lines(Path(path))
-    finished = {_identity(record) for record in lines if "error" not in record}
-    crashed = {_identity(record): record for record in lines if "error" in record}
-    return [record for identity, record in crashed.items() if identity not in finished]
-
-
 def append_record(path: str | Path, record: dict[str, Any]) -> bool:
     """Add one line, unless its run is in the file already: two processes may have made the same one.
 

@@ -14,7 +14,7 @@ from benchmarks import killed_study
 from prilora_lite import reporting, study
 from prilora_lite.cli import main
 from prilora_lite.plots import plot_ablation
-from prilora_lite.records import append_record, read_crashes, read_records
+from prilora_lite.records import append_record, read_records
 from prilora_lite.tasks import TASKS
 from tests.models import write_rows
 
@@ -119,16 +119,13 @@ def test_names_tell_configurations_apart():
 # Records
 
 
-def test_a_crash_is_kept_apart_until_its_run_is_finished(tmp_path):
+def test_a_crash_is_no_run_and_its_run_may_follow(tmp_path):
     file = tmp_path / "runs.jsonl"
-    crash = {"key": ["lora", "cola", 0], "error": "RuntimeError: no"}
-    append_record(file, crash)
+    append_record(file, {"key": ["lora", "cola", 0], "error": "RuntimeError: no"})
     append_record(file, record(seed=1))
     assert [r["seed"] for r in read_records(file)] == [1]
-    assert read_crashes(file) == [crash]
     append_record(file, record(seed=0))
     assert [r["seed"] for r in read_records(file)] == [1, 0]
-    assert read_crashes(file) == []
 
 
 def test_a_run_that_another_process_made_meanwhile_is_not_doubled(tmp_path):
@@ -317,12 +314,20 @@ def test_a_run_that_crashes_is_recorded_and_the_rest_go_on(encoder, rows, tmp_pa
     error = capsys.readouterr().err
     assert "head only, seed 1: crashed" in error
     assert "1 runs crashed" in error
-    (crash,) = read_crashes(output)
+    (crash,) = [r for r in map(json.loads, output.read_text(encoding="utf-8").splitlines()) if "error" in r]
     assert (crash["seed"], crash["error"]) == (1, "RuntimeError: out of memory")
     assert "in finetune" in crash["traceback"]
     assert [r["seed"] for r in read_records(output)] == [0, 2]
     assert main(arguments) == 0  # tried again
     assert [r["seed"] for r in read_records(output)] == [0, 2, 1]
+
+
+def test_an_earlier_crash_of_another_run_is_no_failure(encoder, rows, tmp_path, monkeypatch):
+    output = tmp_path / "runs.jsonl"
+    with monkeypatch.context() as patch:
+        crash_on_seed_1(patch)
+        assert main(command(output, encoder, rows, methods=["head"], seeds=["1"])) == 1
+    assert main(command(output, encoder, rows, methods=["head"], seeds=["0"])) == 0
 
 
 def test_a_study_that_only_crashes_has_no_table_and_fails(encoder, rows, tmp_path, monkeypatch, capsys):
