@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+if os.name == "nt":
+    import msvcrt
+else:
+    import fcntl
 
 
 def read_records(path: str | Path) -> list[dict[str, Any]]:
@@ -31,7 +34,8 @@ def append_record(path: str | Path, record: dict[str, Any]) -> bool:
         Whether it was added.
     """
     path = Path(path)
-    with _locked(path), path.open("ab+") as file:
+    with path.open("ab+") as file:
+        _lock(file)
         file.seek(0)
         whole = file.read()
         if whole and not whole.endswith(b"\n"):
@@ -74,22 +78,16 @@ def _identity(record: dict[str, Any]) -> str:
     return json.dumps(record["key"], sort_keys=True)
 
 
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """One writer at a time, among threads and processes of one machine."""
-    lock = path.with_name(path.name + ".lock")
+def _lock(file: IO[bytes]) -> None:
+    """One writer at a time, until the file is closed: the system gives the lock of a killed process back."""
+    if os.name != "nt":
+        fcntl.flock(file, fcntl.LOCK_EX)
+        return
+    file.seek(1 << 30)  # a byte far behind the end: what is locked in Windows can't be read by others
     while True:
         try:
-            os.close(os.open(lock, os.O_CREAT | os.O_EXCL))
-            break
-        except (FileExistsError, PermissionError) as error:  # the second: Windows, while another process removes it
-            if isinstance(error, PermissionError) and os.name != "nt":
+            msvcrt.locking(file.fileno(), msvcrt.LK_LOCK, 1)
+            return
+        except OSError as error:
+            if error.errno != errno.EDEADLOCK:  # this one: not had within ten seconds
                 raise
-            with suppress(OSError):  # it may go between the two looks
-                if time.time() - lock.stat().st_mtime > 30:  # its writer is dead: writing takes milliseconds
-                    lock.unlink(missing_ok=True)
-            time.sleep(0.01)
-    try:
-        yield
-    finally:
-        lock.unlink(missing_ok=True)

@@ -1,4 +1,5 @@
 import json
+import os
 import re
 import sys
 import threading
@@ -185,6 +186,32 @@ def test_two_processes_may_append_at_once(tmp_path):
     for writer in writers:
         writer.join()
     assert sorted(r["seed"] for r in read_records(file)) == [*range(25), *range(100, 125)]
+
+
+def _stay_in_the_middle(file, writing):
+    def fsync(descriptor):
+        writing.set()
+        threading.Event().wait(60)
+
+    os.fsync = fsync
+    append_record(file, record(seed=0))
+
+
+def test_a_writer_that_is_killed_gives_its_lock_back(tmp_path):
+    file = tmp_path / "runs.jsonl"
+    context = get_context("spawn")
+    writing = context.Event()
+    killed = context.Process(target=_stay_in_the_middle, args=(file, writing))
+    killed.start()
+    assert writing.wait(60)
+    other = threading.Thread(target=append_record, args=(file, record(seed=1)), daemon=True)
+    other.start()
+    other.join(0.3)
+    assert other.is_alive()  # it waits
+    killed.kill()
+    other.join(20)
+    assert [r["seed"] for r in read_records(file)] == [0, 1]
+    assert list(tmp_path.iterdir()) == [file]
 
 
 def test_the_summary_by_hand():
