@@ -7,7 +7,7 @@ import dataclasses
 import sys
 import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from prilora_lite.errors import unknown
 
@@ -16,11 +16,9 @@ if TYPE_CHECKING:
 
 COURSE = Path("notebooks/assignments")
 
-# What a study's file may say
-STUDY = (
-    "methods", "ranks", "ratios", "intervals", "importances", "tasks", "seeds", "encoder", "rows", "output", "set",
-    "precision", "device", "jobs", "backend",
-)  # fmt: skip
+# What a study's file may say: lists, and single values
+LISTS = ("methods", "ranks", "ratios", "intervals", "importances", "tasks", "seeds")
+STUDY = (*LISTS, "encoder", "rows", "output", "set", "precision", "device", "jobs", "backend")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -28,6 +26,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser = _parser()
     arguments = sys.argv[1:] if arguments is None else arguments
     options = parser.parse_args(arguments)
+    if options.loads:
+        print("loading torch and transformers ...", file=sys.stderr, flush=True)
     try:
         if getattr(options, "study", None):
             place = arguments.index(options.study)
@@ -46,10 +46,18 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+class _FileParser(argparse.ArgumentParser):
+    """Raises its message, so that it can name the file."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(message)
+
+
+def _parser(kind: type[argparse.ArgumentParser] = argparse.ArgumentParser) -> argparse.ArgumentParser:
+    parser = kind(
         prog="prilora-lite", description="PRILoRA: low-rank adaptation with rising ranks, pruned while it trains."
     )
+    parser.set_defaults(loads=False)
     commands = parser.add_subparsers(required=True, metavar="command")
     ablate = commands.add_parser(
         "ablate",
@@ -129,7 +137,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="B",
         help="where they are made: processes of this machine, or ray, a cluster (needs Ray; default: processes)",
     )
-    ablate.set_defaults(run=_ablate)
+    ablate.set_defaults(run=_ablate, loads=True)
 
     report = commands.add_parser(
         "report",
@@ -139,7 +147,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     report.add_argument("file", type=Path, help="file of runs that ablate wrote, ending in .jsonl")
     report.add_argument("--output", type=Path, metavar="FOLDER", help="where to write them (default: beside the file)")
-    report.set_defaults(run=_report)
+    report.set_defaults(run=_report, loads=True)
 
     record = commands.add_parser(
         "record",
@@ -149,7 +157,7 @@ def _parser() -> argparse.ArgumentParser:
     record.add_argument("names", nargs="*", metavar="NAME", help="layers, layers_minilm, pruning (default: all)")
     record.add_argument("--rows", metavar="FOLDER", help="GLUE's rows for layers_minilm, as for ablate")
     record.add_argument("--folder", type=Path, metavar="FOLDER", help="where to write (default: the package's own)")
-    record.set_defaults(run=_record)
+    record.set_defaults(run=_record, loads=True)
 
     notebooks = commands.add_parser(
         "notebooks",
@@ -195,7 +203,6 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _ablate(options: argparse.Namespace) -> int:
-    print("loading torch and transformers ...", file=sys.stderr, flush=True)
     from prilora_lite import reporting, study
 
     output = options.output or Path(options.study or "runs/ablation").with_suffix(".jsonl")
@@ -269,18 +276,43 @@ def _described(file: Path) -> list[str]:
         raise ValueError(f"there is no file {file}: a study is described in a file that ends in .toml") from None
     except ValueError as error:
         raise ValueError(f"{file} is no TOML: {error}") from error
-    arguments = []
+    arguments, parser = [], _parser(_FileParser)
     for name, value in study.items():
         if name not in STUDY:
             raise unknown(f"option in {file}:", name, STUDY)
-        if isinstance(value, dict):
-            value = [f"{setting}={number}" for setting, number in value.items()]
-        arguments += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
+        try:
+            words = [f"--{name}", *_words(name, value)]
+            parser.parse_args(["ablate", *words])
+            if name == "set":
+                _settings(words[1:])
+        except ValueError as error:
+            raise ValueError(f"{file}: {error}") from error
+        arguments += words
     return arguments
 
 
+def _words(name: str, value: Any) -> list[str]:
+    """The value of a study's file as words of the command line, none of which is an option.
+
+    Raises:
+        ValueError: a list in place of one value or the reverse, nothing at all, or an option.
+    """
+    expected = "a table" if name == "set" else "a list" if name in LISTS else "one value"
+    given = "a table" if isinstance(value, dict) else "a list" if isinstance(value, list) else "one value"
+    if given != expected:
+        raise ValueError(f"{name} must be {expected}, got {value!r}")
+    if value in ([], {}):
+        raise ValueError(f"{name} holds nothing: give it a value, or leave it out")
+    if given == "a table":
+        return [f"{setting}={number}" for setting, number in value.items()]
+    values = value if given == "a list" else [value]
+    for word in values:
+        if isinstance(word, str) and word.startswith("-"):
+            raise ValueError(f"{name} holds {word!r}, which is an option, no value")
+    return [str(word) for word in values]
+
+
 def _report(options: argparse.Namespace) -> int:
-    print("loading torch and transformers ...", file=sys.stderr, flush=True)
     from prilora_lite import reporting
     from prilora_lite.records import read_records
 
@@ -293,7 +325,6 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _record(options: argparse.Namespace) -> int:
-    print("loading torch and transformers ...", file=sys.stderr, flush=True)
     from prilora_lite import recordings
 
     names = options.names or recordings.RECORDINGS
@@ -370,8 +401,9 @@ def _settings(pairs: list[str]) -> dict[str, Any]:
         name, _, text = pair.partition("=")
         if name not in kinds:
             raise unknown("setting", name, kinds)
+        convert, what = (int, "INTEGER") if name in ("batch_size", "max_length") else (float, "NUMBER")
         try:
-            values[name] = int(text) if name in ("batch_size", "max_length") else float(text)
+            values[name] = convert(text)
         except ValueError:
-            raise ValueError(f"--set {pair}: expected {name}=NUMBER") from None
+            raise ValueError(f"--set {pair}: expected {name}={what}") from None
     return values

@@ -203,7 +203,7 @@ def test_a_writer_that_is_killed_gives_its_lock_back(tmp_path):
     writing = context.Event()
     killed = context.Process(target=_stay_in_the_middle, args=(file, writing))
     killed.start()
-    assert writing.wait(60)
+    assert writing.wait(120)
     other = threading.Thread(target=append_record, args=(file, record(seed=1)), daemon=True)
     other.start()
     other.join(0.3)
@@ -440,10 +440,20 @@ def test_a_study_file_is_found_however_its_path_is_written(path, encoder, rows, 
         ('importances = ["magnitud"]', "must be one of magnitude_input, magnitude, random, got 'magnitud'"),
         ("ratios = [1.5]", "ratio must lie in [0, 1)"),
         ("jobs = 0", "--jobs 0: expected"),
-        ("seeds = [0, -1]", "a seed is an integer of at least 0, got -1"),
+        ("seeds = [0, -1]", "a seed is an integer of at least 0 and below 2**32, got -1"),
+        ("seeds = [4294967296]", "below 2**32, got 4294967296"),
         ('ranks = ["0..4"]', "first_rank must be an integer of at least 1, got 0"),
         ('backend = "rai"', "unknown backend 'rai': did you mean 'ray'?"),
-        ("[set]\nepoch = 1", "did you mean 'epochs'?"),
+        ("[set]\nepoch = 1", "{file}: unknown setting 'epoch': did you mean 'epochs'?"),
+        ("[set]\nbatch_size = 16.0", "{file}: --set batch_size=16.0: expected batch_size=INTEGER"),
+        ("[set]", "{file}: set holds nothing: give it a value, or leave it out"),
+        ("seeds = []", "{file}: seeds holds nothing: give it a value, or leave it out"),
+        ('seeds = "0"', "{file}: seeds must be a list, got '0'"),
+        ("jobs = [1, 2]", "{file}: jobs must be one value, got [1, 2]"),
+        ('methods = ["head", "--seeds", "3"]', "{file}: methods holds '--seeds', which is an option, no value"),
+        ("seeds = [0.5]", "{file}: argument --seeds: invalid int value: '0.5'"),
+        ('ranks = ["4.."]', "{file}: argument --ranks: 4..: expected FIRST..LAST"),
+        ('precision = "fp64"', "{file}: argument --precision: invalid choice: 'fp64'"),
     ],
 )
 def test_a_mistake_in_a_file_is_one_message(text, message, tmp_path, capsys):
@@ -485,14 +495,18 @@ def test_killed_at_random_moments_and_started_again_it_ends_as_if_undisturbed(en
         (["--methods", "prilorra"], "did you mean 'prilora'?"),
         (["--set", "epoch=1"], "unknown setting 'epoch': did you mean 'epochs'?"),
         (["--set", "epochs=many"], "--set epochs=many: expected epochs=NUMBER"),
+        (["--set", "batch_size=16.0"], "--set batch_size=16.0: expected batch_size=INTEGER"),
         (["--set", "epochs=0"], "epochs must be a finite number above 0"),
+        (["--ranks", "2..40"], "layer 2 would get rank 27, but attention.self.query is 24x24"),
         (["--rows", "/no/such/folder"], "no such folder"),
         (["--output", "runs.csv"], "expected a name that ends in .jsonl"),
         (["--encoder", "no/such/encoder"], "could not load the encoder 'no/such/encoder'"),
     ],
 )
 def test_a_mistake_is_one_message_and_no_traceback(more, message, encoder, rows, tmp_path, capsys):
-    assert main(command(tmp_path / "runs.jsonl", encoder, rows, *more)) == 2
+    output = tmp_path / "runs.jsonl"
+    assert main(command(output, encoder, rows, *more)) == 2
+    assert not output.exists() or not output.read_bytes()  # before the first run
     error = capsys.readouterr().err
     assert "Traceback" not in error
     assert message in error
