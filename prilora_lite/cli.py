@@ -313,12 +313,11 @@ def _words(name: str, value: Any) -> list[str]:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from prilora_lite import reporting
-    from prilora_lite.records import read_records
+    from prilora_lite import reporting, study
 
     if not options.file.is_file():
         raise ValueError(f"there is no file {options.file}; prilora-lite ablate writes one")
-    print(reporting.report(read_records(options.file)))
+    print(reporting.report(study.read_runs(options.file)))
     written = reporting.write(options.file, options.output)
     print("\n" + "\n".join(f"{kind}: {path}" for kind, path in written.items()))
     return 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, Any
 
@@ -14,15 +15,40 @@ else:
     import fcntl
 
 
-def read_records(path: str | Path) -> list[dict[str, Any]]:
+def read_records(path: str | Path, fields: Iterable[str] = ()) -> list[dict[str, Any]]:
     """The finished runs of a file, in its order; none if there is no such file.
 
     A last line that was cut off (the process was killed) does not count, nor does a run that crashed.
 
+    Args:
+        path: the file.
+        fields: what each run must have beside ``key``.
+
     Raises:
-        ValueError: a line that is no run; its number is given.
+        ValueError: a line that is no run; its number is given, and what it lacks.
     """
-    return [record for record in _lines(Path(path)) if "error" not in record]
+    path, fields = Path(path), ("key", *fields)
+    if not path.is_file():
+        return []
+    lines = path.read_bytes().split(b"\n")
+    records = []
+    for number, line in enumerate(lines, start=1):
+        if not line:
+            continue
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            if number == len(lines):
+                break
+            raise ValueError(f"{path}, line {number} is no JSON ({error}); mend or remove that line") from error
+        if isinstance(record, dict) and "error" in record:
+            continue
+        lacks = [field for field in fields if not isinstance(record, dict) or field not in record]
+        if lacks:
+            what = f"it lacks {', '.join(lacks)}"
+            raise ValueError(f"{path}, line {number} is no run of a study: {what}; name another file")
+        records.append(record)
+    return records
 
 
 def append_record(path: str | Path, record: dict[str, Any]) -> bool:
@@ -52,26 +78,6 @@ def append_record(path: str | Path, record: dict[str, Any]) -> bool:
         file.flush()
         os.fsync(file.fileno())
     return True
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    if not path.is_file():
-        return []
-    lines = path.read_bytes().split(b"\n")
-    records = []
-    for number, line in enumerate(lines, start=1):
-        if not line:
-            continue
-        try:
-            record = json.loads(line)
-        except ValueError as error:
-            if number == len(lines):
-                break
-            raise ValueError(f"{path}, line {number} is no JSON ({error}); mend or remove that line") from error
-        if not isinstance(record, dict) or "key" not in record:
-            raise ValueError(f"{path}, line {number} is no run of a study; name another file")
-        records.append(record)
-    return records
 
 
 def _identity(record: dict[str, Any]) -> str:

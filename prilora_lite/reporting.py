@@ -15,8 +15,7 @@ from matplotlib.figure import Figure
 from prilora_lite import plots, published
 from prilora_lite.comparison import PRIMARY, compare, detectable, explore, verdict
 from prilora_lite.encoders import settings_for
-from prilora_lite.records import read_records
-from prilora_lite.study import METHODS
+from prilora_lite.study import METHODS, read_runs
 from prilora_lite.tasks import TASKS
 
 CONFIGURATION = ("first_rank", "last_rank", "scaling", "layers", "ratio", "interval", "importance")
@@ -81,7 +80,7 @@ def write(file: Path, folder: Path | None = None) -> dict[str, Path]:
     Returns:
         Kind of file -> path.
     """
-    records = read_records(file)
+    records = read_runs(file)
     stem = (file.parent if folder is None else folder) / file.stem
     stem.parent.mkdir(parents=True, exist_ok=True)
     runs, parts = to_dataframe(records), groups(records)

@@ -36,6 +36,10 @@ from prilora_lite.training import (
     result_record,
 )
 
+RECORD = (  # what the record of a finished run has, beside its key
+    "name", "encoder", "settings", "task", "method", "seed", "metrics", "curve", "pruning", "counts", "steps",
+    "seconds_per_step", "seconds", "environment",
+)  # fmt: skip
 BACKENDS = {"processes": "loky", "ray": "prilora-ray"}  # our name -> joblib's
 
 
@@ -301,8 +305,17 @@ def _same(key: list[Any]) -> str:
     return json.dumps([task, seed, encoder, method, asdict(Settings(**settings)), *rest], sort_keys=True)
 
 
+def read_runs(path: str | Path) -> list[dict[str, Any]]:
+    """The finished runs of a study's file.
+
+    Raises:
+        ValueError: a line that is no run of a study.
+    """
+    return read_records(path, RECORD)
+
+
 def _finished(output: Path) -> dict[str, dict[str, Any]]:
-    return {_same(record["key"]): record for record in read_records(output)}
+    return {_same(record["key"]): record for record in read_runs(output)}
 
 
 def _make(
