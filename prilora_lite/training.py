@@ -377,6 +377,7 @@ def finetune(
     set_seed(seed)
     model, tokenizer = load_encoder(encoder, glue, settings.head_dropout)
     check_length(model, settings.max_length)
+    base = sum(parameter.numel() for parameter in model.parameters())
     steps = math.ceil(settings.epochs * math.ceil(len(data["train"]) / settings.batch_size))
     model, own = _make_trainable(model, method, steps, settings.alpha)
     tokenized = {
@@ -435,7 +436,7 @@ def finetune(
         curve=curve,
         losses=[loss.item() for loss in trainer.losses],
         history=own[0].history if own else [],
-        counts=_count(model, method),
+        counts=_count(model, method, base),
         steps=trainer.state.global_step,
         seconds_per_step=statistics.median(timer.seconds[2:] or timer.seconds or [math.nan]),
         path=path,
@@ -587,14 +588,17 @@ def _make_trainable(
     return model, []
 
 
-def _count(model: nn.Module, method: str | PRILoRAConfig) -> Report:
+def _count(model: nn.Module, method: str | PRILoRAConfig, base: int) -> Report:
+    """Parameters now; ``base`` are those that the model had before a baseline added its own."""
     counted = report(model)
     if method not in baselines.BASELINES:
         return counted
     own = baselines.count(model)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     head = sum(parameter.numel() for parameter in trained) - own.adapter
-    return replace(counted, adapter=own.adapter, adapter_nonzero=own.adapter_nonzero, head=head, head_nonzero=head)
+    return replace(
+        counted, adapter=own.adapter, adapter_nonzero=own.adapter_nonzero, head=head, head_nonzero=head, base=base
+    )
 
 
 def _share(batch_size: int) -> int:
