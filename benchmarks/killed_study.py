@@ -43,14 +43,17 @@ def finish(process: subprocess.Popen) -> None:
         raise RuntimeError(f"the study ended with {process.returncode}")
 
 
-def kill_at_random(arguments: list[str], output: Path, kills: int, longest: float, seed: int) -> list[int]:
+def kill_at_random(arguments: list[str], output: Path, kills: int, runs: int, seed: int) -> list[int]:
     """Start a study, kill it, start it again, and let it come to its end after the last kill.
+
+    The kills are spread over the runs: before each, so many runs are waited for, then a random share of the time that
+    the last of them took. So it is the study itself, not the clock, that says when, however busy the machine is.
 
     Args:
         arguments: of ``prilora-lite``; runs go to ``output``.
         output: the study's file.
         kills: how often it is killed.
-        longest: seconds after its first run began within which it is killed.
+        runs: how many the study has, more than ``kills``.
         seed: of the moments.
 
     Returns:
@@ -58,9 +61,11 @@ def kill_at_random(arguments: list[str], output: Path, kills: int, longest: floa
     """
     moments = random.Random(seed)
     finished = []
-    for _ in tqdm(range(kills), desc="kill", leave=False):
+    for kill in tqdm(range(kills), desc="kill", leave=False):
         process = start(arguments)
-        time.sleep(moments.uniform(0, longest))
+        while len(done := read_records(output)) < kill * runs // (kills + 1) and process.poll() is None:
+            time.sleep(0.01)
+        time.sleep(moments.random() * (done[-1]["seconds"] if done else 0.1))
         if process.poll() is not None:
             raise RuntimeError("the study was over before it was killed: make it longer")
         process.send_signal(signal.SIGKILL)
@@ -89,15 +94,13 @@ def compare(arguments: list[str], folder: Path, kills: int, seed: int = 0) -> di
         ``kills``, ``finished_at_each_kill``, ``runs``, ``equal``: whether both files hold the same.
     """
     undisturbed, killed = folder / "undisturbed.jsonl", folder / "killed.jsonl"
-    process = start([*arguments, "--output", str(undisturbed)])
-    began = time.perf_counter()
-    finish(process)
-    longest = 1.5 * (time.perf_counter() - began) / (kills + 1)  # a mean of 0.75 shares, so that work is left for all
-    finished = kill_at_random([*arguments, "--output", str(killed)], killed, kills, longest, seed)
+    finish(start([*arguments, "--output", str(undisturbed)]))
+    runs = len(essence(undisturbed))
+    finished = kill_at_random([*arguments, "--output", str(killed)], killed, kills, runs, seed)
     return {
         "kills": kills,
         "finished_at_each_kill": finished,
-        "runs": len(essence(undisturbed)),
+        "runs": runs,
         "equal": essence(undisturbed) == essence(killed),
     }
 

@@ -123,12 +123,6 @@ def adapt(model: nn.Module, config: PRILoRAConfig | None = None) -> Report:
     chosen, notes = plan(model, config)
     for layer in chosen:
         for name, module in layer.modules.items():
-            if layer.rank > min(linear_shape(module)):
-                raise ValueError(
-                    f"layer {layer.number} would get rank {layer.rank}, but {name} is "
-                    f"{'x'.join(map(str, linear_shape(module)))} and its rank can be {min(linear_shape(module))} at "
-                    "most: lower first_rank or last_rank, or leave it out by naming targets"
-                )
             if module.weight.device.type == "meta" or not module.weight.is_floating_point():
                 raise ValueError(
                     f"{name} of layer {layer.number} holds {module.weight.dtype} on {module.weight.device}: load the "
@@ -159,13 +153,21 @@ def plan(model: nn.Module, config: PRILoRAConfig) -> tuple[list[PlannedLayer], l
     ranks = config.ranks(len(found))
     scalings = config.scalings(ranks)
     planned = [PlannedLayer(*of_layer) for of_layer in zip(found, found.values(), ranks, scalings, strict=True)]
-    if config.layers is None:
-        return planned, notes
-    missing = sorted(set(config.layers) - set(found))
-    if missing:
-        raise ValueError(f"layers names {missing}, but the model's {len(found)} layers are 0 to {max(found)}")
-    notes.append(f"only layers {', '.join(map(str, config.layers))} of {len(found)} are adapted")
-    return [layer for layer in planned if layer.number in config.layers], notes
+    if config.layers is not None:
+        missing = sorted(set(config.layers) - set(found))
+        if missing:
+            raise ValueError(f"layers names {missing}, but the model's {len(found)} layers are 0 to {max(found)}")
+        notes.append(f"only layers {', '.join(map(str, config.layers))} of {len(found)} are adapted")
+        planned = [layer for layer in planned if layer.number in config.layers]
+    for layer in planned:
+        for name, module in layer.modules.items():
+            if layer.rank > min(linear_shape(module)):
+                raise ValueError(
+                    f"layer {layer.number} would get rank {layer.rank}, but {name} is "
+                    f"{'x'.join(map(str, linear_shape(module)))} and its rank can be {min(linear_shape(module))} at "
+                    "most: lower first_rank or last_rank, or leave it out by naming targets"
+                )
+    return planned, notes
 
 
 def report(model: nn.Module) -> Report:

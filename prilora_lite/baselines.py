@@ -15,6 +15,8 @@ from prilora_lite.ranks import adapter_parameters
 
 BASELINES = ("bitfit", "houlsby", "pfeiffer", "adalora")
 RANK = 8  # of the LoRA whose budget the others are given
+DENSE = ("attention.output.dense", "output.dense")  # the last linear layers of a BERT layer's two blocks
+ADALORA_STEPS = 7  # with fewer, one of AdaLoRA's three phases would have no step
 
 
 @dataclass(frozen=True)
@@ -30,8 +32,9 @@ def make_trainable(model: nn.Module, name: str, *, steps: int, alpha: float) -> 
 
     Args:
         model: an encoder with a head, not adapted.
-        name: ``bitfit``: all biases; ``houlsby``: a bottleneck after attention and after feed-forward;
-            ``pfeiffer``: after feed-forward alone; ``adalora``: PEFT's AdaLoRA on all linear layers of the layers.
+        name: ``bitfit``: all biases; ``houlsby``: a bottleneck behind the last linear layer of attention and of
+            feed-forward, before residual and LayerNorm; ``pfeiffer``: one behind the LayerNorm that ends each layer;
+            ``adalora``: PEFT's AdaLoRA on all linear layers of the layers.
         steps: optimizer steps that the run will make; AdaLoRA spreads its pruning over them.
         alpha: numerator of AdaLoRA's scaling.
 
@@ -39,11 +42,12 @@ def make_trainable(model: nn.Module, name: str, *, steps: int, alpha: float) -> 
         The model to train, which for AdaLoRA is PEFT's wrapper of it, and the callbacks that the method needs.
 
     Raises:
-        ValueError: a structure that the baseline has no place in.
+        ValueError: a structure that the baseline has no place in, or too few steps for AdaLoRA's schedule.
         ModuleNotFoundError: AdaLoRA without PEFT.
 
     Source: BitFit (Ben Zaken et al. 2022), adapters (Houlsby et al. 2019; Pfeiffer et al. 2021), AdaLoRA (Zhang et al.
-    2023). Bottleneck widths that match the budget of LoRA of rank 8: our choice.
+    2023). Bottleneck widths that match the budget of LoRA of rank 8, and LayerNorms that stay frozen, which Houlsby et
+    al. train: our choice.
     """
     layers, _ = find_layers(model)
     heads = {id(parameter) for parameter in head_parameters(model)}
@@ -55,7 +59,7 @@ def make_trainable(model: nn.Module, name: str, *, steps: int, alpha: float) -> 
         return model, []
     if name == "adalora":
         return _adalora(model, layers, steps, alpha)
-    _add_bottlenecks(model, layers, both=name == "houlsby")
+    _add_bottlenecks(model, layers, name)
     return model, []
 
 
@@ -79,28 +83,29 @@ def count(model: nn.Module) -> Counts:
 
 
 class Bottleneck(nn.Module):
-    r"""A linear layer followed by a small residual network.
+    r"""A module followed by a small residual network.
 
-    .. math:: h = W_0 x + b_0, \qquad y = h + W_{up}\,\mathrm{gelu}(W_{down}\,h + b_{down}) + b_{up}
+    .. math:: h = \mathrm{base}(x), \qquad y = h + W_{up}\,\mathrm{gelu}(W_{down}\,h + b_{down}) + b_{up}
 
-    ``up`` starts at zero, so at the start the layer computes what its base computes.
+    ``up`` starts at zero, so at the start it computes what its base computes.
 
     Args:
-        base: the layer, frozen.
+        base: the module, frozen.
+        size: d, features of its output.
         width: size of the bottleneck.
     """
 
-    def __init__(self, base: nn.Module, width: int) -> None:
+    def __init__(self, base: nn.Module, size: int, width: int) -> None:
         super().__init__()
         self.base = base.requires_grad_(False)
-        out_features, _ = linear_shape(base)
-        self.down = nn.Linear(out_features, width, device=base.weight.device)
-        self.up = nn.Linear(width, out_features, device=base.weight.device)
+        device = next(base.parameters()).device
+        self.down = nn.Linear(size, width, device=device)
+        self.up = nn.Linear(width, size, device=device)
         nn.init.zeros_(self.up.weight)
         nn.init.zeros_(self.up.bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        h = self.base(x)
+    def forward(self, *inputs: Tensor) -> Tensor:
+        h = self.base(*inputs)
         return h + self.up(F.gelu(self.down(h)))
 
 
@@ -139,22 +144,28 @@ def _biases(model: nn.Module, heads: set[int]) -> list[nn.Parameter]:
     return found
 
 
-def _add_bottlenecks(model: nn.Module, layers: dict[int, dict[str, nn.Module]], both: bool) -> None:
-    """Behind the last linear layer of each attention and feed-forward block, or of the feed-forward alone."""
-    places = [[name for name in modules if name.endswith("output.dense")] for modules in layers.values()]
-    if any(sorted(names) != ["attention.output.dense", "output.dense"] for names in places):
-        raise ValueError(
-            f"{type(model).__name__} has no attention.output.dense and output.dense in each layer, "
-            "which is where a bottleneck is put; bottlenecks are for encoders built like BERT"
-        )
-    budget = adapter_parameters([RANK], [linear_shape(m) for m in layers[0].values()])
-    size, _ = linear_shape(layers[0]["output.dense"])
-    width = max(1, round((budget / (2 if both else 1) - size) / (2 * size + 1)))  # 2 d w + w + d parameters each
-    names = {module: name for name, module in model.named_modules()}
+def _add_bottlenecks(model: nn.Module, layers: dict[int, dict[str, nn.Module]], name: str) -> None:
+    """Houlsby's two in each layer, or Pfeiffer's one."""
+    names = {module: place for place, module in model.named_modules()}
+    ends = {place.removesuffix(".LayerNorm") for place in names.values() if place.endswith(".output.LayerNorm")}
     for modules in layers.values():
-        for name in ("attention.output.dense", "output.dense") if both else ("output.dense",):
-            parent, _, child = names[modules[name]].rpartition(".")
-            setattr(model.get_submodule(parent), child, Bottleneck(modules[name], width))
+        dense = {inside: names[module] for inside, module in modules.items() if inside.endswith("output.dense")}
+        if set(dense) != set(DENSE) or not ends.issuperset(place.removesuffix(".dense") for place in dense.values()):
+            raise ValueError(
+                f"{type(model).__name__} has no attention.output.dense and output.dense, with a LayerNorm behind it, "
+                "in each layer, which is where a bottleneck is put; bottlenecks are for encoders built like BERT"
+            )
+    size, _ = linear_shape(layers[0]["output.dense"])
+    budget = adapter_parameters([RANK], [linear_shape(m) for m in layers[0].values()])
+    count = 2 if name == "houlsby" else 1
+    width = max(1, round((budget / count - size) / (2 * size + 1)))  # 2 d w + w + d parameters each
+    for modules in layers.values():
+        attention, feed_forward = (names[modules[inside]] for inside in DENSE)
+        # BERT's `output`: dense, dropout, and the LayerNorm of their sum with the residual
+        places = (attention, feed_forward) if name == "houlsby" else (feed_forward.removesuffix(".dense"),)
+        for place in places:
+            parent, _, child = place.rpartition(".")
+            setattr(model.get_submodule(parent), child, Bottleneck(model.get_submodule(place), size, width))
 
 
 def _adalora(
@@ -164,6 +175,11 @@ def _adalora(
         from peft import AdaLoraConfig, get_peft_model
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError("AdaLoRA is PEFT's: pip install 'prilora-lite[peft]'") from error
+    if steps < ADALORA_STEPS:
+        raise ValueError(
+            f"AdaLoRA's schedule needs {ADALORA_STEPS} optimizer steps at least, and the run has {steps}: "
+            "give it more epochs or rows, or a smaller batch"
+        )
     names = {module: name for name, module in model.named_modules()}
     heads = head_parameters(model)
     saved = {name.rpartition(".")[0] for name, p in model.named_parameters() if any(p is head for head in heads)}

@@ -7,7 +7,7 @@ import dataclasses
 import sys
 import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from prilora_lite.errors import unknown
 
@@ -16,11 +16,9 @@ if TYPE_CHECKING:
 
 COURSE = Path("notebooks/assignments")
 
-# What a study's file may say
-STUDY = (
-    "methods", "ranks", "ratios", "intervals", "importances", "tasks", "seeds", "encoder", "rows", "output", "set",
-    "precision", "device", "jobs", "backend",
-)  # fmt: skip
+# What a study's file may say: lists, and single values
+LISTS = ("methods", "ranks", "ratios", "intervals", "importances", "tasks", "seeds")
+STUDY = (*LISTS, "encoder", "rows", "output", "set", "precision", "device", "jobs", "backend")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -28,10 +26,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser = _parser()
     arguments = sys.argv[1:] if arguments is None else arguments
     options = parser.parse_args(arguments)
+    if options.loads:
+        print("loading torch and transformers ...", file=sys.stderr, flush=True)
     try:
         if getattr(options, "study", None):
-            place = arguments.index(str(options.study))
-            described = [*arguments[: place + 1], *_described(options.study), *arguments[place + 1 :]]
+            place = arguments.index(options.study)
+            described = [*arguments[: place + 1], *_described(Path(options.study)), *arguments[place + 1 :]]
             options = parser.parse_args(described)
         return options.run(options)
     except ModuleNotFoundError as error:
@@ -46,10 +46,18 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+class _FileParser(argparse.ArgumentParser):
+    """Raises its message, so that it can name the file."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(message)
+
+
+def _parser(kind: type[argparse.ArgumentParser] = argparse.ArgumentParser) -> argparse.ArgumentParser:
+    parser = kind(
         prog="prilora-lite", description="PRILoRA: low-rank adaptation with rising ranks, pruned while it trains."
     )
+    parser.set_defaults(loads=False)
     commands = parser.add_subparsers(required=True, metavar="command")
     ablate = commands.add_parser(
         "ablate",
@@ -58,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
         "each run and a figure. Stopped and started again, it goes on with the runs that are missing. A study can be "
         "described in a file: the options below by their long names, as in results/minilm_glue.toml.",
     )
-    ablate.add_argument("study", nargs="?", type=Path, metavar="FILE.toml", help="file that describes the study")
+    ablate.add_argument("study", nargs="?", metavar="FILE.toml", help="file that describes the study")
     ablate.add_argument(
         "--methods",
         nargs="+",
@@ -129,7 +137,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="B",
         help="where they are made: processes of this machine, or ray, a cluster (needs Ray; default: processes)",
     )
-    ablate.set_defaults(run=_ablate)
+    ablate.set_defaults(run=_ablate, loads=True)
 
     report = commands.add_parser(
         "report",
@@ -139,7 +147,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     report.add_argument("file", type=Path, help="file of runs that ablate wrote, ending in .jsonl")
     report.add_argument("--output", type=Path, metavar="FOLDER", help="where to write them (default: beside the file)")
-    report.set_defaults(run=_report)
+    report.set_defaults(run=_report, loads=True)
 
     record = commands.add_parser(
         "record",
@@ -149,7 +157,7 @@ def _parser() -> argparse.ArgumentParser:
     record.add_argument("names", nargs="*", metavar="NAME", help="layers, layers_minilm, pruning (default: all)")
     record.add_argument("--rows", metavar="FOLDER", help="GLUE's rows for layers_minilm, as for ablate")
     record.add_argument("--folder", type=Path, metavar="FOLDER", help="where to write (default: the package's own)")
-    record.set_defaults(run=_record)
+    record.set_defaults(run=_record, loads=True)
 
     notebooks = commands.add_parser(
         "notebooks",
@@ -195,23 +203,23 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _ablate(options: argparse.Namespace) -> int:
-    print("loading torch and transformers ...", file=sys.stderr, flush=True)
     from prilora_lite import reporting, study
-    from prilora_lite.records import read_crashes
 
-    output = options.output or (options.study.with_suffix(".jsonl") if options.study else Path("runs/ablation.jsonl"))
+    output = options.output or Path(options.study or "runs/ablation").with_suffix(".jsonl")
     if output.suffix != ".jsonl":
         raise ValueError(f"--output {output}: expected a name that ends in .jsonl")
     if options.jobs is not None and options.jobs < 1:
         raise ValueError(f"--jobs {options.jobs}: expected a number of at least 1")
     runs = study.grid(_methods(options), options.tasks, options.seeds)
     speaks = study.RANK == 0  # of several processes for one run, the first
+    crashed: list[study.Run] = []
 
     def announce(number: int, count: int, run: study.Run, record: dict[str, Any] | None) -> None:
         name = f"[{number}/{count}] {run.task} {run.method.label}, seed {run.seed}"
         if record is None:
             tell(name)
         elif "error" in record:
+            crashed.append(run)
             tell(f"{name}: crashed after {record['seconds']:.0f} s: {record['error']}")
         else:
             metric, value = next(iter(record["metrics"].items()))
@@ -226,7 +234,6 @@ def _ablate(options: argparse.Namespace) -> int:
         precision=options.precision, device=options.device, jobs=options.jobs, backend=options.backend,
         progress=speaks, on_run=announce,
     )  # fmt: skip
-    crashed = [record for record in read_crashes(output) if record["encoder"] == options.encoder]
     if speaks and records:
         written = reporting.write(output)
         frame = reporting.to_dataframe(records)
@@ -269,31 +276,54 @@ def _described(file: Path) -> list[str]:
         raise ValueError(f"there is no file {file}: a study is described in a file that ends in .toml") from None
     except ValueError as error:
         raise ValueError(f"{file} is no TOML: {error}") from error
-    arguments = []
+    arguments, parser = [], _parser(_FileParser)
     for name, value in study.items():
         if name not in STUDY:
             raise unknown(f"option in {file}:", name, STUDY)
-        if isinstance(value, dict):
-            value = [f"{setting}={number}" for setting, number in value.items()]
-        arguments += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
+        try:
+            words = [f"--{name}", *_words(name, value)]
+            parser.parse_args(["ablate", *words])
+            if name == "set":
+                _settings(words[1:])
+        except ValueError as error:
+            raise ValueError(f"{file}: {error}") from error
+        arguments += words
     return arguments
 
 
+def _words(name: str, value: Any) -> list[str]:
+    """The value of a study's file as words of the command line, none of which is an option.
+
+    Raises:
+        ValueError: a list in place of one value or the reverse, nothing at all, or an option.
+    """
+    expected = "a table" if name == "set" else "a list" if name in LISTS else "one value"
+    given = "a table" if isinstance(value, dict) else "a list" if isinstance(value, list) else "one value"
+    if given != expected:
+        raise ValueError(f"{name} must be {expected}, got {value!r}")
+    if value in ([], {}):
+        raise ValueError(f"{name} holds nothing: give it a value, or leave it out")
+    if given == "a table":
+        return [f"{setting}={number}" for setting, number in value.items()]
+    values = value if given == "a list" else [value]
+    for word in values:
+        if isinstance(word, str) and word.startswith("-"):
+            raise ValueError(f"{name} holds {word!r}, which is an option, no value")
+    return [str(word) for word in values]
+
+
 def _report(options: argparse.Namespace) -> int:
-    print("loading torch and transformers ...", file=sys.stderr, flush=True)
-    from prilora_lite import reporting
-    from prilora_lite.records import read_records
+    from prilora_lite import reporting, study
 
     if not options.file.is_file():
         raise ValueError(f"there is no file {options.file}; prilora-lite ablate writes one")
-    print(reporting.report(read_records(options.file)))
+    print(reporting.report(study.read_runs(options.file)))
     written = reporting.write(options.file, options.output)
     print("\n" + "\n".join(f"{kind}: {path}" for kind, path in written.items()))
     return 0
 
 
 def _record(options: argparse.Namespace) -> int:
-    print("loading torch and transformers ...", file=sys.stderr, flush=True)
     from prilora_lite import recordings
 
     names = options.names or recordings.RECORDINGS
@@ -370,8 +400,9 @@ def _settings(pairs: list[str]) -> dict[str, Any]:
         name, _, text = pair.partition("=")
         if name not in kinds:
             raise unknown("setting", name, kinds)
+        convert, what = (int, "INTEGER") if name in ("batch_size", "max_length") else (float, "NUMBER")
         try:
-            values[name] = int(text) if name in ("batch_size", "max_length") else float(text)
+            values[name] = convert(text)
         except ValueError:
-            raise ValueError(f"--set {pair}: expected {name}=NUMBER") from None
+            raise ValueError(f"--set {pair}: expected {name}={what}") from None
     return values

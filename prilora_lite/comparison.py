@@ -65,14 +65,19 @@ def compare(runs: pd.DataFrame, first: str, second: str) -> pd.DataFrame:
 def explore(runs: pd.DataFrame, reference: str = "lora") -> pd.DataFrame:
     """Every other method minus a reference on every task, with p corrected for the number of looks (Holm).
 
+    The comparison that was named before the runs (:data:`PRIMARY`) is no exploratory one, and is left out.
+
     Args:
         runs: as for :func:`compare`.
         reference: the method that the others are compared with.
 
     Returns:
         One row per method and task: the columns of :func:`compare` without ``all``, and ``p_holm``.
+
+    Raises:
+        ValueError: no other methods, or a method that has no seed in common with the reference.
     """
-    others = [method for method in dict.fromkeys(runs["method"]) if method != reference]
+    others = [name for name in dict.fromkeys(runs["method"]) if name != reference and (name, reference) != PRIMARY]
     tables = [compare(runs, method, reference).assign(method=method) for method in others]
     if not tables:
         raise ValueError(f"nothing to compare with {reference!r}")
@@ -131,6 +136,20 @@ def detectable(sd: float, pairs: int, power: float = 0.8) -> float:
     while lacks(high) < 0:
         high *= 2
     return sd * optimize.brentq(lacks, 1e-6, high) / math.sqrt(pairs)
+
+
+def detectable_by_seeds(table: pd.DataFrame, seeds: Sequence[int] = (3, 5, 10, 20)) -> dict[int, float]:
+    """The smallest true difference that so many seeds would show in four studies of five.
+
+    Args:
+        table: of differences, as :func:`compare` and :func:`explore` give them; the median of their sd is taken.
+        seeds: how many, at least 2.
+
+    Returns:
+        Number of seeds -> difference; empty if no sd is known.
+    """
+    sd = table["sd"].median()
+    return {n: detectable(sd, n) for n in seeds} if sd > 0 else {}
 
 
 def verdict(low: float, high: float) -> str:

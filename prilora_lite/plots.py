@@ -63,7 +63,8 @@ def plot_ideas(runs: pd.DataFrame) -> Figure:
         runs: one row per run, with all four methods of :data:`IDEAS`.
 
     Returns:
-        A figure: on the left of a panel without pruning, on the right with it; one line per schedule.
+        A figure: on the left of a panel without pruning, on the right with it; one line per schedule. A point of one
+        seed is hollow.
     """
     tasks = [
         task for task in dict.fromkeys(runs["task"]) if set(IDEAS) <= set(runs.loc[runs["task"] == task, "method"])
@@ -77,6 +78,9 @@ def plot_ideas(runs: pd.DataFrame) -> Figure:
             axes.errorbar(
                 [shift, 1 + shift], means, halves, color=colour, marker=marker, markersize=8, capsize=5, label=label
             )
+            for x, mean, method in zip([shift, 1 + shift], means, methods, strict=True):
+                if (here["method"] == method).sum() == 1:
+                    axes.plot(x, mean, marker, color=colour, markersize=8, markerfacecolor="white", zorder=3)
         axes.set_xticks([0, 1], ["not pruned", "half of A pruned"])
         axes.set_xlim(-0.4, 1.4)
         axes.set_title(task)
@@ -93,7 +97,8 @@ def plot_cost(runs: pd.DataFrame, labels: dict[str, str] | None = None) -> Figur
         labels: method -> its text in the legend; default: the method's name.
 
     Returns:
-        A figure; mean and 95 % t-interval over seeds. The head counts: it is trained, too.
+        A figure; mean and 95 % t-interval over seeds, hollow where there is one seed. The head counts: it is trained,
+        too.
     """
     labels, tasks = labels or {}, list(dict.fromkeys(runs["task"]))
     methods = [method for method in labels if method in set(runs["method"])]
@@ -109,7 +114,7 @@ def plot_cost(runs: pd.DataFrame, labels: dict[str, str] | None = None) -> Figur
                 colour, marker = COLOURS[place % len(COLOURS)], MARKERS[place // len(COLOURS)]
                 axes.errorbar(
                     parameters, mean, half, color=colour, marker=marker, markersize=8, capsize=4, linestyle="none",
-                    label=labels.get(method, method),
+                    label=labels.get(method, method), markerfacecolor="white" if chosen.sum() == 1 else colour,
                 )  # fmt: skip
         low, high = axes.dataLim.intervalx
         if high > 10 * low:  # on a narrow range logarithms only crowd the ticks
@@ -140,6 +145,12 @@ def grid_values(runs: pd.DataFrame) -> tuple[list[int], list[float]]:
     """The slopes r_f - r_s and the pruning ratios that there are runs of, at the default interval and importance."""
     usual = grid_cells(runs)
     return sorted(set(usual["slope"])), sorted(set(usual["ratio"]))
+
+
+def grid_default(runs: pd.DataFrame) -> tuple[int, float]:
+    """Slope and ratio that a grid is first shown at: PRILoRA's own, or the largest where there are no runs of them."""
+    slopes, ratios = grid_values(runs)
+    return 8 if 8 in slopes else slopes[-1], 0.5 if 0.5 in ratios else ratios[-1]
 
 
 def plot_grid(runs: pd.DataFrame, slope: int, ratio: float) -> Figure:

@@ -2,32 +2,53 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+if os.name == "nt":
+    import msvcrt
+else:
+    import fcntl
 
 
-def read_records(path: str | Path) -> list[dict[str, Any]]:
+def read_records(path: str | Path, fields: Iterable[str] = ()) -> list[dict[str, Any]]:
     """The finished runs of a file, in its order; none if there is no such file.
 
     A last line that was cut off (the process was killed) does not count, nor does a run that crashed.
 
+    Args:
+        path: the file.
+        fields: what each run must have beside ``key``.
+
     Raises:
-        ValueError: a line that is no run; its number is given.
+        ValueError: a line that is no run; its number is given, and what it lacks.
     """
-    return [record for record in _lines(Path(path)) if "error" not in record]
-
-
-def read_crashes(path: str | Path) -> list[dict[str, Any]]:
-    """The runs of a file that crashed and have not been finished since, the last crash of each."""
-    lines = _lines(Path(path))
-    finished = {_identity(record) for record in lines if "error" not in record}
-    crashed = {_identity(record): record for record in lines if "error" in record}
-    return [record for identity, record in crashed.items() if identity not in finished]
+    path, fields = Path(path), ("key", *fields)
+    if not path.is_file():
+        return []
+    lines = path.read_bytes().split(b"\n")
+    records = []
+    for number, line in enumerate(lines, start=1):
+        if not line:
+            continue
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            if number == len(lines):
+                break
+            raise ValueError(f"{path}, line {number} is no JSON ({error}); mend or remove that line") from error
+        if isinstance(record, dict) and "error" in record:
+            continue
+        lacks = [field for field in fields if not isinstance(record, dict) or field not in record]
+        if lacks:
+            what = f"it lacks {', '.join(lacks)}"
+            raise ValueError(f"{path}, line {number} is no run of a study: {what}; name another file")
+        records.append(record)
+    return records
 
 
 def append_record(path: str | Path, record: dict[str, Any]) -> bool:
@@ -39,7 +60,8 @@ def append_record(path: str | Path, record: dict[str, Any]) -> bool:
         Whether it was added.
     """
     path = Path(path)
-    with _locked(path), path.open("ab+") as file:
+    with path.open("ab+") as file:
+        _lock(file)
         file.seek(0)
         whole = file.read()
         if whole and not whole.endswith(b"\n"):
@@ -58,46 +80,20 @@ def append_record(path: str | Path, record: dict[str, Any]) -> bool:
     return True
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
-    if not path.is_file():
-        return []
-    lines = path.read_bytes().split(b"\n")
-    records = []
-    for number, line in enumerate(lines, start=1):
-        if not line:
-            continue
-        try:
-            record = json.loads(line)
-        except ValueError as error:
-            if number == len(lines):
-                break
-            raise ValueError(f"{path}, line {number} is no JSON ({error}); mend or remove that line") from error
-        if not isinstance(record, dict) or "key" not in record:
-            raise ValueError(f"{path}, line {number} is no run of a study; name another file")
-        records.append(record)
-    return records
-
-
 def _identity(record: dict[str, Any]) -> str:
     return json.dumps(record["key"], sort_keys=True)
 
 
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """One writer at a time, among threads and processes of one machine."""
-    lock = path.with_name(path.name + ".lock")
+def _lock(file: IO[bytes]) -> None:
+    """One writer at a time, until the file is closed: the system gives the lock of a killed process back."""
+    if os.name != "nt":
+        fcntl.flock(file, fcntl.LOCK_EX)
+        return
+    file.seek(1 << 30)  # a byte far behind the end: what is locked in Windows can't be read by others
     while True:
         try:
-            os.close(os.open(lock, os.O_CREAT | os.O_EXCL))
-            break
-        except (FileExistsError, PermissionError) as error:  # the second: Windows, while another process removes it
-            if isinstance(error, PermissionError) and os.name != "nt":
+            msvcrt.locking(file.fileno(), msvcrt.LK_LOCK, 1)
+            return
+        except OSError as error:
+            if error.errno != errno.EDEADLOCK:  # this one: not had within ten seconds
                 raise
-            with suppress(OSError):  # it may go between the two looks
-                if time.time() - lock.stat().st_mtime > 30:  # its writer is dead: writing takes milliseconds
-                    lock.unlink(missing_ok=True)
-            time.sleep(0.01)
-    try:
-        yield
-    finally:
-        lock.unlink(missing_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import textwrap
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -13,10 +14,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from prilora_lite import plots, published
-from prilora_lite.comparison import PRIMARY, compare, detectable, explore, verdict
+from prilora_lite.comparison import PRIMARY, compare, detectable, detectable_by_seeds, explore, verdict
 from prilora_lite.encoders import settings_for
-from prilora_lite.records import read_records
-from prilora_lite.study import METHODS
+from prilora_lite.study import METHODS, read_runs
 from prilora_lite.tasks import TASKS
 
 CONFIGURATION = ("first_rank", "last_rank", "scaling", "layers", "ratio", "interval", "importance")
@@ -81,7 +81,7 @@ def write(file: Path, folder: Path | None = None) -> dict[str, Path]:
     Returns:
         Kind of file -> path.
     """
-    records = read_records(file)
+    records = read_runs(file)
     stem = (file.parent if folder is None else folder) / file.stem
     stem.parent.mkdir(parents=True, exist_ok=True)
     runs, parts = to_dataframe(records), groups(records)
@@ -106,11 +106,11 @@ def _figures(runs: pd.DataFrame) -> dict[str, Figure]:
     several = runs["seed"].nunique() > 1
     if several and set(plots.IDEAS) <= set(runs["method"]):
         figures["ideas"] = plots.plot_ideas(runs)
-    if several and runs["method"].nunique() > 2:
+    if several and 2 < runs["method"].nunique() <= len(METHODS):  # the legend of a grid would hide its points
         figures["cost"] = plots.plot_cost(runs, labels)
     slopes, ratios = plots.grid_values(runs)
     if len(slopes) > 2 and len(ratios) > 1:
-        figures["grid"] = plots.plot_grid(runs, slopes[-1], ratios[-1])
+        figures["grid"] = plots.plot_grid(runs, *plots.grid_default(runs))
     return figures
 
 
@@ -206,15 +206,17 @@ def _section(title: str, runs: pd.DataFrame) -> str:
         parts += ["", f"{first} minus {second}: named before the runs"]
         parts += [_line(row) for row in compare(runs, *PRIMARY).itertuples()]
         parts += ["[n: d]: n seeds show a true difference of d in 4 studies of 5"]
-    others = runs[runs["method"] != PRIMARY[0]]
-    if PRIMARY[1] in methods and others["method"].nunique() > 1:
-        table = explore(others, PRIMARY[1])
+    if PRIMARY[1] in methods and methods - set(PRIMARY):
+        table = explore(runs, PRIMARY[1])
         parts += ["", f"every other method minus {METHODS[PRIMARY[1]].label}: exploratory"]
         for method, rows in table.groupby("method", sort=False):
             parts.append(f" {_label(method)}")
             parts += [_line(row, row.p_holm) for row in rows.itertuples()]
         if looks := table["p"].notna().sum():
             parts.append(f"p: of the paired t-test, corrected for {looks} looks (Holm)")
+        if smallest := detectable_by_seeds(table):
+            parts += ["", "smallest true difference shown in 4 studies of 5, at the median scatter of these"]
+            parts += [f"  {seeds:>2} seeds: {100 * difference:5.1f}" for seeds, difference in smallest.items()]
     return "\n".join(parts)
 
 
@@ -225,7 +227,9 @@ def _line(row: Any, p_holm: float | None = None) -> str:
         return f"{text}   (one seed: no interval)"
     text += f" ({100 * row.low:5.1f} to {100 * row.high:5.1f})"
     if p_holm is not None:
-        return f"{text}  p {p_holm:.3f}"
+        word = verdict(row.low, row.high)
+        hint = p_holm >= 0.05 and word in ("above", "below")
+        return f"{text}  p {p_holm:.3f}  {word}{' (uncorrected)' if hint else ''}"
     smallest = f" [{row.pairs}: {100 * detectable(row.sd, row.pairs):.1f}]" if row.sd else ""
     return f"{text}  {verdict(row.low, row.high)}{smallest}"
 
@@ -241,11 +245,17 @@ def _label(method: str) -> str:
 
 
 def _place(column: pd.Series) -> pd.Series:
-    """Sorting by method: those with a name first, in their order, then the rest by theirs."""
+    """Sorting by method: those with a name first, in their order, then the rest by the numbers in their names."""
     if column.name != "method":
         return column
-    order = {name: f"{place:03}" for place, name in enumerate(METHODS)}
-    return column.map(lambda name: order.get(name, name.rjust(40)))
+    named = list(METHODS)
+
+    def key(name: str) -> tuple[Any, ...]:
+        place = named.index(name) if name in METHODS else len(named)
+        return place, [float(number) for number in re.findall(r"\d+(?:\.\d+)?", name)], name
+
+    places = {name: place for place, name in enumerate(sorted(set(column), key=key))}
+    return column.map(places)
 
 
 def _in_order(summary: pd.DataFrame) -> pd.DataFrame:

@@ -25,8 +25,21 @@ from prilora_lite.encoders import Settings, settings_for
 from prilora_lite.errors import unknown
 from prilora_lite.records import append_record, read_records
 from prilora_lite.tasks import get_task, load_rows
-from prilora_lite.training import RANK, WORLD_SIZE, check_encoder, finetune, pick_device, pick_precision, result_record
+from prilora_lite.training import (
+    RANK,
+    WORLD_SIZE,
+    check_encoder,
+    check_seed,
+    finetune,
+    pick_device,
+    pick_precision,
+    result_record,
+)
 
+RECORD = (  # what the record of a finished run has, beside its key
+    "name", "encoder", "settings", "task", "method", "seed", "metrics", "curve", "pruning", "counts", "steps",
+    "seconds_per_step", "seconds", "environment",
+)  # fmt: skip
 BACKENDS = {"processes": "loky", "ray": "prilora-ray"}  # our name -> joblib's
 
 
@@ -103,7 +116,7 @@ def grid(methods: Iterable[str | Method], tasks: Iterable[str], seeds: Iterable[
     Args:
         methods: names of :data:`METHODS`, or methods of your own such as :func:`configurations` gives.
         tasks: names of tasks.
-        seeds: numbers from 0 up.
+        seeds: numbers from 0 to 2**32 - 1.
 
     Raises:
         ValueError: an unknown method or task, whose nearest name is given, or a seed that is none.
@@ -117,8 +130,7 @@ def grid(methods: Iterable[str | Method], tasks: Iterable[str], seeds: Iterable[
     for name in tasks:
         get_task(name)
     for seed in seeds:
-        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-            raise ValueError(f"a seed is an integer of at least 0, got {seed!r}")
+        check_seed(seed)
     return [Run(method, task, seed) for seed, task, method in product(seeds, tasks, chosen)]
 
 
@@ -166,6 +178,7 @@ def ablate(
     """Make the runs that the output file does not hold yet, and append one JSON line for each.
 
     A run that crashes is written down with its error, the others go on, and the next call tries it again.
+    Under torchrun a crash ends the study and is not written down: the run's other processes wait for the crashed one.
 
     Args:
         runs: the grid.
@@ -203,9 +216,11 @@ def ablate(
         key = run_key(run, encoder, settings, trains, precision, digests[run.task])
         plans.setdefault(_same(key), _Plan(len(plans) + 1, run, key, encoder, settings, trains))
     at_start = _finished(output)  # under torchrun all processes must choose the same runs, before one of them writes
-    settings_of = {plan.run.task: plan.settings for same, plan in plans.items() if same not in at_start}
-    for task, settings in settings_of.items():  # what no run could be made with is said once, before the first
-        check_encoder(encoder, task, data[task], settings)
+    waiting = [plan for same, plan in plans.items() if same not in at_start]
+    for task in dict.fromkeys(plan.run.task for plan in waiting):  # what can't be is said once, before the first run
+        here = [plan for plan in waiting if plan.run.task == task]
+        configs = {plan.trains for plan in here if isinstance(plan.trains, PRILoRAConfig)}
+        check_encoder(encoder, task, data[task], here[-1].settings, configs)
 
     def announce(plan: _Plan, record: dict[str, Any] | None) -> None:
         if on_run:
@@ -290,8 +305,17 @@ def _same(key: list[Any]) -> str:
     return json.dumps([task, seed, encoder, method, asdict(Settings(**settings)), *rest], sort_keys=True)
 
 
+def read_runs(path: str | Path) -> list[dict[str, Any]]:
+    """The finished runs of a study's file.
+
+    Raises:
+        ValueError: a line that is no run of a study.
+    """
+    return read_records(path, RECORD)
+
+
 def _finished(output: Path) -> dict[str, dict[str, Any]]:
-    return {_same(record["key"]): record for record in read_records(output)}
+    return {_same(record["key"]): record for record in read_runs(output)}
 
 
 def _make(

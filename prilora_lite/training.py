@@ -13,7 +13,7 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ from transformers.trainer_callback import ExportableState
 from transformers.utils import logging as transformers_logging
 
 from prilora_lite import baselines
-from prilora_lite.adapt import Report, adapt, head_parameters, report
+from prilora_lite.adapt import Report, adapt, head_parameters, plan, report
 from prilora_lite.checkpoint import save_adapter
 from prilora_lite.config import PRILoRAConfig
 from prilora_lite.encoders import PRESETS, Preset, Settings, load_encoder, settings_for
@@ -365,8 +365,7 @@ def finetune(
     """
     if not (method is None or isinstance(method, PRILoRAConfig) or method in METHODS_BY_NAME):
         raise ValueError(f"method must be a PRILoRAConfig or one of {', '.join(METHODS_BY_NAME)}, got {method!r}")
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise ValueError(f"seed must be an integer of at least 0, got {seed!r}")
+    check_seed(seed)
     if (save_steps or resume) and output_dir is None:
         raise ValueError("save_steps and resume need an output_dir to keep checkpoints in")
     glue = get_task(task)
@@ -378,6 +377,7 @@ def finetune(
     set_seed(seed)
     model, tokenizer = load_encoder(encoder, glue, settings.head_dropout)
     check_length(model, settings.max_length)
+    base = sum(parameter.numel() for parameter in model.parameters())
     steps = math.ceil(settings.epochs * math.ceil(len(data["train"]) / settings.batch_size))
     model, own = _make_trainable(model, method, steps, settings.alpha)
     tokenized = {
@@ -436,7 +436,7 @@ def finetune(
         curve=curve,
         losses=[loss.item() for loss in trainer.losses],
         history=own[0].history if own else [],
-        counts=_count(model, method),
+        counts=_count(model, method, base),
         steps=trainer.state.global_step,
         seconds_per_step=statistics.median(timer.seconds[2:] or timer.seconds or [math.nan]),
         path=path,
@@ -486,11 +486,20 @@ def evaluate(
     return _in_order(_metrics(logs), glue)
 
 
-def check_encoder(encoder: str, task: str, rows: dict[str, Dataset], settings: Settings) -> None:
-    """Raise what :func:`finetune` would of an encoder that can't be had, or that these rows and settings don't suit.
+def check_seed(seed: int) -> None:
+    """Raise ValueError if a seed is none: NumPy's generators take no larger ones."""
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
+        raise ValueError(f"a seed is an integer of at least 0 and below 2**32, got {seed!r}")
+
+
+def check_encoder(
+    encoder: str, task: str, rows: dict[str, Dataset], settings: Settings, configs: Iterable[PRILoRAConfig] = ()
+) -> None:
+    """Raise what :func:`finetune` would of an encoder that can't be had, or that rows, settings or ranks don't suit.
 
     Args:
         encoder, task, rows, settings: as for :func:`finetune`.
+        configs: methods that are to be put on the encoder.
 
     Raises:
         ValueError, OSError: see :func:`finetune`.
@@ -500,6 +509,8 @@ def check_encoder(encoder: str, task: str, rows: dict[str, Dataset], settings: S
     model, tokenizer = load_encoder(encoder, glue, settings.head_dropout)
     torch.set_rng_state(state)  # the fresh head was drawn
     check_length(model, settings.max_length)
+    for config in configs:
+        plan(model, config)
     tokenize(rows["train"].select(range(min(100, len(rows["train"])))), glue, tokenizer, settings.max_length)
 
 
@@ -577,14 +588,17 @@ def _make_trainable(
     return model, []
 
 
-def _count(model: nn.Module, method: str | PRILoRAConfig) -> Report:
+def _count(model: nn.Module, method: str | PRILoRAConfig, base: int) -> Report:
+    """Parameters now; ``base`` are those that the model had before a baseline added its own."""
     counted = report(model)
     if method not in baselines.BASELINES:
         return counted
     own = baselines.count(model)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     head = sum(parameter.numel() for parameter in trained) - own.adapter
-    return replace(counted, adapter=own.adapter, adapter_nonzero=own.adapter_nonzero, head=head, head_nonzero=head)
+    return replace(
+        counted, adapter=own.adapter, adapter_nonzero=own.adapter_nonzero, head=head, head_nonzero=head, base=base
+    )
 
 
 def _share(batch_size: int) -> int:

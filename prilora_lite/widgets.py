@@ -218,6 +218,7 @@ def explore_grid(runs: pd.DataFrame) -> Explorer:
         runs: one row per run of a grid, such as ``recordings.load_study("pocket_grid")``.
     """
     slopes, ratios = plots.grid_values(runs)
+    slope, ratio = plots.grid_default(runs)
     cells = plots.grid_cells(runs).groupby(["slope", "ratio", "task"])["value"].agg(["mean", "std", "count"])
 
     def draw(slope: int, ratio: float) -> tuple[Figure, str]:
@@ -228,10 +229,8 @@ def explore_grid(runs: pd.DataFrame) -> Explorer:
         return plots.plot_grid(runs, slope, ratio), "; ".join(found)
 
     controls = {
-        "slope": ipywidgets.SelectionSlider(options=slopes, value=slopes[-1], description="slope r_f - r_s", **_SLIDER),
-        "ratio": ipywidgets.SelectionSlider(
-            options=ratios, value=0.5 if 0.5 in ratios else ratios[-1], description="pruning ratio", **_SLIDER
-        ),
+        "slope": ipywidgets.SelectionSlider(options=slopes, value=slope, description="slope r_f - r_s", **_SLIDER),
+        "ratio": ipywidgets.SelectionSlider(options=ratios, value=ratio, description="pruning ratio", **_SLIDER),
     }
     return Explorer(draw, controls, "Metric against rank slope, and against pruning ratio, with 95 % intervals")
 

@@ -7,7 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from prilora_lite.comparison import compare, detectable, explore, holm, paired_interval, verdict
+from prilora_lite.comparison import (
+    compare,
+    detectable,
+    detectable_by_seeds,
+    explore,
+    holm,
+    paired_interval,
+    verdict,
+)
 
 values = st.floats(-10, 10).map(lambda x: round(x, 3))
 
@@ -99,6 +107,27 @@ def test_exploring_corrects_for_all_methods_and_tasks_together():
     assert len(table) == 4
     assert table["p_holm"].tolist() == pytest.approx(holm(table["p"]).tolist())
     assert "all" not in set(table["task"])
+
+
+def test_the_comparison_named_before_the_runs_is_no_look():
+    frame = runs(x_lora=[1, 2, 4], x_prilora=[2, 2, 3], x_b=[0, 1, 1])
+    assert explore(frame)["method"].tolist() == ["b"]
+    assert explore(frame, "b")["method"].tolist() == ["lora", "prilora"]
+
+
+def test_the_named_comparison_alone_leaves_nothing_to_explore():
+    with pytest.raises(ValueError, match="nothing to compare with 'lora'"):
+        explore(runs(x_lora=[1, 2], x_prilora=[2, 2]))
+
+
+def test_more_seeds_show_less_at_the_median_scatter():
+    table = pd.DataFrame({"sd": [1.0, np.nan, 2.0, 9.0]})
+    assert detectable_by_seeds(table, (3, 20)) == {3: detectable(2.0, 3), 20: detectable(2.0, 20)}
+
+
+@pytest.mark.parametrize("sd", [np.nan, 0.0])
+def test_without_scatter_nothing_is_said_of_more_seeds(sd):
+    assert detectable_by_seeds(pd.DataFrame({"sd": [sd]})) == {}
 
 
 @pytest.mark.parametrize(("pairs", "power"), [(2, 0.8), (3, 0.8), (5, 0.8), (5, 0.5), (20, 0.9)])

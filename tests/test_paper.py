@@ -49,13 +49,13 @@ def test_one_command_runs_the_papers_setting_beside_the_published_table(hub, tmp
     rows = write_rows(tmp_path / "rows", TASKS["rte"])
     output = tmp_path / "runs.jsonl"
     command = [sys.executable, "-m", "prilora_lite", "ablate", "--encoder", "paper", "--tasks", "rte", "--seeds", "0"]
-    command += ["--methods", "lora", "prilora", "adalora", "--rows", rows, "--output", output, "--set", "epochs=1"]
+    command += ["--methods", "lora", "prilora", "adalora", "--rows", rows, "--output", output, "--set", "epochs=4"]
     variables = os.environ | {"HF_HUB_CACHE": str(hub), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(list(map(str, command)), cwd=ROOT, env=variables, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     lora, prilora, adalora = read_records(output)
     assert lora["settings"] == {
-        "learning_rate": 1.2e-3, "epochs": 1, "batch_size": 32, "max_length": 320, "warmup": 200, "weight_decay": 0.01,
+        "learning_rate": 1.2e-3, "epochs": 4, "batch_size": 32, "max_length": 320, "warmup": 200, "weight_decay": 0.01,
         "head_dropout": 0.2, "alpha": 32,
     }  # fmt: skip
     shapes = 4 * (24 + 24) + 2 * (24 + 40)  # query, key, value, output; up, down

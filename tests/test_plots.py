@@ -151,6 +151,32 @@ def test_the_cost_is_what_is_not_zero_in_adapter_and_head():
     assert points["lora"] == [pytest.approx([1100, 50.5])]
 
 
+def marker_fills(axes):
+    """Fill of every marker that is drawn, by place: of two the one on top."""
+    fills = {}
+    for line in sorted(axes.lines, key=lambda line: line.get_zorder()):
+        if line.get_marker() in plots.MARKERS:
+            fills |= {tuple(point): line.get_markerfacecolor() for point in line.get_xydata().round(2).tolist()}
+    return fills
+
+
+@pytest.mark.parametrize("plot", [plots.plot_ideas, plots.plot_cost])
+def test_a_method_of_one_seed_is_hollow(plot):
+    runs = four_ideas()
+    (axes,) = plot(runs[(runs.method != "ranks") | (runs.seed == 0)]).axes
+    hollow = [place for place, fill in marker_fills(axes).items() if fill == "white"]
+    assert [value for _, value in hollow] == [60.0]
+
+
+def test_a_grid_is_first_shown_at_prilora():
+    assert plots.grid_default(grid_of_runs()) == (8, 0.5)
+
+
+def test_a_grid_without_prilora_is_first_shown_at_its_largest():
+    runs = grid_of_runs()
+    assert plots.grid_default(runs[(runs.last_rank < 12) & (runs.ratio == 0)]) == (4, 0.0)
+
+
 def test_all_axes_are_labelled():
     figures = [
         plots.plot_spectrum(np.arange(4.0, 0, -1), 2),

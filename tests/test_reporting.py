@@ -3,15 +3,16 @@
 import re
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from prilora_lite.cli import main
-from prilora_lite.comparison import compare
+from prilora_lite.comparison import compare, detectable_by_seeds, explore
 from prilora_lite.records import read_records
-from prilora_lite.reporting import groups, report
+from prilora_lite.reporting import groups, report, summarize, write
 
 RESULTS = Path(__file__).parent.parent / "results"
-FILES = [RESULTS / "pocket.jsonl", RESULTS / "minilm_glue.jsonl"]
+FILES = [RESULTS / "pocket.jsonl", RESULTS / "minilm_glue.jsonl", RESULTS / "pocket_grid.jsonl"]
 
 
 def test_runs_of_other_length_or_encoder_are_not_mixed():
@@ -42,11 +43,51 @@ def test_it_fits_a_terminal(file):
     assert max(map(len, report(read_records(file)).split("\n"))) <= 80
 
 
-def test_what_spans_zero_is_called_no_difference_shown():
-    for line in report(read_records(FILES[0])).split("\n"):
-        found = re.search(r"\(\s*(-?[\d.]+) to\s+(-?[\d.]+)\)  (above|below|no)", line)
-        if found and float(found[1]) < 0 < float(found[2]):
-            assert found[3] == "no"
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_what_spans_zero_is_called_no_difference_shown(file):
+    lines = re.findall(r"\(\s*(-?[\d.]+) to\s+(-?[\d.]+)\)(.*)", report(read_records(file)))
+    assert lines
+    for low, high, rest in lines:
+        assert re.search("above|below|no difference shown", rest), rest
+        if float(low) < 0 < float(high):
+            assert "no difference shown" in rest
+
+
+def test_what_no_correction_leaves_standing_is_called_so():
+    text = report(read_records(FILES[2]))
+    assert re.search(r"pocket-rte +\+1\.9 \(  0\.4 to   3\.4\)  p 0\.983  above \(uncorrected\)", text)
+    assert re.search(r"pocket-cola +-40\.9 \(-51\.8 to -30\.1\)  p 0\.021  below\n", text)
+
+
+def test_the_looks_are_those_of_explore():
+    runs = next(iter(groups(read_records(FILES[2])).values()))
+    assert f"corrected for {len(explore(runs))} looks" in report(read_records(FILES[2]))
+
+
+def test_it_says_what_more_seeds_would_show():
+    runs = next(iter(groups(read_records(FILES[2])).values()))
+    text = report(read_records(FILES[2]))
+    for seeds, difference in detectable_by_seeds(explore(runs)).items():
+        assert f"{seeds:>2} seeds: {100 * difference:5.1f}" in text
+
+
+def test_named_methods_come_first_and_the_others_by_their_numbers():
+    names = ["12..4, ratio 0.25", "8, ratio 0.25", "prilora", "10..6, ratio 0.5", "10..6, ratio 0.25", "lora"]
+    rows = [
+        {
+            "task": "cola", "method": name, "metric": "m", "seed": 0, "value": 0.5, "adapter": 1, "adapter_nonzero": 1,
+            "head": 1, "head_nonzero": 1, "seconds_per_step": 1.0,
+        }
+        for name in names
+    ]  # fmt: skip
+    assert summarize(pd.DataFrame(rows))["method"].tolist() == [
+        "lora", "prilora", "8, ratio 0.25", "10..6, ratio 0.25", "10..6, ratio 0.5", "12..4, ratio 0.25",
+    ]  # fmt: skip
+
+
+def test_a_grid_has_no_figure_of_costs(tmp_path):
+    assert "cost" not in write(FILES[2], tmp_path)
+    assert "cost" in write(FILES[1], tmp_path)
 
 
 def test_the_command_prints_it_and_writes_tables_and_figures(tmp_path, capsys):

@@ -277,7 +277,7 @@ def test_bad_arguments_are_refused_before_anything_is_loaded(rows):
     for wrong in ({"first_rank": 4}, PRILoRAConfig, 8, ["head"]):
         with pytest.raises(ValueError, match="method must be a PRILoRAConfig"):
             finetune("cola", wrong)
-    with pytest.raises(ValueError, match="seed must be an integer"):
+    with pytest.raises(ValueError, match="a seed is an integer"):
         finetune("cola", seed=1.5)
     with pytest.raises(ValueError, match="need an output_dir"):
         finetune("cola", save_steps=3)
