@@ -17,7 +17,8 @@ def made(accuracy):
         record = {"key": plan.key, "name": plan.run.method.name, "encoder": plan.encoder, "task": plan.run.task}
         value = accuracy.get(plan.run.method.name, accuracy["lora"])[plan.run.seed]
         record |= {"settings": {"epochs": plan.settings.epochs}, "method": plan.trains.to_dict()}
-        return plan, record | {"seed": plan.run.seed, "metrics": {"accuracy": value}, "seconds": 0.0}
+        record |= {"seed": plan.run.seed, "metrics": {"accuracy": value}, "seconds": 0.0}
+        return plan, dict.fromkeys(study.RECORD) | record
 
     return make
 
