@@ -117,7 +117,7 @@ PRESETS = {
             "wnli": Settings(epochs=10),
         },
         learning_rates={"head": 3e-2, "full": 1e-4, "bitfit": 3e-3, "adalora": 3e-3},
-        source="epochs: our choice; learning rates: chosen on a part of CoLA's training rows",
+        source="epochs: our choice; learning rates: chosen on a part of the training rows of CoLA and MRPC",
     ),
     "paper": Preset(
         hub_name="microsoft/deberta-v3-base",
