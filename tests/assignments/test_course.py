@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+import shlex
 import subprocess
 import sys
 
@@ -11,13 +12,13 @@ import pytest
 
 from prilora_lite import classroom
 from prilora_lite import notebooks as tool
-from prilora_lite.cli import main
+from prilora_lite.cli import _parser, main
 from tests.assignments import submissions
 from tests.assignments.submissions import ASSIGNMENTS, COURSE, named, notebook, points, solutions, text
 from tests.environments import call, fresh
 
 every = pytest.mark.parametrize("assignment", ASSIGNMENTS)
-pytest.importorskip("nbgrader", reason="needs nbgrader: pip install '.[classroom]'")
+NbGraderApp = pytest.importorskip("nbgrader.apps", reason="needs nbgrader: pip install '.[classroom]'").NbGraderApp
 
 
 @pytest.fixture(scope="module")
@@ -188,6 +189,27 @@ def test_without_a_sandbox_it_says_what_to_do(monkeypatch):
         ValueError, match=r"bubblewrap is not installed .* container or a throw-away account.*--unprotected"
     ):
         classroom._require_sandbox()
+
+
+def test_the_guides_commands_and_links_are_understood():
+    guide = (COURSE / "README.md").read_text(encoding="utf-8")
+    lines = "\n".join(re.findall(r"```bash\n(.*?)```", guide, flags=re.S)).replace("\\\n", " ").split("\n")
+    found = [shlex.split(line) for line in lines]
+    ours = [words[words.index("prilora-lite") + 1 :] for words in found if "prilora-lite" in words]
+    assert {words[0] for words in ours} == {"assignments", "grade", "notebooks"}
+    for words in ours:
+        assert _parser().parse_args(words).run
+    for command in re.findall(r"nbgrader (\w+_\w+|export)", guide):
+        assert command in NbGraderApp.subcommands, command
+    for target in re.findall(r"\]\(([^)#]+)\)", guide):
+        assert target.startswith("https://") or (COURSE / target).exists(), target
+
+
+def test_the_guides_rules_are_those_of_the_sources():
+    guide = (COURSE / "README.md").read_text(encoding="utf-8")
+    for assignment, (place, old, new, *_) in RULES.items():
+        (name,) = re.findall(rf'(\w+) = "{re.escape(old)}"', text(named(notebook(assignment))[place]))
+        assert f'| {assignment[:2].upper()} | `{name}` | `"{old}"` | `"{new}"` |' in guide
 
 
 def test_nbgraders_own_command_grades_the_same(tmp_path):
