@@ -23,6 +23,14 @@ WRONG = {
             "alpha without r": (("alpha / rank", "alpha"), {"a1_scaling_test"}),
             "r over alpha": (("alpha / rank", "rank / alpha"), {"a1_scaling_test"}),
             "s squared": (("alpha / rank", "(alpha / rank) ** 2"), {"a1_scaling_test"}),
+            "A all ones": (
+                ("nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))", "nn.init.ones_(self.lora_A)"),
+                {"a1_start_test"},
+            ),
+            "gradient cut at the base": (
+                ("return self.base(x) +", "with torch.no_grad():\n            y = self.base(x)\n        return y +"),
+                {"a1_training_test"},
+            ),
             "B random": (("torch.zeros(base.out", "torch.randn(base.out"), {"a1_start_test"}),
             "A zero, too": (
                 ("kaiming_uniform_(self.lora_A, a=math.sqrt(5))", "zeros_(self.lora_A)"),
@@ -80,6 +88,7 @@ WRONG = {
                 "def largest_last(schedule, num_layers, first, budget):\n    return 2 * budget // num_layers - first",
                 {"a2_budget_test"},
             ),
+            "a cap": (("last = 0\n", "last = 0\n    budget = min(budget, 96)\n"), {"a2_budget_test"}),
             "never below the first": (("last = 0\n", "last = first - 1\n"), {"a2_budget_test"}),
             "no error": (("if last == 0:", "if last < 0:"), {"a2_budget_test"}),
         },
@@ -141,6 +150,12 @@ WRONG = {
             ),
         },
         "a3_survivors": {
+            "rounded to nearest": (
+                ("int(ratio * scores.shape[1] + 1e-9)", "round(ratio * scores.shape[1])"),
+                {"a3_survivors_test"},
+            ),
+            "a sort that is not stable": ((", stable=True", ""), {"a3_survivors_test"}),
+            "A is changed": (("A.abs()", "A.abs_()"), {"a3_survivors_test"}),
             "size alone": (("A.abs() * s.sqrt()", "A.abs()"), {"a3_survivors_test"}),
             "no root": (("s.sqrt()", "s"), {"a3_survivors_test"}),
             "signs count": (("A.abs()", "A"), {"a3_survivors_test"}),
@@ -234,6 +249,7 @@ WRONG = {
                 ("first_rank=8, last_rank=8, ratio=0.75", "first_rank=4, last_rank=12, ratio=0.5"),
                 {"a4_methods_test"},
             ),
+            "no effect": (("ratio=0.75", "ratio=0, importance='random'"), {"a4_methods_test"}),
             "no change": (
                 ("ratio=0.75", "ratio=0"),
                 {"a4_methods_test", "a4_table_test", "a4_runs_test", "a4_claim_test"},

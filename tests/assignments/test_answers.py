@@ -66,3 +66,58 @@ def test_only_the_claim_that_the_runs_carry_passes(mine, claim, said, monkeypatc
     answers = submissions.solutions("a4_ablation_report") | {"a4_claim": f"CLAIM = {said!r}"}
     lost = submissions.failed("a4_ablation_report", submissions.answered("a4_ablation_report", answers))
     assert lost == (set() if said == claim else {"a4_claim_test"})
+
+
+# Right answers in other words: assignment, answer, and what takes the solution's place
+RIGHT = {
+    "A and B split the scaling": (
+        "a1_lora_layer", "a1_join",
+        ("torch.cat([A1, A2]), torch.cat([s1 * B1, s2 * B2], dim=1)",
+         "torch.cat([s1**0.5 * A1, s2**0.5 * A2]), torch.cat([s1**0.5 * B1, s2**0.5 * B2], dim=1)"),
+    ),
+    "einsum": ("a1_lora_layer", "a1_formula", ("(x @ A.T) @ B.T", "torch.einsum('...n,rn,mr->...m', x, A, B)")),
+    "numpy's integers": (
+        "a2_rank_schedule", "a2_line",
+        ("[round(first + (last - first) * l / (num_layers - 1)) for l in range(num_layers)]",
+         "list(__import__('numpy').rint(__import__('numpy').linspace(first, last, num_layers)).astype(int))"),
+    ),
+    "a regular expression": (
+        "a2_rank_schedule", "a2_names",
+        ('parts = name.split(".")',
+         'import re\n\n    parts = name.split(".") if re.search(r"layer[.][0-9]", name) else []'),
+    ),
+    "double precision": ("a3_pruner", "a3_mean_square", (".square()", ".double().square()")),
+    "all q kept": (
+        "a3_pruner", "a3_pruner",
+        ("self.s = q if self.s is None else moving_average([self.s, q], self.decay)",
+         "self.qs = [*getattr(self, 'qs', []), q]\n        self.s = moving_average(self.qs, self.decay)"),
+    ),
+    "a slope": (
+        "a4_ablation_report", "a4_methods",
+        ("first_rank=8, last_rank=8, ratio=0.75", "first_rank=12, last_rank=4, ratio=0"),
+    ),
+    "another rule": (
+        "a4_ablation_report", "a4_methods", ("ratio=0.75", "ratio=0.25, importance='magnitude', interval=10"),
+    ),
+    "half the layers": (
+        "a4_ablation_report", "a4_methods",
+        ("first_rank=8, last_rank=8, ratio=0.75", "first_rank=16, last_rank=16, ratio=0, layers=range(6)"),
+    ),
+    "sorted by value": (
+        "a4_ablation_report", "a4_table", ("pd.DataFrame(rows)", "pd.DataFrame(rows).sort_values('value')"),
+    ),
+    "a claim typed by hand": (
+        "a4_ablation_report", "a4_claim",
+        ('"mine is above" if low > 0 else "mine is below" if high < 0 else "no difference shown"',
+         '"no difference shown"'),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_a_right_answer_in_other_words_passes(name):
+    assignment, answer, (before, after) = RIGHT[name]
+    answers = submissions.solutions(assignment)
+    assert answers[answer].count(before) == 1
+    answers[answer] = answers[answer].replace(before, after)
+    assert submissions.failed(assignment, submissions.answered(assignment, answers)) == set()
