@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -43,9 +44,13 @@ def table(path):
 
 
 @pytest.fixture(scope="module")
-def graded(tmp_path_factory):
+def course(tmp_path_factory):
+    return new_course(tmp_path_factory.mktemp("class") / "course")
+
+
+@pytest.fixture(scope="module")
+def graded(course):
     """Student -> row of the class's table; each student handed in another oddity."""
-    course = new_course(tmp_path_factory.mktemp("class") / "course")
     hand_in(course, "perfect", perfect(A))
     hand_in(course, "blank", notebook(A, "release"))
     hand_in(course, "wrong", wrong(A, "a2_line", "ranks falling")[0])
@@ -121,15 +126,13 @@ def test_what_can_not_be_graded_has_no_score(student, graded):
     assert graded[student]["score"] == ""
 
 
-def test_a_kernel_sees_neither_solutions_nor_gradebook_nor_the_network(graded, tmp_path):
-    course = new_course(tmp_path / "course")
-    hand_in(course, "spy", HOSTILE["looks_for_the_solutions"]())
-    hand_in(course, "caller", HOSTILE["calls_out"]())
-    classroom.grade(A, course, jobs=2)
-    said = {s: (course / "autograded" / s / A / f"{A}.ipynb").read_text("utf-8") for s in ("spy", "caller")}
-    assert "RuntimeError" in said["spy"]
-    assert "found 0 files" in said["spy"]
-    assert "Network is unreachable" in said["caller"] or "Connection refused" in said["caller"]
+@pytest.mark.parametrize(
+    ("student", "said"),
+    [("looks_for_the_solutions", "found 0 files"), ("calls_out", "Network is unreachable|Connection refused")],
+)
+def test_a_kernel_sees_neither_solutions_nor_gradebook_nor_the_network(student, said, graded, course):
+    written = (course / "autograded" / student / A / f"{A}.ipynb").read_text(encoding="utf-8")
+    assert re.search(said, written)
 
 
 def test_a_killed_run_goes_on_and_what_was_handed_in_anew_is_graded_anew(tmp_path):
