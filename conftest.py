@@ -1,14 +1,25 @@
-"""How the notebooks are tested: each runs from top to bottom and must give the text that is committed with it.
+"""How the tests run: notebooks from top to bottom, compared with the text committed with them; files side by side.
 
-Here and not in pyproject's addopts, which would break a bare pytest where nbval is missing.
+Here and not in pyproject's addopts, which would break a bare pytest where nbval or xdist is missing.
 """
 
 import os
+
+import pytest
 
 os.environ.setdefault("PYTHONUTF8", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # kernels that fight over two cores take minutes, one thread seconds
 
 collect_ignore_glob = ["notebooks/**/.ipynb_checkpoints/*"]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config):
+    """The whole suite in two processes; a notebook's cells, and a file's tests, stay together."""
+    option = config.option
+    whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS and not hasattr(config, "workerinput")
+    if whole and hasattr(option, "numprocesses") and option.numprocesses is None and not option.usepdb:
+        option.numprocesses, option.dist = min(2, os.cpu_count() or 1), "loadfile"
 
 
 def pytest_configure(config):
