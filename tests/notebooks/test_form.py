@@ -89,7 +89,7 @@ def test_a_path_of_a_machine_is_found_also_at_the_start_of_a_line(text):
         assert any(map(machine_path, texts(cell)))
 
 
-@pytest.mark.parametrize("text", ["https://x.org/data/1", "results/data/x", "../work/x", "S:\n\\frac", "a / data / b"])
+@pytest.mark.parametrize("text", ["https://x.org/data/1", "results/data/x", "../opt/x", "S:\n\\frac", "a / data / b"])
 def test_an_address_or_a_path_inside_the_project_is_no_path_of_a_machine(text):
     assert not machine_path(text)
 
