@@ -15,6 +15,7 @@ from prilora_lite.ranks import adapter_parameters, budget_ranks, linear_ranks
 
 _LOADED_WHEN_USED = {
     "save_adapter": "checkpoint", "load_adapter": "checkpoint",
+    "rank_pattern_for": "peft_format", "save_peft_adapter": "peft_format", "load_peft_adapter": "peft_format",
     "PRILoRACallback": "training", "finetune": "training", "evaluate": "training", "latest_checkpoint": "training",
     "TASKS": "tasks", "load_rows": "tasks", "compute_metrics": "tasks",
     "Settings": "encoders", "load_encoder": "encoders",

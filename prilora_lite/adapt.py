@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ from torch import nn
 from prilora_lite.config import PRILoRAConfig
 from prilora_lite.errors import unknown
 from prilora_lite.lora import LoRALinear, is_conv1d, linear_shape
+from prilora_lite.structure import is_encoder_decoder, lora_layers
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,13 +20,18 @@ if TYPE_CHECKING:
 # DeBERTa (v1, and v2 without share_att_key): these read relative positions, never tokens, so an input norm would mean
 # nothing
 POSITION_LAYERS = ("pos_key_proj", "pos_query_proj", "pos_proj", "pos_q_proj")
+_PEFTS_OWN = (".lora_", ".modules_to_save.")  # in the names of parameters that PEFT adds to those of the base
 
 
 @dataclass(frozen=True)
 class AdaptedModule:
-    """One adapted linear layer: where it is, its shape (out, in), rank, scaling and counts of A and B together."""
+    """One adapted linear layer: where it is, its shape (out, in), rank, scaling and counts of A and B together.
 
-    layer: int
+    ``layer`` is None for a module outside the numbered layers, which PEFT may have adapted.
+    """
+
+    stack: str
+    layer: int | None
     module: str
     shape: tuple[int, int]
     rank: int
@@ -35,8 +42,9 @@ class AdaptedModule:
 
 @dataclass(frozen=True)
 class PlannedLayer:
-    """A layer to be adapted: its number, its linear layers by name inside it, and what they get."""
+    """A layer to be adapted: its stack and number there, its linear layers by name inside it, and what they get."""
 
+    stack: str
     number: int
     modules: dict[str, nn.Module]
     rank: int
@@ -65,8 +73,8 @@ class Report:
 
     @property
     def ranks(self) -> list[int]:
-        """Rank of each adapted layer, first layer first."""
-        return list({module.layer: module.rank for module in self.modules}.values())
+        """Rank of each adapted layer, first layer first; of an encoder-decoder the encoder's, then the decoder's."""
+        return list({(m.stack, m.layer): m.rank for m in self.modules if m.layer is not None}.values())
 
     @property
     def share(self) -> float:
@@ -82,11 +90,14 @@ class Report:
     def __repr__(self) -> str:
         width = max([len(module.module) for module in self.modules] + [6])
         lines = [f"{'layer':>5}  {'module':<{width}}  {'shape':>11}  {'rank':>4}  {'parameters':>10}  {'non-zero':>10}"]
-        for m in self.modules:
-            shape = f"{m.shape[0]}x{m.shape[1]}"
-            lines.append(
-                f"{m.layer:>5}  {m.module:<{width}}  {shape:>11}  {m.rank:>4}  {m.parameters:>10,}  {m.nonzero:>10,}"
-            )
+        stacks = {stack: list(modules) for stack, modules in itertools.groupby(self.modules, key=lambda m: m.stack)}
+        for stack, modules in stacks.items():
+            lines += [f"{stack}:"] if len(stacks) > 1 else []
+            for m in modules:
+                number, shape = "-" if m.layer is None else m.layer, f"{m.shape[0]}x{m.shape[1]}"
+                lines.append(
+                    f"{number:>5}  {m.module:<{width}}  {shape:>11}  {m.rank:>4}  {m.parameters:>10,}  {m.nonzero:>10,}"
+                )
         lines.append("-" * len(lines[0]))
         for name, count, nonzero in (
             ("adapter", self.adapter, self.adapter_nonzero),
@@ -101,8 +112,8 @@ def adapt(model: nn.Module, config: PRILoRAConfig | None = None) -> Report:
     """Put a :class:`LoRALinear` of the scheduled rank in place of each target layer, in place, and freeze the rest.
 
     Layers are found by structure: the linear layers below the numbered modules of the encoder, ``encoder.layer.3.``,
-    counted 0 to L-1. Trainable afterwards are lora_A, lora_B, the pooler and the classification head; the embeddings
-    and the output embeddings of a language model stay frozen.
+    counted 0 to L-1; of an encoder-decoder each stack has its own 0 to L-1. Trainable afterwards are lora_A, lora_B,
+    the pooler and the classification head; the embeddings and the output embeddings of a language model stay frozen.
 
     Args:
         model: a Hugging Face encoder or decoder, with or without a head.
@@ -112,8 +123,9 @@ def adapt(model: nn.Module, config: PRILoRAConfig | None = None) -> Report:
         A report: what was adapted, with which rank, at what cost.
 
     Raises:
-        ValueError: the model is adapted already, has no numbered layers or more than one stack of them, shares layers,
-            holds a mixture of experts, a target or a layer's number matches nothing, or a rank does not fit.
+        ValueError: the model is adapted already, has no numbered layers or stacks of them that are no encoder and
+            decoder, shares layers, holds a mixture of experts, a target or a layer's number matches nothing, or a rank
+            does not fit.
 
     The model is left as it was when an error is raised.
     """
@@ -126,7 +138,8 @@ def adapt(model: nn.Module, config: PRILoRAConfig | None = None) -> Report:
             if module.weight.device.type == "meta" or not module.weight.is_floating_point():
                 raise ValueError(
                     f"{name} of layer {layer.number} holds {module.weight.dtype} on {module.weight.device}: load the "
-                    "model unquantized and with its weights before adapting it"
+                    "model unquantized and with its weights before adapting it; or adapt a quantized one with PEFT's "
+                    "LoraConfig(**rank_pattern_for(model)), which PRILoRACallback prunes too"
                 )
 
     trained = {id(parameter) for parameter in head_parameters(model)}
@@ -149,15 +162,18 @@ def plan(model: nn.Module, config: PRILoRAConfig) -> tuple[list[PlannedLayer], l
     Raises:
         ValueError: see :func:`adapt`.
     """
-    found, notes = find_layers(model, config.targets)
-    ranks = config.ranks(len(found))
-    scalings = config.scalings(ranks)
-    planned = [PlannedLayer(*of_layer) for of_layer in zip(found, found.values(), ranks, scalings, strict=True)]
+    stacks, notes = find_stacks(model, config.targets)
+    planned = []
+    for stack, layers in stacks.items():
+        ranks = config.ranks(len(layers))
+        of_layers = zip(layers.items(), ranks, config.scalings(ranks), strict=True)
+        planned += [PlannedLayer(stack, number, modules, rank, s) for (number, modules), rank, s in of_layers]
     if config.layers is not None:
-        missing = sorted(set(config.layers) - set(found))
+        numbers = {layer.number for layer in planned}
+        missing = sorted(set(config.layers) - numbers)
         if missing:
-            raise ValueError(f"layers names {missing}, but the model's {len(found)} layers are 0 to {max(found)}")
-        notes.append(f"only layers {', '.join(map(str, config.layers))} of {len(found)} are adapted")
+            raise ValueError(f"layers names {missing}, but the model's {len(numbers)} layers are 0 to {max(numbers)}")
+        notes.append(f"only layers {', '.join(map(str, config.layers))} of {len(numbers)} are adapted")
         planned = [layer for layer in planned if layer.number in config.layers]
     for layer in planned:
         for name, module in layer.modules.items():
@@ -173,28 +189,29 @@ def plan(model: nn.Module, config: PRILoRAConfig) -> tuple[list[PlannedLayer], l
 def report(model: nn.Module) -> Report:
     """Count an adapted (or plain) model now; call it again after training to see what pruning left.
 
+    Args:
+        model: adapted by :func:`adapt`, or by PEFT's LoRA, whose active adapter is counted then.
+
     Returns:
         The report that :func:`adapt` returns, without its notes.
     """
-    modules, adapter, adapter_nonzero, adapter_ids = [], 0, 0, set()
-    for name, module in model.named_modules():
-        if isinstance(module, LoRALinear):
-            _, layer, inside = split_name(name)
-            parameters = module.lora_A.numel() + module.lora_B.numel()
-            nonzero = int(module.lora_A.count_nonzero() + module.lora_B.count_nonzero())
-            shape = (module.out_features, module.in_features)
-            modules.append(AdaptedModule(layer, inside, shape, module.rank, module.scaling, parameters, nonzero))
-            adapter, adapter_nonzero = adapter + parameters, adapter_nonzero + nonzero
-            adapter_ids |= {id(module.lora_A), id(module.lora_B)}
-    others = [p for p in model.parameters() if id(p) not in adapter_ids]
-    head = [p for p in others if p.requires_grad]
+    modules, adapter_ids = [], set()
+    for name, layer in lora_layers(model).items():
+        stack, number, inside = split_name(name)
+        parameters = layer.lora_A.numel() + layer.lora_B.numel()
+        nonzero = int(layer.lora_A.count_nonzero() + layer.lora_B.count_nonzero())
+        shape = (layer.out_features, layer.in_features)
+        modules.append(AdaptedModule(stack, number, inside, shape, layer.rank, layer.scaling, parameters, nonzero))
+        adapter_ids |= {id(layer.lora_A), id(layer.lora_B)}
+    others = {name: p for name, p in model.named_parameters() if id(p) not in adapter_ids}
+    head = [p for p in others.values() if p.requires_grad]
     return Report(
         modules=tuple(modules),
-        adapter=adapter,
-        adapter_nonzero=adapter_nonzero,
+        adapter=sum(module.parameters for module in modules),
+        adapter_nonzero=sum(module.nonzero for module in modules),
         head=sum(p.numel() for p in head),
         head_nonzero=sum(int(p.count_nonzero()) for p in head),
-        base=sum(p.numel() for p in others),
+        base=sum(p.numel() for name, p in others.items() if not any(part in name for part in _PEFTS_OWN)),
     )
 
 
@@ -221,48 +238,45 @@ def merge_and_unload(model: nn.Module) -> nn.Module:
     return model.requires_grad_(True)
 
 
-def find_layers(
+def find_stacks(
     model: nn.Module, targets: tuple[str, ...] | None = None
-) -> tuple[dict[int, dict[str, nn.Module]], list[str]]:
-    """The linear layers that targets name, by layer index and then by name inside the layer; and notes for the report.
+) -> tuple[dict[str, dict[int, dict[str, nn.Module]]], list[str]]:
+    """The linear layers that targets name, by stack, by number there, and by name inside the layer; and notes.
 
     Raises:
         ValueError: see :func:`adapt`.
     """
     backbone = getattr(model, "base_model", model)
-    config = getattr(model, "config", None)
-    _refuse_other_structures(backbone, config)
-    found: dict[str, dict[int, dict[str, nn.Module]]] = {}
+    _refuse_other_structures(backbone, getattr(model, "config", None))
+    stacks: dict[str, dict[int, dict[str, nn.Module]]] = {}
     places: dict[nn.Module, str] = {}
     for name, module in backbone.named_modules(remove_duplicate=False):
-        if (isinstance(module, nn.Linear) or is_conv1d(module)) and re.search(r"\.\d+\.", name):
+        stack, number, inside = split_name(name)
+        if (isinstance(module, nn.Linear) or is_conv1d(module)) and number is not None:
             if module in places:
                 raise ValueError(f"{name} is the very layer {places[module]}; a shared layer can't have two ranks")
             places[module] = name
-            stack, layer, inside = split_name(name)
-            found.setdefault(stack, {}).setdefault(layer, {})[inside] = module
-    if not found:
+            stacks.setdefault(stack, {}).setdefault(number, {})[inside] = module
+    if not stacks:
         raise ValueError(
             f"{type(model).__name__} has no numbered layers with linear layers in them (like encoder.layer.0.…), "
             "so there is nothing to count ranks over"
         )
-    if len(found) > 1:
+    if len(stacks) > (2 if is_encoder_decoder(backbone) else 1):
         raise ValueError(
-            f"{type(model).__name__} has more than one stack of layers ({', '.join(found)}); "
+            f"{type(model).__name__} has more than one stack of layers ({', '.join(stacks)}); "
             "adapt one stack by itself: adapt(model.encoder, config), for example"
         )
-    (layers,) = found.values()
-    layers = dict(sorted(layers.items()))
+    stacks = {stack: dict(sorted(layers.items())) for stack, layers in stacks.items()}
+    layers = [modules for numbered in stacks.values() for modules in numbered.values()]
     notes = []
-    for name in sorted({name for modules in layers.values() for name in modules if name.endswith(POSITION_LAYERS)}):
+    for name in sorted({name for modules in layers for name in modules if name.endswith(POSITION_LAYERS)}):
         notes.append(f"{name} is left out: it reads relative positions, not tokens")
-    layers = {
-        layer: {name: module for name, module in modules.items() if not name.endswith(POSITION_LAYERS)}
-        for layer, modules in layers.items()
-    }
+        for modules in layers:
+            modules.pop(name, None)
     if targets is not None:
-        layers = _select(layers, targets)
-    return layers, notes
+        stacks = _select(stacks, targets)
+    return stacks, notes
 
 
 def head_parameters(model: nn.Module) -> list[nn.Parameter]:
@@ -270,14 +284,24 @@ def head_parameters(model: nn.Module) -> list[nn.Parameter]:
     backbone = getattr(model, "base_model", model)
     outputs = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     frozen = set() if outputs is None else {id(p) for p in outputs.parameters()}
+    if backbone is model and is_encoder_decoder(model):  # T5's heads stand beside its stacks, without a backbone
+        parts = (model.get_encoder(), model.get_decoder(), model.get_input_embeddings())
+        return [p for p in model.parameters() if id(p) not in frozen | {id(q) for m in parts for q in m.parameters()}]
     frozen |= {id(p) for name, p in backbone.named_parameters() if "pooler" not in name.split(".")}
     return [p for p in model.parameters() if id(p) not in frozen]
 
 
-def split_name(name: str) -> tuple[str, int, str]:
-    """``bert.encoder.layer.3.output.dense`` -> (``bert.encoder.layer``, 3, ``output.dense``)."""
-    stack, layer, inside = re.match(r"(?:(.*?)\.)?(\d+)\.(.*)", name).groups()
-    return stack or "", int(layer), inside
+def head_modules(model: nn.Module) -> list[str]:
+    """Names of the modules that hold :func:`head_parameters`, none inside another; PEFT's ``modules_to_save``."""
+    heads = {id(parameter) for parameter in head_parameters(model)}
+    names = {name.rpartition(".")[0] for name, parameter in model.named_parameters() if id(parameter) in heads}
+    return sorted(name for name in names if not any(name.startswith(f"{other}.") for other in names))
+
+
+def split_name(name: str) -> tuple[str, int | None, str]:
+    """``bert.encoder.layer.3.output.dense`` -> (``bert.encoder.layer``, 3, ``output.dense``); without number: None."""
+    match = re.match(r"(?:(.*?)\.)?(\d+)\.(.*)", name)
+    return (match[1] or "", int(match[2]), match[3]) if match else ("", None, name)
 
 
 def _refuse_other_structures(backbone: nn.Module, config: object) -> None:
@@ -302,11 +326,6 @@ def _refuse_other_structures(backbone: nn.Module, config: object) -> None:
                 f"{name} is a mixture of experts ({attribute}={getattr(config, attribute)}): an expert sees only some "
                 "tokens, so the input norms that pruning rests on would not mean the same for all; use a dense model"
             )
-    if getattr(config, "is_encoder_decoder", False) and hasattr(backbone, "decoder"):
-        raise ValueError(
-            f"{name} has an encoder and a decoder, each with layers of its own; one schedule can't count both: "
-            "adapt one stack by itself, adapt(model.get_encoder(), config), and freeze the other"
-        )
     groups = getattr(config, "num_hidden_groups", None)
     if groups is not None and groups < getattr(config, "num_hidden_layers", groups):
         raise ValueError(
@@ -315,20 +334,26 @@ def _refuse_other_structures(backbone: nn.Module, config: object) -> None:
         )
 
 
-def _select(layers: dict[int, dict[str, nn.Module]], targets: tuple[str, ...]) -> dict[int, dict[str, nn.Module]]:
-    names = list(dict.fromkeys(name for modules in layers.values() for name in modules))
-    chosen: dict[int, dict[str, nn.Module]] = {layer: {} for layer in layers}
+def _select(
+    stacks: dict[str, dict[int, dict[str, nn.Module]]], targets: tuple[str, ...]
+) -> dict[str, dict[int, dict[str, nn.Module]]]:
+    """What the targets name; a stack in which they name nothing is left out."""
+    names = list(dict.fromkeys(name for layers in stacks.values() for modules in layers.values() for name in modules))
+    chosen: set[str] = set()
     for target in targets:
         matches = [name for name in names if name == target] or [n for n in names if n.endswith(f".{target}")]
         if not matches:
             parts = {".".join(name.split(".")[i:]) for name in names for i in range(len(name.split(".")))}
             raise unknown("target", target, sorted(parts))
-        missing = [layer for layer, modules in layers.items() if not any(name in modules for name in matches)]
-        if missing:
-            raise ValueError(
-                f"target {target!r} matches nothing in layers {missing}; targets must exist in every layer"
-            )
-        for layer, modules in layers.items():
-            chosen[layer] |= {name: modules[name] for name in matches if name in modules}
-    # in the order of the model, whatever the order of the targets
-    return {layer: {n: m for n, m in modules.items() if n in chosen[layer]} for layer, modules in layers.items()}
+        for layers in stacks.values():
+            missing = [number for number, modules in layers.items() if not modules.keys() & set(matches)]
+            if 0 < len(missing) < len(layers):
+                raise ValueError(
+                    f"target {target!r} matches nothing in layers {missing}; targets must exist in every layer"
+                )
+        chosen |= set(matches)
+    selected = {
+        stack: {number: {n: m for n, m in modules.items() if n in chosen} for number, modules in layers.items()}
+        for stack, layers in stacks.items()
+    }
+    return {stack: layers for stack, layers in selected.items() if any(layers.values())}

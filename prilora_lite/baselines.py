@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
-from prilora_lite.adapt import find_layers, head_parameters
+from prilora_lite.adapt import find_stacks, head_modules, head_parameters
 from prilora_lite.lora import linear_shape
 from prilora_lite.ranks import adapter_parameters
 
@@ -49,7 +49,8 @@ def make_trainable(model: nn.Module, name: str, *, steps: int, alpha: float) -> 
     2023). Bottleneck widths that match the budget of LoRA of rank 8, and LayerNorms that stay frozen, which Houlsby et
     al. train: our choice.
     """
-    layers, _ = find_layers(model)
+    stacks, _ = find_stacks(model)
+    layers = [modules for numbered in stacks.values() for modules in numbered.values()]
     heads = {id(parameter) for parameter in head_parameters(model)}
     for parameter in model.parameters():
         parameter.requires_grad_(id(parameter) in heads)
@@ -144,11 +145,11 @@ def _biases(model: nn.Module, heads: set[int]) -> list[nn.Parameter]:
     return found
 
 
-def _add_bottlenecks(model: nn.Module, layers: dict[int, dict[str, nn.Module]], name: str) -> None:
+def _add_bottlenecks(model: nn.Module, layers: list[dict[str, nn.Module]], name: str) -> None:
     """Houlsby's two in each layer, or Pfeiffer's one."""
     names = {module: place for place, module in model.named_modules()}
     ends = {place.removesuffix(".LayerNorm") for place in names.values() if place.endswith(".output.LayerNorm")}
-    for modules in layers.values():
+    for modules in layers:
         dense = {inside: names[module] for inside, module in modules.items() if inside.endswith("output.dense")}
         if set(dense) != set(DENSE) or not ends.issuperset(place.removesuffix(".dense") for place in dense.values()):
             raise ValueError(
@@ -159,7 +160,7 @@ def _add_bottlenecks(model: nn.Module, layers: dict[int, dict[str, nn.Module]], 
     budget = adapter_parameters([RANK], [linear_shape(m) for m in layers[0].values()])
     count = 2 if name == "houlsby" else 1
     width = max(1, round((budget / count - size) / (2 * size + 1)))  # 2 d w + w + d parameters each
-    for modules in layers.values():
+    for modules in layers:
         attention, feed_forward = (names[modules[inside]] for inside in DENSE)
         # BERT's `output`: dense, dropout, and the LayerNorm of their sum with the residual
         places = (attention, feed_forward) if name == "houlsby" else (feed_forward.removesuffix(".dense"),)
@@ -169,7 +170,7 @@ def _add_bottlenecks(model: nn.Module, layers: dict[int, dict[str, nn.Module]], 
 
 
 def _adalora(
-    model: nn.Module, layers: dict[int, dict[str, nn.Module]], steps: int, alpha: float
+    model: nn.Module, layers: list[dict[str, nn.Module]], steps: int, alpha: float
 ) -> tuple[nn.Module, list[TrainerCallback]]:
     try:
         from peft import AdaLoraConfig, get_peft_model
@@ -181,8 +182,6 @@ def _adalora(
             "give it more epochs or rows, or a smaller batch"
         )
     names = {module: name for name, module in model.named_modules()}
-    heads = head_parameters(model)
-    saved = {name.rpartition(".")[0] for name, p in model.named_parameters() if any(p is head for head in heads)}
     config = AdaLoraConfig(
         init_r=RANK * 3 // 2,
         target_r=RANK,
@@ -192,8 +191,8 @@ def _adalora(
         tinit=int(0.15 * steps),  # the shares that AdaLoRA's script for RTE has
         tfinal=int(0.45 * steps),
         deltaT=max(1, steps // 100),
-        target_modules=[names[module] for modules in layers.values() for module in modules.values()],
-        modules_to_save=sorted(saved),
+        target_modules=[names[module] for modules in layers for module in modules.values()],
+        modules_to_save=head_modules(model),
     )
     wrapped = get_peft_model(model, config)
     return wrapped, [AdaLoRACallback(wrapped)]

@@ -40,15 +40,15 @@ def save_adapter(model: nn.Module, path: str | Path) -> Path:
     config = getattr(model, "prilora_config", None)
     if config is None:
         raise ValueError("this model is not adapted, so there is no adapter to save; call adapt(model, config) first")
-    lost = [n for n, p in model.named_parameters() if p.requires_grad and n not in _stored(model)]
+    lost = [n for n, p in model.named_parameters() if p.requires_grad and n not in stored_parameters(model)]
     if lost:
         raise ValueError(
             f"{lost[0]} and {len(lost) - 1} more parameters are trained, but an adapter holds lora_A, lora_B, pooler "
             "and head alone, so they would be lost: freeze them before training, or save the whole model"
         )
-    metadata = {KEY: json.dumps({"format": FORMAT, "config": config.to_dict(), "base": fingerprint(model)})}
+    metadata = {KEY: description(model)}
     # safetensors refuses tensors that share memory or have gaps
-    tensors = {name: tensor.detach().contiguous().clone() for name, tensor in _stored(model).items()}
+    tensors = {name: tensor.detach().contiguous().clone() for name, tensor in stored_parameters(model).items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -77,7 +77,31 @@ def load_adapter(model: nn.Module, path: str | Path) -> Report:
         ValueError: no adapter file or a damaged one, another base model, a missing or extra tensor, another shape.
             The model is as it was then.
     """
-    config, base, tensors = _read(Path(path))
+    path = Path(path)
+    if path.is_dir() and (path / "adapter_config.json").is_file():
+        raise ValueError(f"{path} is a folder in PEFT's format: load_peft_adapter(model, {str(path)!r}) reads it")
+    metadata, tensors = read_tensors(path)
+    if KEY not in metadata:
+        raise ValueError(f"{path} is no adapter of this library: its metadata has no entry {KEY!r}")
+    config = read_description(metadata[KEY], model, path)
+    return put_adapter(model, config, tensors, path)
+
+
+def put_adapter(model: nn.Module, config: PRILoRAConfig, tensors: dict[str, Tensor], path: Path) -> Report:
+    """Adapt a base model by a configuration and give it an adapter's tensors.
+
+    Args:
+        model, path: see :func:`load_adapter`; the path is for messages.
+        config: that the adapter was made with.
+        tensors: one for each of :func:`stored_parameters`, by its name.
+
+    Returns:
+        The report of the adapted model.
+
+    Raises:
+        ValueError: the model is merged or adapted otherwise, or a tensor is missing, extra or of another shape. The
+            model is as it was then.
+    """
     if any(isinstance(module, LoRALinear) and module.merged for module in model.modules()):
         raise ValueError(
             "this model is merged, so new lora_A and lora_B would have no effect; unmerge() its layers first"
@@ -85,9 +109,7 @@ def load_adapter(model: nn.Module, path: str | Path) -> Report:
     current = getattr(model, "prilora_config", None)
     if current is not None and current != config:
         raise ValueError(f"{path} was saved with {config}, but this model is adapted with {current}; load a fresh base")
-    _check_base(base, fingerprint(model), path)
-    expected = _expected_shapes(model, config)
-    _check_tensors(tensors, expected, path)
+    _check_tensors(tensors, expected_shapes(model, config), path)
     if current is None:
         adapt(model, config)
     parameters = dict(model.named_parameters())
@@ -103,7 +125,7 @@ def fingerprint(model: nn.Module) -> dict[str, Any]:
     Of each row w it keeps the pair (sum of c_j w_j, sum of |w_j|) with c_j = cos j, so that a row compares across
     dtypes: rounding moves the first by no more than the dtype's precision times the second. Our choice.
     """
-    stored = {id(parameter) for parameter in _stored(model).values()}
+    stored = {id(parameter) for parameter in stored_parameters(model).values()}
     adapted = {name: module for name, module in model.named_modules() if isinstance(module, LoRALinear)}
     weights, rows = {}, {}
     for name, parameter in model.named_parameters():
@@ -133,7 +155,8 @@ def _row_sums(matrix: Tensor) -> list[tuple[float, float]]:
     return list(zip((rows @ signs).tolist(), rows.abs().sum(1).tolist(), strict=True))
 
 
-def _stored(model: nn.Module) -> dict[str, Tensor]:
+def stored_parameters(model: nn.Module) -> dict[str, Tensor]:
+    """What a saved adapter holds, by name: lora_A and lora_B, pooler and head."""
     head = {id(p) for p in head_parameters(model)}
     return {
         name: parameter
@@ -142,21 +165,19 @@ def _stored(model: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def _read(path: Path) -> tuple[PRILoRAConfig, dict[str, Any], dict[str, Tensor]]:
-    if not path.is_file():
-        raise FileNotFoundError(f"no adapter file at {path}")
+def description(model: nn.Module) -> str:
+    """What the metadata of an adapter's file say: the configuration, and the base model's :func:`fingerprint`."""
+    return json.dumps({"format": FORMAT, "config": model.prilora_config.to_dict(), "base": fingerprint(model)})
+
+
+def read_description(text: str, model: nn.Module, path: Path) -> PRILoRAConfig:
+    """The configuration in a :func:`description`, once the model is known to be the base that it describes.
+
+    Raises:
+        ValueError: it can't be read, or describes another base.
+    """
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
-    except SafetensorError as error:
-        raise ValueError(
-            f"{path} is no whole safetensors file ({error}); it may have been cut off: copy it again"
-        ) from error
-    if KEY not in metadata:
-        raise ValueError(f"{path} is no adapter of this library: its metadata has no entry {KEY!r}")
-    try:
-        stored = json.loads(metadata[KEY])
+        stored = json.loads(text)
         if stored["format"] != FORMAT:
             raise ValueError(f"format {stored['format']!r}, this version reads {FORMAT}; a newer version may read it")
         config, base = PRILoRAConfig.from_dict(stored["config"]), stored["base"]
@@ -165,7 +186,26 @@ def _read(path: Path) -> tuple[PRILoRAConfig, dict[str, Any], dict[str, Tensor]]
         raise ValueError(f"{path} has metadata that can't be used: {error}") from error
     if not complete:
         raise ValueError(f"{path} has metadata that can't be used: the base model's description is incomplete")
-    return config, base, tensors
+    _check_base(base, fingerprint(model), path)
+    return config
+
+
+def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Metadata and tensors of a safetensors file.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it is no whole safetensors file.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no adapter file at {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no dict)
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path} is no whole safetensors file ({error}); it may have been cut off: copy it again"
+        ) from error
 
 
 def _check_base(saved: dict[str, Any], here: dict[str, Any], path: str | Path) -> None:
@@ -189,9 +229,9 @@ def _check_base(saved: dict[str, Any], here: dict[str, Any], path: str | Path) -
                 )
 
 
-def _expected_shapes(model: nn.Module, config: PRILoRAConfig) -> dict[str, tuple[int, ...]]:
+def expected_shapes(model: nn.Module, config: PRILoRAConfig) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the adapter that this model has, or would have once adapted."""
-    expected = {name: tuple(tensor.shape) for name, tensor in _stored(model).items()}
+    expected = {name: tuple(tensor.shape) for name, tensor in stored_parameters(model).items()}
     if getattr(model, "prilora_config", None) is None:
         names = {module: name for name, module in model.named_modules()}
         for layer in plan(model, config)[0]:

@@ -8,21 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prilora_lite.lora import LoRALinear, linear_shape
+from prilora_lite.structure import in_features, lora_layers, mask_entries, reads_the_encoder, source_of_input, unwrapped
 
 IMPORTANCE_RULES = ("magnitude_input", "magnitude", "random")
 PRUNING_SCOPES = ("row", "matrix")
-
-# Within one self-attention (and one gated feed-forward) these read the same tensor, so it is read once, at the module
-# named on the right. DeBERTa needs this to be right, too: with share_att_key its query_proj and key_proj also run on
-# the relative-position embeddings, and only value_proj sees the tokens alone.
-_READS_THE_INPUT_OF = {
-    "query": "value", "key": "value",
-    "query_proj": "value_proj", "key_proj": "value_proj",
-    "q_proj": "v_proj", "k_proj": "v_proj",
-    "q_lin": "v_lin", "k_lin": "v_lin",
-    "up_proj": "gate_proj",
-}  # fmt: skip
 
 
 class InputNorms:
@@ -122,7 +111,7 @@ def keep_mask(scores: Tensor, ratio: float, scope: str = "row") -> Tensor:
 
 
 class Pruner:
-    r"""Prunes the A of every :class:`LoRALinear` of a model, again and again while it trains.
+    r"""Prunes every A of an adapted model, this library's or PEFT's LoRA, again and again while it trains.
 
     Made once, before training, it listens to the layers' inputs. Call :meth:`step` after each optimizer step: it folds
     the statistics, and every N-th time it prunes. Call :meth:`prune` in the last step, before the model is evaluated
@@ -130,10 +119,12 @@ class Pruner:
 
     Only forward passes in training mode count, and of them only the tokens that the model's ``attention_mask`` keeps.
     With gradient checkpointing, run the backward pass of one forward pass before the next forward pass: the repeated
-    layers are counted by the mask that came in last.
+    layers are counted by the mask that came in last. Of a decoder beside an encoder the ``decoder_attention_mask`` says
+    which tokens are real; without it all are.
 
     Args:
-        model: a model with at least one :class:`LoRALinear`.
+        model: a model with at least one :class:`~.lora.LoRALinear`, or one of PEFT's with LoRA: there the A of the
+            active adapter is pruned. It may be inside ``DistributedDataParallel`` or ``torch.compile``.
         ratio: share of A pruned, in [0, 1).
         interval: N, optimizer steps from one prune to the next.
         decay: :math:`\beta` of the moving average of the inputs' mean squares.
@@ -146,7 +137,8 @@ class Pruner:
         history: for each prune its step, and the share of zeros in all A before and after it.
 
     Raises:
-        ValueError: no layer to prune, or a value out of range.
+        ValueError: no layer to prune, a value out of range, or weights that FSDP, DeepSpeed or ``nn.DataParallel``
+            splits, copies or replicates.
 
     Source: PRILoRA (Benedek & Wolf 2024) prunes A throughout training; interval, regrowth and ratio are our reading.
     """
@@ -164,9 +156,12 @@ class Pruner:
         seed: int = 0,
     ) -> None:
         check_pruning(ratio, interval, decay, rule, scope)
-        self.layers = {name: module for name, module in model.named_modules() if isinstance(module, LoRALinear)}
+        model = unwrapped(model)
+        self.layers = lora_layers(model)
         if not self.layers:
-            raise ValueError("the model has no LoRALinear to prune; call adapt(model, config) first")
+            raise ValueError(
+                "the model has no LoRALinear to prune, and no LoRA of PEFT's that is active; adapt(model, config) first"
+            )
         self.settings = {
             "ratio": ratio, "interval": interval, "decay": decay, "rule": rule, "scope": scope, "regrow": regrow
         }  # fmt: skip
@@ -176,20 +171,24 @@ class Pruner:
         self.history: list[dict[str, float]] = []
         self._masks: dict[str, Tensor] = {}  # permanent masks, where regrowth is off
         self._generator = torch.Generator().manual_seed(seed)
-        self._mask_shape: torch.Size | None = None  # of the attention mask of the forward pass under way
-        self._rows: Tensor | None = None  # its real tokens
+        # Of the forward pass under way, for each kind of tokens: the attention mask's shape, and where real tokens are
+        self._tokens: dict[str, tuple[torch.Size, Tensor] | None] = {}
 
         modules = dict(model.named_modules())
-        self._source = {name: _source_of_input(name, modules) for name in self.layers}
+        self._source = {name: source_of_input(name, modules) for name in self.layers}
         self.norms = {
-            source: InputNorms(linear_shape_of(modules[source])[1], next(modules[source].parameters()).device)
+            source: InputNorms(in_features(modules[source]), next(modules[source].parameters()).device)
             for source in dict.fromkeys(self._source.values())
         }
-        # The mask is read where it enters the encoder: a head may be left out, an encoder can't be
-        backbone = getattr(model, "base_model", model)
-        signature = inspect.signature(backbone.forward)
-        self._hooks = [backbone.register_forward_pre_hook(self._mask_reader(signature), with_kwargs=True)]
-        self._hooks += [modules[source].register_forward_pre_hook(self._tap(source)) for source in self.norms]
+        entries = mask_entries(model)
+        kinds = {module: kind for kind, entry in entries.items() for module in entry.modules()}
+        self._hooks = [
+            entry.register_forward_pre_hook(self._mask_reader(kind, entry), with_kwargs=True)
+            for kind, entry in entries.items()
+        ]
+        for source in self.norms:
+            kind = "memory" if reads_the_encoder(source) else kinds.get(modules[source], "head")  # of a head all count
+            self._hooks.append(modules[source].register_forward_pre_hook(self._tap(source, kind)))
 
     def step(self) -> None:
         """Fold the statistics of one optimizer step, and prune if the interval is over. Call after ``optimizer.step``.
@@ -315,29 +314,29 @@ class Pruner:
     def _shapes(self) -> dict[str, list[int]]:
         return {name: list(layer.lora_A.shape) for name, layer in self.layers.items()}
 
-    def _mask_reader(self, signature: inspect.Signature) -> Any:
-        def read_mask(module: nn.Module, args: tuple, kwargs: dict) -> None:
+    def _mask_reader(self, kind: str, entry: nn.Module) -> Any:
+        signature = inspect.signature(entry.forward)
+
+        def read_masks(module: nn.Module, args: tuple, kwargs: dict) -> None:
             if module.training:
-                mask = signature.bind_partial(*args, **kwargs).arguments.get("attention_mask")
-                if mask is not None and mask.ndim != 2:
-                    raise ValueError(
-                        f"the pruner counts tokens by a mask of shape (batch, tokens), got one of {tuple(mask.shape)}"
-                    )
-                self._mask_shape = None if mask is None else mask.shape
-                self._rows = None if mask is None else mask.flatten().nonzero().squeeze(1)
+                given = {**signature.bind_partial(*args).arguments, **kwargs}
+                self._tokens[kind] = _real_tokens(given.get("attention_mask"))
+                self._tokens["memory"] = _real_tokens(given.get("encoder_attention_mask"))
 
-        return read_mask
+        return read_masks
 
-    def _tap(self, name: str) -> Any:
+    def _tap(self, name: str, kind: str) -> Any:
         def count(module: nn.Module, args: tuple) -> None:
             if module.training:
                 x = args[0]
-                if self._mask_shape is not None and self._mask_shape != x.shape[:-1]:
+                shape, rows = self._tokens.get(kind) or (x.shape[:-1], None)
+                if shape != x.shape[:-1]:
                     raise ValueError(
-                        f"the input of {name} is {tuple(x.shape)}, the attention mask {tuple(self._mask_shape)}: "
-                        "they must agree in (batch, tokens) for padding to be told from tokens"
+                        f"the input of {name} is {tuple(x.shape)}, the attention mask {tuple(shape)}: they must agree "
+                        "in (batch, tokens) for padding to be told from tokens; leave layers behind the pooling out "
+                        "of the targets"
                     )
-                self.norms[name].add(x, self._rows)
+                self.norms[name].add(x, rows)
 
         return count
 
@@ -353,6 +352,15 @@ class Pruner:
             norms.squares, norms.tokens, flat = flat[:n].clone(), flat[n].clone(), flat[n + 1 :]
 
 
+def _real_tokens(mask: Tensor | None) -> tuple[torch.Size, Tensor] | None:
+    """An attention mask's shape (batch, tokens), and the places of its ones when flattened."""
+    if mask is None:
+        return None
+    if mask.ndim != 2:
+        raise ValueError(f"the pruner counts tokens by a mask of shape (batch, tokens), got one of {tuple(mask.shape)}")
+    return mask.shape, mask.flatten().nonzero().squeeze(1)
+
+
 def check_pruning(ratio: float, interval: int, decay: float, rule: str, scope: str) -> None:
     """Raise ValueError with the way out if a pruning setting is out of range."""
     if not 0 <= ratio < 1:
@@ -365,18 +373,3 @@ def check_pruning(ratio: float, interval: int, decay: float, rule: str, scope: s
         raise ValueError(f"the importance rule must be one of {', '.join(IMPORTANCE_RULES)}, got {rule!r}")
     if scope not in PRUNING_SCOPES:
         raise ValueError(f"the pruning scope must be one of {', '.join(PRUNING_SCOPES)}, got {scope!r}")
-
-
-def linear_shape_of(module: nn.Module) -> tuple[int, int]:
-    """(out, in) of a linear layer, adapted or not."""
-    return linear_shape(module.base if isinstance(module, LoRALinear) else module)
-
-
-def _source_of_input(name: str, modules: dict[str, nn.Module]) -> str:
-    """Name of the module at which the input of this one is read: a sibling that shares it, or itself."""
-    parent, _, child = name.rpartition(".")
-    source = f"{parent}.{_READS_THE_INPUT_OF.get(child, child)}".lstrip(".")
-    crosses = "cross" in parent or "encoder_attn" in parent  # there the query comes from elsewhere than key and value
-    if crosses or source not in modules:
-        return name
-    return source if linear_shape_of(modules[source])[1] == linear_shape_of(modules[name])[1] else name

@@ -20,6 +20,7 @@ from typing import Any
 
 import datasets
 import torch
+from accelerate.state import AcceleratorState
 from datasets import Dataset
 from safetensors.torch import save_file
 from torch import nn
@@ -44,8 +45,8 @@ from prilora_lite.adapt import Report, adapt, head_parameters, plan, report
 from prilora_lite.checkpoint import save_adapter
 from prilora_lite.config import PRILoRAConfig
 from prilora_lite.encoders import PRESETS, Preset, Settings, load_encoder, settings_for
-from prilora_lite.lora import LoRALinear
 from prilora_lite.pruner import Pruner
+from prilora_lite.structure import INSTEAD, lora_layers
 from prilora_lite.tasks import Task, check_rows, compute_metrics, get_task, load_rows
 
 logger = transformers_logging.get_logger("transformers.prilora_lite")
@@ -55,6 +56,7 @@ SEVERAL_GPUS = (
     "Trainer would use nn.DataParallel over {} GPUs, whose replicas lose the input statistics: "
     "set CUDA_VISIBLE_DEVICES=0 for one GPU, or start one process per GPU with torchrun"
 )
+SPLIT_WEIGHTS = ("FSDP", "DEEPSPEED", "MEGATRON_LM")  # of Accelerate's ways to train
 # Set by torchrun and `accelerate launch`, for several processes that make one run together
 RANK, WORLD_SIZE = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
 MOST_UNKNOWN = 0.3  # share of unknown tokens in the first rows above which a run is refused
@@ -69,21 +71,31 @@ class PRILoRACallback(TrainerCallback, ExportableState):
         adapt(model, PRILoRAConfig())
         trainer = Trainer(model, args, ..., callbacks=[PRILoRACallback()])
 
+    or, with PEFT::
+
+        model = get_peft_model(model, LoraConfig(..., **rank_pattern_for(model, first=4, last=12)))
+        trainer = Trainer(model, args, ..., callbacks=[PRILoRACallback()])
+
     It prunes every N optimizer steps and in the last one, before Trainer's last evaluation and save. With
     ``load_best_model_at_end`` it also prunes before each evaluation and save, so that the checkpoint chosen was pruned
     when it was evaluated. The pruner's state travels in the checkpoint's ``trainer_state.json``; a resumed run takes it
     from there, and stops if it is missing or the weights that Trainer loaded are not the ones it was saved with.
+
+    Args:
+        config: whose pruning settings a model of PEFT's is trained with; default: :class:`~.config.PRILoRAConfig`'s.
+            A model that ``adapt`` was called on has its own.
 
     Attributes:
         pruner: the pruner of the current run, None before it and where the configuration's ratio is 0.
         pruned_after_evaluation: whether a run that was stopped early had to be pruned once more when it had ended.
 
     Raises (in training):
-        RuntimeError: the model is not adapted or is merged, Trainer uses ``nn.DataParallel``, or a checkpoint can't be
-            resumed from.
+        RuntimeError: the model is not adapted, otherwise than ``config`` says, or merged; Trainer uses FSDP, DeepSpeed
+            or ``nn.DataParallel``; or a checkpoint can't be resumed from.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, config: PRILoRAConfig | None = None) -> None:
+        self.config = config
         self.pruner: Pruner | None = None
         self.pruned_after_evaluation = False
         self._model: nn.Module | None = None
@@ -91,13 +103,24 @@ class PRILoRACallback(TrainerCallback, ExportableState):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **kwargs: Any
     ) -> None:
-        config = getattr(model, "prilora_config", None)
-        if config is None:
-            raise RuntimeError("the model is not adapted: call adapt(model, config) before making the Trainer")
-        if any(module.merged for module in model.modules() if isinstance(module, LoRALinear)):
+        layers, config = lora_layers(model), getattr(model, "prilora_config", self.config)
+        if not layers:
+            raise RuntimeError(
+                "the model is not adapted: call adapt(model, config), or PEFT's get_peft_model, before making the "
+                "Trainer"
+            )
+        if self.config not in (None, config):
+            raise RuntimeError(
+                f"PRILoRACallback was given {self.config}, but the model was adapted with {config}; leave the first out"
+            )
+        config = config or PRILoRAConfig()
+        if any(layer.merged for layer in layers.values()):
             raise RuntimeError("the model is merged, so its adapter would not be trained; call unmerge() on its layers")
         if args.n_gpu > 1:
             raise RuntimeError(SEVERAL_GPUS.format(args.n_gpu))
+        strategy = AcceleratorState().distributed_type
+        if strategy.name in SPLIT_WEIGHTS:
+            raise RuntimeError(f"under {strategy.value} no process has whole weights to prune: {INSTEAD}")
         if any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
             model.enable_input_require_grads()  # the reentrant kind drops the gradient behind frozen embeddings
         self._model, self.pruned_after_evaluation = model, False

@@ -123,6 +123,41 @@ def test_one_stack_of_an_encoder_decoder_can_be_adapted_by_itself():
     assert adapt(model.encoder, PRILoRAConfig(first_rank=1, last_rank=3)).ranks == [1, 2, 3]
 
 
+def encoder_decoder():
+    config = hf.T5Config(
+        d_model=16, d_kv=8, d_ff=24, num_layers=2, num_decoder_layers=4, num_heads=2, vocab_size=50,
+    )  # fmt: skip
+    return hf.T5ForConditionalGeneration(config)
+
+
+def test_each_stack_of_an_encoder_decoder_has_a_schedule_of_its_own():
+    result = adapt(encoder_decoder(), PRILoRAConfig(first_rank=2, last_rank=5))
+    assert result.ranks == [2, 5, *linear_ranks(4, 2, 5)]
+    scalings = {(module.stack, module.scaling) for module in result.modules}
+    assert scalings == {("encoder.block", 16 / 3.5), ("decoder.block", 16 / 3.5)}
+
+
+def test_the_report_of_an_encoder_decoder_names_its_stacks():
+    lines = repr(adapt(encoder_decoder(), PRILoRAConfig(first_rank=2, last_rank=5))).splitlines()
+    assert lines[1] == "encoder.block:"
+    assert lines[2].split()[:2] == ["0", "layer.0.SelfAttention.q"]
+    assert lines.index("decoder.block:") == 2 + 2 * 6
+    assert max(map(len, lines)) <= 80
+
+
+def test_a_target_in_one_stack_leaves_the_other_as_it_is():
+    result = adapt(encoder_decoder(), PRILoRAConfig(first_rank=2, last_rank=5, targets=("EncDecAttention.v",)))
+    assert {module.stack for module in result.modules} == {"decoder.block"}
+    assert len(result.modules) == 4
+
+
+def test_the_head_beside_the_stacks_of_an_encoder_decoder_is_trained():
+    model = hf.T5ForQuestionAnswering(encoder_decoder().config)
+    adapt(model, CONFIG)
+    trained = {name for name, p in model.named_parameters() if p.requires_grad and "lora" not in name}
+    assert trained == {"qa_outputs.weight", "qa_outputs.bias"}
+
+
 def test_the_training_mode_is_kept():
     for mode in (True, False):
         model = build("bert").train(mode)
@@ -194,8 +229,6 @@ def test_a_model_without_numbered_layers_is_an_error():
 
 
 def test_other_structures_are_refused_by_name():
-    t5 = hf.T5Config(d_model=16, d_kv=8, d_ff=24, num_layers=2, num_heads=2, vocab_size=50)
-    refused(hf.T5Model(t5), "has an encoder and a decoder")
     albert = hf.AlbertConfig(
         hidden_size=24,
         num_hidden_layers=3,
@@ -288,7 +321,7 @@ def test_the_report_is_a_table_that_fits_a_terminal():
 def test_the_report_turns_into_a_dataframe():
     result = adapt(build("gpt2"), CONFIG)
     frame = result.to_dataframe()
-    assert list(frame.columns) == ["layer", "module", "shape", "rank", "scaling", "parameters", "nonzero"]
+    assert list(frame.columns) == ["stack", "layer", "module", "shape", "rank", "scaling", "parameters", "nonzero"]
     assert frame["parameters"].sum() == result.adapter
     assert frame.groupby("layer")["rank"].first().tolist() == [2, 3, 4, 5]
 

@@ -578,7 +578,7 @@ def source(name):
     return (Path(prilora_lite.__file__).parent / f"{name}.py").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("name", [*METHOD, "config"])
+@pytest.mark.parametrize("name", [*METHOD, "structure", "config"])
 def test_the_method_needs_torch_and_the_standard_library_alone(name):
     for node in ast.walk(ast.parse(source(name))):
         modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
@@ -588,7 +588,7 @@ def test_the_method_needs_torch_and_the_standard_library_alone(name):
             assert top == "torch" or top in sys.stdlib_module_names or module in OWN_IMPORTS, module
 
 
-OWN_IMPORTS = {f"prilora_lite.{name}" for name in (*METHOD, "errors")}
+OWN_IMPORTS = {f"prilora_lite.{name}" for name in (*METHOD, "structure", "errors")}
 
 
 def test_the_three_method_files_are_about_400_lines_of_code():
