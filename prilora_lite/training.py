@@ -20,7 +20,7 @@ from typing import Any
 
 import datasets
 import torch
-from accelerate.state import AcceleratorState
+from accelerate.state import PartialState
 from datasets import Dataset
 from safetensors.torch import save_file
 from torch import nn
@@ -118,7 +118,7 @@ class PRILoRACallback(TrainerCallback, ExportableState):
             raise RuntimeError("the model is merged, so its adapter would not be trained; call unmerge() on its layers")
         if args.n_gpu > 1:
             raise RuntimeError(SEVERAL_GPUS.format(args.n_gpu))
-        strategy = AcceleratorState().distributed_type
+        strategy = PartialState().distributed_type
         if strategy.name in SPLIT_WEIGHTS:
             raise RuntimeError(f"under {strategy.value} no process has whole weights to prune: {INSTEAD}")
         if any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
@@ -256,6 +256,9 @@ class GlueTrainer(Trainer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        # Trainer takes a forward(**kwargs) for one that sums the loss over the global batch, and multiplies it by the
+        # number of processes; these classifiers average
+        self.model_accepts_loss_kwargs = False
         self.losses: list[torch.Tensor] = []
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:

@@ -108,10 +108,11 @@ def test_statistics_under_gradient_checkpointing(reentrant):
         torch.testing.assert_close(pruners[1].norms[name].mean_square, norms.mean_square, rtol=1e-14, atol=0)
 
 
-def test_statistics_under_bf16_autocast_are_summed_in_float32():
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_statistics_under_autocast_are_summed_in_float32(dtype):
     model = adapted(dtype=torch.float32)
     pruner, reference = Pruner(model), Reference(model)
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", dtype):
         run(model, reference, batch(rows=16, tokens=32))
     pruner.step()
     reference.step()
