@@ -19,7 +19,7 @@ _LOADED_WHEN_USED = {
     "PRILoRACallback": "training", "finetune": "training", "evaluate": "training", "latest_checkpoint": "training",
     "TASKS": "tasks", "load_rows": "tasks", "compute_metrics": "tasks",
     "Settings": "encoders", "load_encoder": "encoders",
-    "ablate": "study",
+    "ablate": "study", "grid": "study",
 }  # fmt: skip
 
 __version__ = "0.1.0"

@@ -57,7 +57,7 @@ def budget_ranks(num_layers: int, mean: float, slope: float) -> list[int]:
     >>> budget_ranks(12, mean=8, slope=8) == linear_ranks(12, 4, 12)
     True
     >>> budget_ranks(4, mean=8, slope=-9)
-    [12, 10, 6, 4]
+    [13, 10, 6, 3]
     """
     m, d = _exact(mean, "mean"), _exact(slope, "slope")
     line = _line(num_layers, m - d / 2, m + d / 2) if num_layers != 1 else [m]

@@ -445,7 +445,8 @@ def finetune(
         )
         _show_progress(trainer, progress)
         checkpoint = latest_checkpoint(folder) if resume else None
-        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        with _no_bars_of_files():
+            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         judged = any(_metrics(log) for log in trainer.state.log_history if log["step"] == trainer.state.global_step)
         if not judged or any(getattr(callback, "pruned_after_evaluation", False) for callback in own):
             trainer.evaluate()  # Trainer saves before it evaluates, so a resumed run may find only the saving done
@@ -666,6 +667,18 @@ def _map_bar(show: bool) -> Iterator[None]:
             datasets.enable_progress_bars()
 
 
+@contextlib.contextmanager
+def _no_bars_of_files() -> Iterator[None]:
+    """Without transformers' bars for each file that it writes or reads."""
+    before = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if before:
+            transformers_logging.enable_progress_bar()
+
+
 def _evaluation_sets(tokenized: dict[str, Dataset], task: Task) -> Dataset | dict[str, Dataset]:
     if len(task.splits) == 1:
         return tokenized[task.splits[0]]
@@ -737,11 +750,8 @@ def _save(model: nn.Module, tokenizer: PreTrainedTokenizerBase, method: str | PR
             save_file(trained, path)
         return path
     if RANK == 0:
-        bars = transformers_logging.is_progress_bar_enabled()
-        transformers_logging.disable_progress_bar()  # of writing one file
-        model.save_pretrained(folder / "model")
-        if bars:
-            transformers_logging.enable_progress_bar()
+        with _no_bars_of_files():
+            model.save_pretrained(folder / "model")
         tokenizer.save_pretrained(folder / "model")
     return folder / "model"
 

@@ -271,6 +271,11 @@ def test_a_progress_bar_is_shown_and_nothing_else(encoder, rows, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+def test_writing_checkpoints_shows_no_bars_of_its_own(encoder, rows, tmp_path, capfd):
+    run(encoder, rows, progress=False, output_dir=tmp_path, save_steps=3)
+    assert "shards" not in capfd.readouterr().err
+
+
 def test_bad_arguments_are_refused_before_anything_is_loaded(rows):
     with pytest.raises(ValueError, match=r"one of head, full, bitfit, .*, got 'lora'"):
         finetune("cola", "lora")
