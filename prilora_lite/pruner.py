@@ -226,7 +226,7 @@ class Pruner:
         """Zero the least important entries of every A now. A second call in the same step changes nothing.
 
         Raises:
-            RuntimeError: nothing has been accumulated yet, or a layer is merged.
+            RuntimeError: nothing has been accumulated yet, for a layer or for all, or a layer is merged.
             ValueError: a weight of A is not finite.
         """
         if self.pruned_at == self.steps:
@@ -238,7 +238,13 @@ class Pruner:
         for name, layer in self.layers.items():
             if layer.merged:
                 raise RuntimeError(f"{name} is merged: its pruned A would not match its weight; call unmerge() first")
-            scores = importance(layer.lora_A, self.norms[self._source[name]].mean_square, self.rule, self._generator)
+            mean_square = self.norms[self._source[name]].mean_square
+            if mean_square is None and self.rule == "magnitude_input":
+                raise RuntimeError(
+                    f"in {self.steps} steps no forward pass in training has reached {name}, so nothing says which of "
+                    "its inputs matter: leave it out by naming targets, or choose the rule 'magnitude'"
+                )
+            scores = importance(layer.lora_A, mean_square, self.rule, self._generator)
             if not scores.isfinite().all():
                 raise ValueError(f"NaN or infinity in lora_A of {name} at step {self.steps}: lower the learning rate")
             if name in self._masks:

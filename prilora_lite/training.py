@@ -106,8 +106,8 @@ class PRILoRACallback(TrainerCallback, ExportableState):
         layers, config = lora_layers(model), getattr(model, "prilora_config", self.config)
         if not layers:
             raise RuntimeError(
-                "the model is not adapted: call adapt(model, config), or PEFT's get_peft_model, before making the "
-                "Trainer"
+                "the model is not adapted: call adapt(model, config), or PEFT's get_peft_model with a LoraConfig, "
+                "before making the Trainer"
             )
         if self.config not in (None, config):
             raise RuntimeError(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers as hf
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -495,6 +496,23 @@ def test_a_pruner_that_never_saw_a_training_pass_says_so():
         pruner.step()
     with pytest.raises(RuntimeError, match="no statistics yet"):
         pruner.prune()
+
+
+def test_a_layer_that_no_forward_pass_reaches_is_named():
+    """BART's decoder by itself has cross-attention that never runs."""
+    config = hf.BartConfig(
+        d_model=24, decoder_layers=2, decoder_attention_heads=2, decoder_ffn_dim=40, vocab_size=99, pad_token_id=0
+    )
+    model = hf.BartForCausalLM(config)
+    adapt(model, PRILoRAConfig(first_rank=2, last_rank=5))
+    pruner = Pruner(model.train(), interval=2)
+    model(**batch() | {"labels": None})
+    pruner.step()
+    with pytest.raises(
+        RuntimeError, match=r"in 1 steps .* has reached .*layers\.0\.encoder_attn\.k_proj.*naming targets"
+    ):
+        pruner.prune()
+    assert pruner.sparsity() == 0
 
 
 def test_a_merged_layer_is_not_pruned():
