@@ -156,7 +156,7 @@ class Pruner:
         seed: int = 0,
     ) -> None:
         check_pruning(ratio, interval, decay, rule, scope)
-        model = unwrapped(model)
+        self._model = model = unwrapped(model)
         self.layers = lora_layers(model)
         if not self.layers:
             raise ValueError(
@@ -195,8 +195,10 @@ class Pruner:
 
         Raises:
             RuntimeError: no layer has seen a token since the last step, or a layer is merged.
-            ValueError: an input, or a weight of A, is not finite.
+            ValueError: an input, or a weight of A, is not finite, or the model has been sharded.
         """
+        if self.steps == 0:
+            unwrapped(self._model)  # it may have been sharded since
         self._sum_over_processes()
         tokens = torch.stack([norms.tokens for norms in self.norms.values()])
         finite = torch.stack([norms.squares.isfinite().all() for norms in self.norms.values()])

@@ -64,6 +64,7 @@ def lora_layers(model: nn.Module) -> dict[str, LoRALinear | PeftLayer]:
         ValueError: several of PEFT's adapters are active at once, or the active one adapts more than linear layers.
     """
     found: dict[str, LoRALinear | PeftLayer] = {}
+    adapters: set[str] = set()
     for name, module in model.named_modules():
         if isinstance(module, LoRALinear):
             found[name] = module
@@ -71,16 +72,16 @@ def lora_layers(model: nn.Module) -> dict[str, LoRALinear | PeftLayer]:
             for adapter in module.active_adapters:
                 if adapter in module.lora_A and module.lora_A[adapter].weight.ndim == 2:
                     found[name] = PeftLayer(module, adapter)
+                    adapters.add(adapter)
                 elif adapter in module.lora_A or adapter in module.lora_embedding_A:
                     raise ValueError(
                         f"PEFT's adapter {adapter!r} adapts {name}, which is no linear layer, so its A has no input "
                         "norms: leave it out of target_modules"
                     )
-    adapters = sorted({layer.adapter for layer in found.values() if isinstance(layer, PeftLayer)})
     if len(adapters) > 1:
         raise ValueError(
-            f"PEFT's adapters {', '.join(adapters)} are active together; one at a time can be pruned: "
-            f"model.set_adapter({adapters[0]!r})"
+            f"PEFT's adapters {', '.join(sorted(adapters))} are active together; one at a time can be pruned: "
+            f"model.set_adapter({min(adapters)!r})"
         )
     return found
 

@@ -230,9 +230,11 @@ def test_fsdps_second_version_is_refused(tmp_path):
     adapt(model, PRILoRAConfig(first_rank=2, last_rank=5))
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/meet", rank=0, world_size=1)
     try:
+        pruner = Pruner(model)
         fully_shard(model)
-        with pytest.raises(ValueError, match="FSDP splits each weight"):
-            Pruner(model)
+        for refused in (lambda: Pruner(model), pruner.step):
+            with pytest.raises(ValueError, match="FSDP splits each weight"):
+                refused()
     finally:
         torch.distributed.destroy_process_group()
 

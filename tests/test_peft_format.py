@@ -154,9 +154,10 @@ def test_only_the_active_of_several_adapters_is_pruned():
     assert all(((p == 0).sum(1) == p.shape[1] // 2).all() for p in seconds)
 
 
-def test_two_adapters_active_together_are_refused_with_the_way_out():
-    model = wrapped(adapter="first")
-    model.add_adapter("second", peft.LoraConfig(target_modules=["query"], r=3))
+@pytest.mark.parametrize("targets", [["query"], ["query", "key", "value", "dense"]])
+def test_two_adapters_active_together_are_refused_with_the_way_out(targets):
+    model = wrapped(adapter="first", target_modules=targets)
+    model.add_adapter("second", peft.LoraConfig(target_modules=targets[:3], r=3))
     model.base_model.set_adapter(["first", "second"])
     with pytest.raises(ValueError, match=r"first, second are active together.*set_adapter\('first'\)"):
         Pruner(model)
