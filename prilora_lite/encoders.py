@@ -158,7 +158,8 @@ def load_encoder(
     """A pre-trained encoder with a fresh classification head for a task, and its tokenizer.
 
     Args:
-        name: a preset (``pocket``, ``pocket-random``, ``minilm``, ``paper``), a folder, or a name on the hub.
+        name: a preset (``pocket``, ``pocket-random``, ``minilm``, ``paper``), a folder, or a name on the hub, which may
+            end in ``@REVISION``: a commit, a tag or a branch.
         task: sets the number of outputs and the labels' names; regression for a task without labels.
         head_dropout: dropout before the classifier, None for the model's own.
 
@@ -168,7 +169,8 @@ def load_encoder(
 
     Raises:
         OSError: neither a folder nor to be had from the hub; what was tried is said.
-        ValueError: the weights are not those whose SHA-256 the preset states, or some outside the head are missing.
+        ValueError: the weights are not those whose SHA-256 the preset states, or some outside the head are missing; a
+            revision of a folder or a preset.
     """
     place, revision = _locate(name)
     options: dict[str, Any] = {"num_labels": task.num_labels}
@@ -214,8 +216,16 @@ def load_encoder(
 
 def _locate(name: str) -> tuple[str, str | None]:
     """Folder or hub name, and revision."""
-    if name not in PRESETS or os.path.isfile(os.path.join(name, "config.json")):
+    if os.path.isfile(os.path.join(name, "config.json")):
         return name, None
+    if name not in PRESETS:
+        place, at, revision = name.partition("@")
+        if at and (not revision or place in PRESETS or os.path.isdir(place)):
+            raise ValueError(
+                f"{name!r} is no encoder: a revision goes with a name on the hub, as in owner/name@REVISION; "
+                "folders and presets take none"
+            )
+        return place, revision or None
     preset = PRESETS[name]
     folder = _package_folder(preset.package)
     if preset.sha256:
