@@ -22,6 +22,12 @@ def test_a_folder_gives_a_classifier_with_the_tasks_labels(encoder):
     assert tokenizer("the dog")["input_ids"][1:-1] == [5, 7]
 
 
+def test_a_task_may_be_given_by_its_name(encoder):
+    assert load_encoder(encoder, "mnli")[0].config.id2label == {0: "entailment", 1: "neutral", 2: "contradiction"}
+    with pytest.raises(ValueError, match="unknown task 'mnl': did you mean 'mnli'"):
+        load_encoder(encoder, "mnl")
+
+
 def test_a_task_without_labels_is_a_regression(encoder):
     model, _ = load_encoder(encoder, TASKS["stsb"])
     assert (model.config.num_labels, model.config.problem_type) == (1, "regression")
