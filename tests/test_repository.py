@@ -89,6 +89,12 @@ def test_a_set_of_versions_was_tried_as_it_now_is_and_worked(name):
         assert requirement.specifier.contains(installed[requirement.name]), requirement
 
 
+def test_every_set_was_tried_and_every_python_that_is_named():
+    assert {name.split()[0] for name in TRIED} == set(environments.SETS)
+    named = {line.rpartition(" ")[2] for line in PROJECT["classifiers"] if line.startswith("Programming Language")}
+    assert named == {name.rpartition(" ")[2] for name in TRIED}
+
+
 def test_a_step_that_fails_ends_the_trial_and_is_kept():
     done = []
 
