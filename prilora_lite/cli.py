@@ -99,7 +99,7 @@ def _parser(kind: type[argparse.ArgumentParser] = argparse.ArgumentParser) -> ar
         default="pocket",
         metavar="E",
         help="pocket, pocket-random (the same, not pre-trained), minilm, paper (DeBERTaV3-base), a folder, or a "
-        "name on the hub (default: pocket)",
+        "name on the hub, owner/name or owner/name@REVISION (default: pocket)",
     )
     ablate.add_argument(
         "--rows",

@@ -22,7 +22,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from prilora_lite.adapt import head_parameters
-from prilora_lite.tasks import Task
+from prilora_lite.tasks import Task, get_task
 
 
 @dataclass(frozen=True)
@@ -153,13 +153,14 @@ def settings_for(encoder: str, task: str, method: object = None) -> Settings:
 
 
 def load_encoder(
-    name: str, task: Task, head_dropout: float | None = None
+    name: str, task: str | Task, head_dropout: float | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A pre-trained encoder with a fresh classification head for a task, and its tokenizer.
 
     Args:
-        name: a preset (``pocket``, ``pocket-random``, ``minilm``, ``paper``), a folder, or a name on the hub.
-        task: sets the number of outputs and the labels' names; regression for a task without labels.
+        name: a preset (``pocket``, ``pocket-random``, ``minilm``, ``paper``), a folder, or a name on the hub, which may
+            end in ``@REVISION``: a commit, a tag or a branch.
+        task: a task or its name. Sets the number of outputs and the labels' names; regression for one without labels.
         head_dropout: dropout before the classifier, None for the model's own.
 
     Returns:
@@ -168,8 +169,10 @@ def load_encoder(
 
     Raises:
         OSError: neither a folder nor to be had from the hub; what was tried is said.
-        ValueError: the weights are not those whose SHA-256 the preset states, or some outside the head are missing.
+        ValueError: an unknown task, a revision of a folder or a preset, weights that are not those whose SHA-256 the
+            preset states, or none for a part outside the head.
     """
+    task = get_task(task) if isinstance(task, str) else task
     place, revision = _locate(name)
     options: dict[str, Any] = {"num_labels": task.num_labels}
     if task.labels:
@@ -214,8 +217,16 @@ def load_encoder(
 
 def _locate(name: str) -> tuple[str, str | None]:
     """Folder or hub name, and revision."""
-    if name not in PRESETS or os.path.isfile(os.path.join(name, "config.json")):
+    if os.path.isfile(os.path.join(name, "config.json")):
         return name, None
+    if name not in PRESETS:
+        place, at, revision = name.partition("@")
+        if at and (not revision or place in PRESETS or os.path.isdir(place)):
+            raise ValueError(
+                f"{name!r} is no encoder: a revision goes with a name on the hub, as in owner/name@REVISION; "
+                "folders and presets take none"
+            )
+        return place, revision or None
     preset = PRESETS[name]
     folder = _package_folder(preset.package)
     if preset.sha256:

@@ -369,7 +369,7 @@ def finetune(
         method: a configuration, ``head`` for pooler and head alone, ``full`` for all weights, or one of
             :data:`~.baselines.BASELINES`; default: PRILoRA's own configuration with the settings' alpha. A
             configuration that is given keeps its own alpha.
-        encoder: a preset (``pocket``, ``minilm``, ``paper``), a folder or a name on the hub.
+        encoder: a preset (``pocket``, ``minilm``, ``paper``), a folder, or a name on the hub, ``owner/name@REVISION``.
         rows: a folder of Parquet files, or the rows themselves by split; default: see :func:`~.tasks.load_rows`.
         settings: learning rate, epochs and the like; default: the preset's for this task.
         seed: of the head, the adapter, the order of the rows and dropout.

@@ -1,4 +1,5 @@
 import importlib.util
+import re
 import shutil
 import sys
 
@@ -19,6 +20,12 @@ def test_a_folder_gives_a_classifier_with_the_tasks_labels(encoder):
     assert model.dtype == torch.float32
     assert not model.training
     assert tokenizer("the dog")["input_ids"][1:-1] == [5, 7]
+
+
+def test_a_task_may_be_given_by_its_name(encoder):
+    assert load_encoder(encoder, "mnli")[0].config.id2label == {0: "entailment", 1: "neutral", 2: "contradiction"}
+    with pytest.raises(ValueError, match="unknown task 'mnl': did you mean 'mnli'"):
+        load_encoder(encoder, "mnl")
 
 
 def test_a_task_without_labels_is_a_regression(encoder):
@@ -72,6 +79,56 @@ def test_out_of_reach_says_what_to_do(name, way, monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(OSError, match=f"could not load the encoder '{name}'.*\n{way}"):
         load_encoder(name, TASKS["cola"])
+
+
+def test_a_name_on_the_hub_may_carry_a_revision(monkeypatch, tmp_path):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    place = tmp_path / "models--owner--name"
+    folders = {revision: write_encoder(place / "snapshots" / (revision * 40), i) for i, revision in enumerate("abc")}
+    for branch, revision in (("main", "a"), ("v2", "b")):
+        (place / "refs").mkdir(exist_ok=True)
+        (place / "refs" / branch).write_text(revision * 40, encoding="utf-8")
+    for name, revision in (("", "a"), ("@v2", "b"), ("@" + "c" * 40, "c")):
+        model, tokenizer = load_encoder(f"owner/name{name}", TASKS["cola"])
+        weight = model.bert.embeddings.word_embeddings.weight
+        assert torch.equal(
+            weight, load_file(folders[revision] / "model.safetensors")["embeddings.word_embeddings.weight"]
+        )
+        assert tokenizer("the dog")["input_ids"][1:-1] == [5, 7]
+    with pytest.raises(OSError, match="could not load the encoder 'owner/name@v3'"):
+        load_encoder("owner/name@v3", TASKS["cola"])
+
+
+def test_a_folder_whose_name_has_an_at_sign_is_a_folder(tmp_path):
+    folder = write_encoder(tmp_path / "mine@home")
+    assert load_encoder(str(folder), TASKS["cola"])[0].config.hidden_size == 24
+
+
+@pytest.mark.parametrize("name", ["owner/name@", "minilm@main", "{folder}@main"])
+def test_a_revision_of_what_has_none_is_refused(name, tmp_path):
+    with pytest.raises(ValueError, match="as in owner/name@REVISION; folders and presets take none"):
+        load_encoder(name.format(folder=tmp_path), TASKS["cola"])
+
+
+@pytest.mark.parametrize("name", [name for name, preset in PRESETS.items() if preset.hub_name])
+def test_the_hub_is_asked_for_a_presets_pinned_commit(name, monkeypatch):
+    asked = []
+
+    def refuse(place, *args, revision=None, **kwargs):
+        asked.append((place, revision))
+        raise OSError("the hub is far")
+
+    monkeypatch.setattr(encoders, "_package_folder", lambda package: None)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", refuse)
+    monkeypatch.setattr(encoders.AutoTokenizer, "from_pretrained", refuse)
+    with pytest.raises(OSError, match="the hub is far"):
+        load_encoder(name, TASKS["cola"])
+    assert asked == [(PRESETS[name].hub_name, PRESETS[name].revision)]
+    assert re.fullmatch("[0-9a-f]{40}", PRESETS[name].revision)
+
+
+def test_a_preset_that_is_not_on_the_hub_has_a_checksum():
+    assert all(re.fullmatch("[0-9a-f]{64}", preset.sha256) for preset in PRESETS.values() if not preset.hub_name)
 
 
 def test_missing_weights_of_the_package_say_what_to_do(monkeypatch):

@@ -101,7 +101,7 @@ def test_the_grid_draws_means_and_t_intervals_along_both_axes():
     a, b = (container.lines[0] for container in left.containers)
     assert a.get_xdata().tolist() == [-8, -4, 0, 4, 8]
     assert a.get_ydata() == pytest.approx([47.1, 51.1, 55.1, 59.1, 63.1])
-    assert b.get_ydata() == pytest.approx(a.get_ydata() + 20)
+    assert b.get_ydata() == pytest.approx((a.get_ydata() + 20).tolist())
     (bar, *_) = left.containers[0].lines[2][0].get_segments()
     assert bar[1, 1] - bar[0, 1] == pytest.approx(2 * 4.302653 * 0.1 / 3**0.5)  # t of two degrees of freedom
     assert right.containers[0].lines[0].get_xdata().tolist() == [0, 0.5]

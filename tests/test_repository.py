@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.version import Version
 
-from benchmarks import learning_rates
+from benchmarks import environments, learning_rates
+from benchmarks.environments import COLAB
 from prilora_lite import reporting
 from prilora_lite.cli import _parser
 from prilora_lite.comparison import PRIMARY, compare
@@ -50,17 +52,70 @@ def test_imports_run_one_way(room):
                 assert ROOMS.index(imported) < ROOMS.index(room), f"{room} imports {imported}"
 
 
+HUB_CALLS = ("from_pretrained", "snapshot_download", "hf_hub_download", "load_dataset")
+
+
+def test_whatever_asks_the_hub_names_a_revision():
+    asked = 0
+    for room in ROOMS:
+        for node in ast.walk(ast.parse(file_of(room).read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and getattr(node.func, "attr", getattr(node.func, "id", "")) in HUB_CALLS:
+                assert "revision" in {keyword.arg for keyword in node.keywords}, f"{room}, line {node.lineno}"
+                asked += 1
+    assert asked
+
+
 def test_what_colab_ships_is_enough():
-    colab = {
-        "torch": "2.11.0", "transformers": "5.15.0", "datasets": "4.0.0", "accelerate": "1.14.0", "peft": "0.20.0",
-        "numpy": "2.1.3", "pandas": "2.2.3", "matplotlib": "3.10.0", "scikit-learn": "1.6.1", "scipy": "1.16.3",
-        "ipywidgets": "7.7.1",
-    }  # fmt: skip
     extras = PROJECT["optional-dependencies"]
     for text in [*PROJECT["dependencies"], *extras["lab"], *extras["peft"]]:
         requirement = Requirement(text)
-        if requirement.name in colab:
-            assert requirement.specifier.contains(colab[requirement.name]), text
+        if requirement.name in COLAB:
+            assert requirement.specifier.contains(COLAB[requirement.name]), text
+
+
+TRIED = json.loads((ROOT / "results" / "environments.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("name", TRIED)
+def test_a_set_of_versions_was_tried_as_it_now_is_and_worked(name):
+    """After a change of pyproject.toml's bounds or of Colab's set: python -m benchmarks.environments."""
+    entry, pins = TRIED[name], environments.SETS[name.split()[0]]()
+    assert entry["passed"]
+    assert set(entry["steps"]) == set(environments.STEPS)
+    installed = {package: Version(version).public for package, version in entry["versions"].items()}
+    for package, version in installed.items():
+        if package in pins:
+            assert Version(version) == Version(pins[package]), package
+    for requirement in environments.requirements("peft"):
+        assert requirement.specifier.contains(installed[requirement.name]), requirement
+
+
+def test_every_set_was_tried_and_every_python_that_is_named():
+    assert {name.split()[0] for name in TRIED} == set(environments.SETS)
+    named = {line.rpartition(" ")[2] for line in PROJECT["classifiers"] if line.startswith("Programming Language")}
+    assert named == {name.rpartition(" ")[2] for name in TRIED}
+
+
+def test_a_step_that_fails_ends_the_trial_and_is_kept():
+    done = []
+
+    class Broken:
+        versions = staticmethod(lambda: {"python": "3.11.7"})
+        build = staticmethod(lambda: done.append("build"))
+        install = staticmethod(lambda: done.append("install"))
+
+        def imports(self):
+            raise AssertionError("ImportError")
+
+    entry = environments.check(Broken())
+    assert done == ["build", "install"]
+    assert entry["steps"] == {"build": "ok", "install": "ok", "imports": "failed"}
+    assert not entry["passed"]
+    assert "| oldest | 3.11.7 | - |" in environments.table({"oldest on Python 3.11": entry})
+
+
+def test_the_table_of_environments_is_that_of_the_file():
+    assert environments.table(TRIED) in (ROOT / "results" / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_pins_lie_in_the_ranges_and_end_with_the_project():

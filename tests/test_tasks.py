@@ -1,10 +1,11 @@
+import re
 import shutil
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from prilora_lite import TASKS, compute_metrics, load_rows
+from prilora_lite import TASKS, compute_metrics, load_rows, tasks
 from prilora_lite.tasks import get_task
 from tests.models import write_rows
 
@@ -108,6 +109,22 @@ def test_a_folder_without_the_task_says_what_it_has_and_both_ways(rows, tmp_path
 def test_with_neither_folder_nor_hub_the_error_names_both_ways():
     with pytest.raises(ConnectionError, match=r"go online, or give a folder.*--rows FOLDER.*PRILORA_GLUE"):
         load_rows("rte")
+
+
+@pytest.mark.parametrize("task", [task for task in TASKS.values() if not task.in_package], ids=lambda task: task.name)
+def test_the_hub_is_asked_for_a_tasks_rows_at_a_pinned_commit(task, monkeypatch):
+    asked = []
+
+    def refuse(place, name, revision=None, split=None):
+        asked.append((name, revision))
+        raise OSError("the hub is far")
+
+    monkeypatch.setattr(tasks, "load_dataset", refuse)
+    with pytest.raises(ConnectionError, match="the hub is far"):
+        load_rows(task)
+    ((name, revision),) = asked
+    assert name == task.name
+    assert re.fullmatch("[0-9a-f]{40}", revision)
 
 
 def broken(folder, task, change):
