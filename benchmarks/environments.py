@@ -40,8 +40,8 @@ TOOLS = ("pytest", "hypothesis", "ipywidgets", "nbclient")  # for the tests; and
 
 # The tests that need nothing but the package
 TESTS = (
-    "adapt", "baselines", "checkpoint", "comparison", "config", "encoders", "exercises", "lora", "plots", "pruner",
-    "ranks", "tasks", "training", "widgets",
+    "adapt", "architectures", "baselines", "checkpoint", "comparison", "config", "encoders", "exercises", "lora",
+    "peft_format", "plots", "precision", "pruner", "ranks", "tasks", "training", "widgets",
 )  # fmt: skip
 
 INSTALLED = """\
@@ -167,7 +167,7 @@ class Environment:
         folder = self.empty()
         files = [f"test_{name}.py" for name in TESTS]
         (folder / "tests").mkdir()
-        for name in ("__init__.py", "conftest.py", "environments.py", "models.py", *files):
+        for name in ("__init__.py", "architectures.py", "conftest.py", "environments.py", "models.py", *files):
             shutil.copy(ROOT / "tests" / name, folder / "tests")
         (folder / "conftest.py").write_text(INSTALLED, encoding="utf-8")
         out = self.python("-m", "pytest", "-q", "-p", "no:cacheprovider", "tests", cwd=folder)

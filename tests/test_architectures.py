@@ -27,9 +27,7 @@ from tests.architectures import (
     build_with,
     inputs,
     predictions,
-    table,
 )
-from tests.test_repository import README
 
 
 @pytest.fixture(scope="module", params=CASES, ids=lambda case: f"{case[0].name}-{case[1]}")
@@ -99,10 +97,6 @@ def test_merged_and_exported_it_is_a_plain_model_of_transformers(trained, tmp_pa
     assert not any(isinstance(module, LoRALinear) for module in plain.modules())
     expected, got = (predictions(m, inputs(architecture, head)) for m in (model, plain))
     torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
-
-
-def test_the_readmes_table_is_this_one():
-    assert table() in README
 
 
 # The statistic of an encoder-decoder

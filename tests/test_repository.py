@@ -17,6 +17,7 @@ from prilora_lite import reporting
 from prilora_lite.cli import _parser
 from prilora_lite.comparison import PRIMARY, compare
 from prilora_lite.records import read_records
+from tests import architectures
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -137,6 +138,10 @@ def test_the_pins_lie_in_the_ranges_and_end_with_the_project():
         (pin,) = pins[requirement.name].specifier
         assert pin.operator == "=="
         assert requirement.specifier.contains(pin.version), text
+
+
+def test_the_readmes_table_of_architectures_is_that_of_their_tests():
+    assert architectures.table() in README
 
 
 STUDIES = ("pocket", "minilm_glue", "pocket_grid")
