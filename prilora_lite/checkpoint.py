@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import math
 import os
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +20,15 @@ from prilora_lite.adapt import Report, adapt, head_parameters, plan, report
 from prilora_lite.config import PRILoRAConfig
 from prilora_lite.lora import LoRALinear, linear_shape
 
-KEY, FORMAT = "prilora_lite", 1  # of the metadata; one entry only, as safetensors keeps several in no fixed order
+KEY, FORMAT = "prilora_lite", 2  # of the metadata; one entry only, as safetensors keeps several in no fixed order
+SEAL = ', "sha256": "'  # what goes before the checksum, the last entry
 
 
 def save_adapter(model: nn.Module, path: str | Path) -> Path:
     """Write lora_A, lora_B, pooler and head of an adapted model to one safetensors file.
 
-    The file is written beside its place and then moved there in one step: a crash leaves an older file whole.
+    The file is written beside its place and then moved there in one step: a crash leaves an older file whole. What a
+    killed process leaves beside it, ``.NAME.PROCESS.part``, is never read and may be deleted.
 
     Args:
         model: a model that :func:`~prilora_lite.adapt.adapt` has been called on, merged or not.
@@ -34,7 +39,7 @@ def save_adapter(model: nn.Module, path: str | Path) -> Path:
 
     Raises:
         ValueError: the model is not adapted, or parameters are trained that an adapter does not hold.
-        OSError: the file can't be written.
+        OSError: the file can't be written; an older one is as it was.
     """
     path = Path(path)
     config = getattr(model, "prilora_config", None)
@@ -46,18 +51,23 @@ def save_adapter(model: nn.Module, path: str | Path) -> Path:
             f"{lost[0]} and {len(lost) - 1} more parameters are trained, but an adapter holds lora_A, lora_B, pooler "
             "and head alone, so they would be lost: freeze them before training, or save the whole model"
         )
-    metadata = {KEY: json.dumps({"format": FORMAT, "config": config.to_dict(), "base": fingerprint(model)})}
     # safetensors refuses tensors that share memory or have gaps
     tensors = {name: tensor.detach().contiguous().clone() for name, tensor in _stored(model).items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({"format": FORMAT, "config": config.to_dict(), "base": fingerprint(model)})
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        save_file(tensors, temporary, metadata)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, temporary, {KEY: _seal(text, tensors)})
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except (OSError, SafetensorError) as error:  # safetensors' own, where the disk is full
+        raise OSError(
+            f"{path} could not be written ({error}); what was there is as it was: make room, or choose another place"
+        ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # moved, never made, or what went wrong is being said already
+            temporary.unlink()
     return path
 
 
@@ -159,13 +169,28 @@ def _read(path: Path) -> tuple[PRILoRAConfig, dict[str, Any], dict[str, Tensor]]
         stored = json.loads(metadata[KEY])
         if stored["format"] != FORMAT:
             raise ValueError(f"format {stored['format']!r}, this version reads {FORMAT}; a newer version may read it")
+        text = metadata[KEY].partition(SEAL)[0]
+        if metadata[KEY] != _seal(text + "}", tensors):
+            raise ValueError("its SHA-256 is not that of the file's content: it is damaged, so copy it again")
         config, base = PRILoRAConfig.from_dict(stored["config"]), stored["base"]
-        complete = set(base) >= {"dtype", "shapes", "rows"}
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} has metadata that can't be used: {error}") from error
-    if not complete:
-        raise ValueError(f"{path} has metadata that can't be used: the base model's description is incomplete")
+        rows = {name: [(float(c), float(size)) for c, size in rows] for name, rows in base["rows"].items()}
+        base = {"dtype": base["dtype"], "shapes": dict(base["shapes"]), "rows": rows}
+    except (AttributeError, KeyError, OverflowError, RecursionError, TypeError, ValueError) as error:
+        what = f"no entry {error}" if isinstance(error, KeyError) else error
+        raise ValueError(f"{path} has metadata that can't be used: {what}") from error
     return config, base, tensors
+
+
+def _seal(text: str, tensors: dict[str, Tensor]) -> str:
+    """The metadata's JSON with one more entry, the SHA-256 over it and over names, dtypes, shapes and bytes.
+
+    Against damage, not against malice: who changes the content can change the sum.
+    """
+    digest = hashlib.sha256(text.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        digest.update(tensor.cpu().reshape(-1).view(torch.uint8).numpy())
+    return f'{text[:-1]}{SEAL}{digest.hexdigest()}"}}'
 
 
 def _check_base(saved: dict[str, Any], here: dict[str, Any], path: str | Path) -> None:
@@ -181,7 +206,8 @@ def _check_base(saved: dict[str, Any], here: dict[str, Any], path: str | Path) -
     # bfloat16 rounds by up to 2^-9, float16 by less; within one dtype only the order of the sums differs
     tolerance = 1e-9 if saved["dtype"] == here["dtype"] else 2**-8
     for name, rows in saved["rows"].items():
-        for (projected, size), (projected_here, _) in zip(rows, here["rows"][name], strict=True):
+        # a row that is missing is close to none
+        for (projected, size), (projected_here, _) in zip_longest(rows, here["rows"][name], fillvalue=(math.nan, 0)):
             if not math.isclose(projected, projected_here, rel_tol=0, abs_tol=tolerance * size):
                 raise ValueError(
                     f"{path} was trained on another base model: the shapes agree, but the values of {name} do not; "

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from fractions import Fraction
 from numbers import Integral
 
+MOST_LAYERS = 10_000  # more than any model has; a larger number is a mistake, and its schedule would take for ever
+
 
 def linear_ranks(num_layers: int, first: float, last: float) -> list[int]:
     r"""Ranks on a straight line from the first layer to the last, each rounded to the nearest integer.
@@ -95,8 +97,8 @@ def adapter_parameters(ranks: Sequence[int], shapes: Sequence[tuple[int, int]]) 
 
 
 def _line(num_layers: int, first: Fraction, last: Fraction) -> list[Fraction]:
-    if not isinstance(num_layers, Integral) or num_layers < 1:
-        raise ValueError(f"num_layers must be an integer of at least 1, got {num_layers!r}")
+    if not isinstance(num_layers, Integral) or not 1 <= num_layers <= MOST_LAYERS:
+        raise ValueError(f"num_layers must be an integer of at least 1 and at most {MOST_LAYERS}, got {num_layers!r}")
     if num_layers == 1:
         return [last]
     return [first + (last - first) * Fraction(l, int(num_layers) - 1) for l in range(num_layers)]
