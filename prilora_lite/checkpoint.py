@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import math
-import os
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from prilora_lite.adapt import Report, adapt, head_parameters, plan, report
 from prilora_lite.config import PRILoRAConfig
+from prilora_lite.files import write_whole
 from prilora_lite.lora import LoRALinear, linear_shape
 
 KEY, FORMAT = "prilora_lite", 2  # of the metadata; one entry only, as safetensors keeps several in no fixed order
@@ -27,8 +26,8 @@ SEAL = ', "sha256": "'  # what goes before the checksum, the last entry
 def save_adapter(model: nn.Module, path: str | Path) -> Path:
     """Write lora_A, lora_B, pooler and head of an adapted model to one safetensors file.
 
-    The file is written beside its place and then moved there in one step: a crash leaves an older file whole. What a
-    killed process leaves beside it, ``.NAME.PROCESS.part``, is never read and may be deleted.
+    The file is moved to its place in one step, see :func:`~prilora_lite.files.write_whole`: a crash leaves an older
+    file whole.
 
     Args:
         model: a model that :func:`~prilora_lite.adapt.adapt` has been called on, merged or not.
@@ -54,20 +53,7 @@ def save_adapter(model: nn.Module, path: str | Path) -> Path:
     # safetensors refuses tensors that share memory or have gaps
     tensors = {name: tensor.detach().contiguous().clone() for name, tensor in _stored(model).items()}
     text = json.dumps({"format": FORMAT, "config": config.to_dict(), "base": fingerprint(model)})
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, temporary, {KEY: _seal(text, tensors)})
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except (OSError, SafetensorError) as error:  # safetensors' own, where the disk is full
-        raise OSError(
-            f"{path} could not be written ({error}); what was there is as it was: make room, or choose another place"
-        ) from error
-    finally:
-        with contextlib.suppress(OSError):  # moved, never made, or what went wrong is being said already
-            temporary.unlink()
+    write_whole(path, save(tensors, {KEY: _seal(text, tensors)}))
     return path
 
 

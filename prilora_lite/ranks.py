@@ -98,7 +98,7 @@ def adapter_parameters(ranks: Sequence[int], shapes: Sequence[tuple[int, int]]) 
 
 def _line(num_layers: int, first: Fraction, last: Fraction) -> list[Fraction]:
     if not isinstance(num_layers, Integral) or not 1 <= num_layers <= MOST_LAYERS:
-        raise ValueError(f"num_layers must be an integer of at least 1 and at most {MOST_LAYERS}, got {num_layers!r}")
+        raise ValueError(f"num_layers must be an integer from 1 to {MOST_LAYERS}, got {num_layers!r}")
     if num_layers == 1:
         return [last]
     return [first + (last - first) * Fraction(l, int(num_layers) - 1) for l in range(num_layers)]

@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, Any
 
+from prilora_lite.files import not_written
+
 if os.name == "nt":
     import msvcrt
 else:
@@ -58,8 +60,18 @@ def append_record(path: str | Path, record: dict[str, Any]) -> bool:
 
     Returns:
         Whether it was added.
+
+    Raises:
+        OSError: the line can't be written; the lines before it stay.
     """
     path = Path(path)
+    try:
+        return _append(path, record)
+    except OSError as error:
+        raise not_written(path, error) from error
+
+
+def _append(path: Path, record: dict[str, Any]) -> bool:
     with path.open("ab+") as file:
         _lock(file)
         file.seek(0)

@@ -1,4 +1,5 @@
 import dataclasses
+import errno
 import json
 import math
 import os
@@ -305,23 +306,24 @@ def test_an_unadapted_model_has_nothing_to_save(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("where", ["save_file", "os.replace"])
+@pytest.mark.parametrize("where", ["fsync", "replace"])
 def test_a_crash_while_saving_leaves_the_old_file_whole(saved, where, monkeypatch):
     model, path = saved
     before = path.read_bytes()
 
-    def crash(*args, **kwargs):
-        if where == "save_file":
-            with open(args[1], "wb") as file:
-                file.write(b"half a file")
-        raise OSError("no space left on device")
+    def crash(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "save_file", crash) if where == "save_file" else monkeypatch.setattr(
-        checkpoint.os, "replace", crash
-    )
+    monkeypatch.setattr(f"prilora_lite.files.os.{where}", crash)
     with torch.no_grad():
         model.classifier.bias.add_(1)
-    with pytest.raises(OSError, match="no space left"):
+    with pytest.raises(OSError, match=rf"{re.escape(str(path))} can't be written \(No space left on device\)"):
         save_adapter(model, path)
     assert path.read_bytes() == before
     assert list(path.parent.iterdir()) == [path]  # nothing half written lies about
+
+
+def test_a_place_below_a_file_is_named(saved):
+    model, path = saved
+    with pytest.raises(OSError, match=r"below\.safetensors can't be written .*: make room or choose another place"):
+        save_adapter(model, path / "below.safetensors")

@@ -22,8 +22,8 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 # Each room may import from those before it, none after.
 ROOMS = (
-    "errors", "ranks", "lora", "pruner", "config", "adapt", "checkpoint", "pocket.grammar", "pocket.tasks", "tasks",
-    "encoders", "baselines", "training", "comparison", "records", "study", "recordings", "plots", "published",
+    "errors", "files", "ranks", "lora", "pruner", "config", "adapt", "checkpoint", "pocket.grammar", "pocket.tasks",
+    "tasks", "encoders", "baselines", "training", "comparison", "records", "study", "recordings", "plots", "published",
     "reporting", "exercises", "widgets", "notebooks", "sandbox", "classroom", "cli", "__main__", "pocket.pretrain",
 )  # fmt: skip
 
