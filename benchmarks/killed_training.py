@@ -2,7 +2,7 @@
 
 Run with ``python -m benchmarks.killed_training --kills 50 --output results/killed_training.json`` (POSIX; some five
 minutes on two CPU cores). It fails if the resumed run is not the undisturbed one bit for bit, or a file was half
-written where a whole one is expected. The processes are forked from one that has loaded torch, so that a kill takes seconds.
+written where a whole one is expected. The processes are forked from one that has loaded torch: a kill takes seconds.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from transformers import TrainerCallback
 
 from benchmarks.killed_study import publish
 from prilora_lite import PRILoRAConfig, adapt, finetune, latest_checkpoint, load_adapter, load_encoder, save_adapter
+from prilora_lite import checkpoint
 from prilora_lite import training as library
 from prilora_lite.encoders import settings_for
 from prilora_lite.files import write_whole
 from prilora_lite.tasks import get_task
 
 STEP, SAVING, SAVE_SECONDS = range(3)  # places in what a run tells while it is under way
-SAVE = 0.05  # seconds within which an adapter is saved, or about to be saved again
 ESSENCE = ("metrics", "curve", "pruning", "counts", "steps")  # what a kill must not change, beside the adapter
 
 
@@ -58,7 +58,8 @@ def _telling(save: Callable[..., Any], told: Any) -> Callable[..., Any]:
         try:
             return save(*args, **kwargs)
         finally:
-            told[SAVING], told[SAVE_SECONDS] = 0, time.perf_counter() - started
+            seconds = time.perf_counter() - started
+            told[SAVING], told[SAVE_SECONDS] = 0, min(seconds, told[SAVE_SECONDS] or seconds)
 
     return wrapped
 
@@ -78,15 +79,15 @@ def save_for_ever(options: dict[str, Any], path: Path, told: Any) -> None:
     """Save one adapter over another, each with all its weights equal to the number of the save."""
     model, _ = load_encoder(options["encoder"], get_task(options["task"]))
     adapt(model, PRILoRAConfig())
+    checkpoint.write_whole = _telling(checkpoint.write_whole, told)
     first = int(next(iter(load_file(path).values())).flatten()[0]) + 1 if path.exists() else 0
     for number in range(first, 1 << 24):  # float32 holds these
         with torch.no_grad():
             for parameter in model.parameters():
                 if parameter.requires_grad:
                     parameter.fill_(number)
-        told[SAVING] = 1
         save_adapter(model, path)
-        told[STEP], told[SAVING] = told[STEP] + 1, 0
+        told[STEP] += 1
 
 
 def _start(work: Callable[..., None], options: dict[str, Any], place: Path) -> tuple[Any, Any]:
@@ -171,21 +172,23 @@ def kill_saving(options: dict[str, Any], folder: Path, kills: int, seed: int = 0
     """Kill a process that saves adapters over one path, again and again; load what is there each time.
 
     Returns:
-        ``kills``, ``saves``, ``parts_left``: files of killed processes that were never taken for an adapter, and
+        ``kills``, ``in_saving``: how many of them while the file was written, ``saves``, ``parts_left``: files of killed processes that were never taken for an adapter, and
         ``whole``: whether each time an adapter was there, all of one save and not older than the time before.
     """
     moments, path = random.Random(seed), folder / "adapter.safetensors"
-    saves, whole, last = 0, True, -1
+    saves, in_saving, whole, last = 0, 0, True, -1
     for _ in tqdm(range(kills), desc="kill", leave=False):
         process, told = _start(save_for_ever, options, path)
-        _kill(process, told, 1, True, moments.random() * SAVE)
+        _kill(process, told, 1, True, moments.random() * told[SAVE_SECONDS])
+        in_saving += bool(told[SAVING])
         saves += int(told[STEP]) + 1
         model, _ = load_encoder(options["encoder"], get_task(options["task"]))
         load_adapter(model, path)
         numbers = {end.item() for p in model.parameters() if p.requires_grad for end in (p.min(), p.max())}
         whole &= len(numbers) == 1 and min(numbers) >= last
         last = max(numbers)
-    return {"kills": kills, "saves": saves, "parts_left": len(list(folder.glob(".*.part"))), "whole": whole}
+    parts = len(list(folder.glob(".*.part")))
+    return {"kills": kills, "in_saving": in_saving, "saves": saves, "parts_left": parts, "whole": whole}
 
 
 if __name__ == "__main__":

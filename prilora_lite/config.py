@@ -61,12 +61,12 @@ class PRILoRAConfig:
             rank = getattr(self, name)
             if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
                 raise ValueError(f"{name} must be an integer of at least 1, got {rank!r}")
-        if not (_is_number(self.alpha) and self.alpha > 0):
+        if not (is_number(self.alpha) and self.alpha > 0):
             raise ValueError(f"alpha must be a finite number above 0, got {self.alpha!r}")
         if self.scaling not in SCALINGS:
             raise unknown("scaling", self.scaling, SCALINGS)
         for name in ("dropout", "ratio", "decay"):
-            if not _is_number(getattr(self, name)):
+            if not is_number(getattr(self, name)):
                 raise ValueError(f"{name} must be a number in [0, 1), got {getattr(self, name)!r}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must lie in [0, 1), got {self.dropout!r}")
@@ -130,5 +130,6 @@ class PRILoRAConfig:
         return cls(**fields)
 
 
-def _is_number(value: object) -> bool:
+def is_number(value: object) -> bool:
+    """Whether a value is a finite number, and no larger than :data:`LARGEST`."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= LARGEST  # False of NaN

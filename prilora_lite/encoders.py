@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import math
 import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from prilora_lite.adapt import head_parameters
+from prilora_lite.config import is_number
 from prilora_lite.tasks import Task
 
 
@@ -47,15 +47,15 @@ class Settings:
     def __post_init__(self) -> None:
         for name, least in (("batch_size", 1), ("max_length", 4)):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
+            if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**31:
+                raise ValueError(f"{name} must be an integer of at least {least} and below 2**31, got {value!r}")
         for name in ("learning_rate", "epochs", "alpha"):
-            if isinstance(getattr(self, name), str) or not 0 < getattr(self, name) < math.inf:
+            if not (is_number(getattr(self, name)) and getattr(self, name) > 0):
                 raise ValueError(f"{name} must be a finite number above 0, got {getattr(self, name)!r}")
         for name in ("warmup", "weight_decay"):
-            if not 0 <= getattr(self, name) < math.inf:
+            if not (is_number(getattr(self, name)) and getattr(self, name) >= 0):
                 raise ValueError(f"{name} must be a finite number of at least 0, got {getattr(self, name)!r}")
-        if self.head_dropout is not None and not 0 <= self.head_dropout < 1:
+        if self.head_dropout is not None and not (is_number(self.head_dropout) and 0 <= self.head_dropout < 1):
             raise ValueError(f"head_dropout must lie in [0, 1), got {self.head_dropout!r}")
 
 

@@ -197,7 +197,12 @@ class PRILoRACallback(SealCheckpoints, ExportableState):
                 f"the weights loaded from the checkpoint of step {state.global_step} are not those it was saved with: "
                 f"it is damaged or belongs to another model; {LAST_WHOLE}"
             )
-        pruner_state = torch.load(io.BytesIO(base64.b64decode(saved["pruner"])), weights_only=True, map_location="cpu")
+        try:
+            pruner_state = torch.load(
+                io.BytesIO(base64.b64decode(saved["pruner"])), weights_only=True, map_location="cpu"
+            )
+        except Exception as error:  # damaged or hostile bytes end in errors of many kinds; none of them runs
+            raise RuntimeError(f"the pruner in the checkpoint of step {state.global_step} can't be read") from error
         if (pruner_state is None) != (self.pruner is None):
             raise RuntimeError("the checkpoint was saved with pruning on and is resumed with it off, or the reverse")
         if self.pruner is not None:
