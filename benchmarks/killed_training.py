@@ -26,8 +26,16 @@ from tqdm import tqdm
 from transformers import TrainerCallback
 
 from benchmarks.killed_study import publish
-from prilora_lite import PRILoRAConfig, adapt, finetune, latest_checkpoint, load_adapter, load_encoder, save_adapter
-from prilora_lite import checkpoint
+from prilora_lite import (
+    PRILoRAConfig,
+    adapt,
+    checkpoint,
+    finetune,
+    latest_checkpoint,
+    load_adapter,
+    load_encoder,
+    save_adapter,
+)
 from prilora_lite import training as library
 from prilora_lite.encoders import settings_for
 from prilora_lite.files import write_whole
@@ -172,8 +180,9 @@ def kill_saving(options: dict[str, Any], folder: Path, kills: int, seed: int = 0
     """Kill a process that saves adapters over one path, again and again; load what is there each time.
 
     Returns:
-        ``kills``, ``in_saving``: how many of them while the file was written, ``saves``, ``parts_left``: files of killed processes that were never taken for an adapter, and
-        ``whole``: whether each time an adapter was there, all of one save and not older than the time before.
+        ``kills``, ``in_saving``: how many of them while the file was written, ``saves``, ``parts_left``: files
+        of killed processes that were never taken for an adapter, and ``whole``: whether each time an adapter was there,
+        all of one save and not older than the time before.
     """
     moments, path = random.Random(seed), folder / "adapter.safetensors"
     saves, in_saving, whole, last = 0, 0, True, -1

