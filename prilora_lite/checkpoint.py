@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from prilora_lite.adapt import Report, adapt, head_parameters, plan, report
 from prilora_lite.config import PRILoRAConfig
+from prilora_lite.errors import expect
 from prilora_lite.files import write_whole
 from prilora_lite.lora import LoRALinear, linear_shape
 
@@ -37,7 +38,9 @@ def save_adapter(model: nn.Module, path: str | Path) -> Path:
         The path.
 
     Raises:
-        ValueError: the model is not adapted, or parameters are trained that an adapter does not hold.
+        TypeError: no path.
+        ValueError: the model is not adapted, the path has no name, or parameters are trained that an adapter does not
+            hold.
         OSError: the file can't be written; an older one is as it was.
     """
     path = Path(path)
@@ -70,9 +73,11 @@ def load_adapter(model: nn.Module, path: str | Path) -> Report:
 
     Raises:
         FileNotFoundError: no such file.
+        TypeError: no model, or no path.
         ValueError: no adapter file or a damaged one, another base model, a missing or extra tensor, another shape.
             The model is as it was then.
     """
+    expect(nn.Module, model, "a model to load the adapter into")
     config, base, tensors = _read(Path(path))
     if any(isinstance(module, LoRALinear) and module.merged for module in model.modules()):
         raise ValueError(

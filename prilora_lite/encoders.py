@@ -24,7 +24,7 @@ from transformers.utils import logging as transformers_logging
 
 from prilora_lite.adapt import head_parameters
 from prilora_lite.config import is_number
-from prilora_lite.tasks import Task
+from prilora_lite.tasks import Task, get_task
 
 
 @dataclass(frozen=True)
@@ -179,6 +179,7 @@ def load_encoder(
         ValueError: no encoder of a known kind, one that needs code of its own, or the weights are not those whose
             SHA-256 the preset states, or some outside the head are missing.
     """
+    name, task = str(name), get_task(task)
     place, revision = _locate(name)
     options: dict[str, Any] = {"num_labels": task.num_labels}
     if task.labels:

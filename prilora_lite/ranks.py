@@ -88,6 +88,9 @@ def adapter_parameters(ranks: Sequence[int], shapes: Sequence[tuple[int, int]]) 
     Returns:
         Number of entries of all lora_A (r x n) and lora_B (m x r) together.
 
+    Raises:
+        TypeError, ValueError: no numbers, or shapes that are no pairs of them.
+
     Source: LoRA (Hu et al. 2021), section 4.2.
 
     >>> adapter_parameters(linear_ranks(12, 4, 12), [(768, 768)] * 4 + [(3072, 768), (768, 3072)])

@@ -27,6 +27,7 @@ def read_records(path: str | Path, fields: Iterable[str] = ()) -> list[dict[str,
         fields: what each run must have beside ``key``.
 
     Raises:
+        TypeError: no path, or fields that are no names.
         ValueError: a line that is no run; its number is given, and what it lacks.
     """
     path, fields = Path(path), ("key", *fields)
@@ -39,7 +40,7 @@ def read_records(path: str | Path, fields: Iterable[str] = ()) -> list[dict[str,
             continue
         try:
             record = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             if number == len(lines):
                 break
             raise ValueError(f"{path}, line {number} is no JSON ({error}); mend or remove that line") from error

@@ -45,6 +45,7 @@ from prilora_lite.adapt import Report, adapt, head_parameters, plan, report
 from prilora_lite.checkpoint import save_adapter
 from prilora_lite.config import PRILoRAConfig
 from prilora_lite.encoders import PRESETS, Preset, Settings, load_encoder, settings_for, sha256_of
+from prilora_lite.errors import expect
 from prilora_lite.files import not_written, write_whole
 from prilora_lite.lora import LoRALinear
 from prilora_lite.pruner import Pruner
@@ -61,6 +62,7 @@ SEVERAL_GPUS = (
 RANK, WORLD_SIZE = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
 MOST_UNKNOWN = 0.3  # share of unknown tokens in the first rows above which a run is refused
 PRECISIONS = ("auto", "fp32", "bf16")
+TORCH_CANT_WRITE = ("PytorchStreamWriter", "iostream error")  # in torch.save's RuntimeError on a full disk
 CHECKSUMS = "checksums.json"
 LAST_WHOLE = "latest_checkpoint(folder) finds the last whole one"
 
@@ -219,6 +221,9 @@ def latest_checkpoint(folder: str | Path) -> Path | None:
 
     Trainer writes ``trainer_state.json`` last; a checkpoint without a readable one was cut off and is passed over, and
     so is one with a file whose SHA-256 is not the one that :class:`PRILoRACallback` wrote down.
+
+    Raises:
+        TypeError, ValueError, OSError: no path.
     """
     found = []
     for path in Path(folder).glob("checkpoint-*"):
@@ -241,14 +246,23 @@ class LengthGroupedSampler(Sampler[int]):
         lengths: of each row, in tokens.
         batch_size: rows per optimizer step.
         seed: of the shuffles.
+
+    Raises:
+        ValueError: no rows, a length that is no number, a batch of less than a row, or a seed that is none.
+        TypeError: lengths that are no sequence.
     """
 
     def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
+        check_seed(seed)
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+            raise ValueError(f"batch_size must be an integer of at least 1, got {batch_size!r}")
+        if not len(lengths) or not all(isinstance(length, int) for length in lengths):
+            raise ValueError(f"lengths must be one number of tokens for each row, got {lengths!r:.80}")
         self.lengths, self.batch_size, self.seed = list(lengths), batch_size, seed
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose order comes next; called by the data loader."""
+        """Choose the epoch, from 0 up, whose order comes next; called by the data loader."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -405,13 +419,17 @@ def finetune(
         The run's :class:`Result`. Its metrics are those of the saved file.
 
     Raises:
-        ValueError, OSError: a bad argument, rows or an encoder that can't be had.
+        ValueError, TypeError: a bad argument, rows or an encoder that can't be used.
+        OSError: rows or an encoder that can't be had, or an output that can't be written.
+        RuntimeError: a checkpoint that can't be resumed from, or several GPUs in one process.
     """
     if not (method is None or isinstance(method, PRILoRAConfig) or method in METHODS_BY_NAME):
         raise ValueError(f"method must be a PRILoRAConfig or one of {', '.join(METHODS_BY_NAME)}, got {method!r}")
     check_seed(seed)
     if (save_steps or resume) and output_dir is None:
         raise ValueError("save_steps and resume need an output_dir to keep checkpoints in")
+    if not (settings is None or isinstance(settings, Settings)):
+        raise ValueError(f"settings must be Settings(...) or None for the preset's, got {settings!r}")
     glue = get_task(task)
     callbacks = list(callbacks)
     encoder, settings = str(encoder), settings or settings_for(str(encoder), task, method)
@@ -510,7 +528,12 @@ def evaluate(
 
     Returns:
         Metric name -> value.
+
+    Raises:
+        TypeError: no model.
+        ValueError, OSError: a bad argument, rows that can't be had or that the model does not suit.
     """
+    expect(nn.Module, model, "a model to evaluate")
     glue = get_task(task)
     data = check_rows(glue, rows) if isinstance(rows, dict) else load_rows(glue, rows)
     encoder = getattr(model, "prilora_encoder", "")
@@ -775,7 +798,7 @@ def _writing(folder: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):
+        if isinstance(error, RuntimeError) and not any(words in str(error) for words in TORCH_CANT_WRITE):
             raise
         raise not_written(folder, error) from error
 
