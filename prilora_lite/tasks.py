@@ -126,9 +126,8 @@ def check_rows(task: Task, rows: dict[str, Dataset]) -> dict[str, Dataset]:
     """The same rows, or ValueError: a split or a column is missing, a text is no text, a label out of range."""
     for split in ("train", *task.splits):
         if split not in rows:
-            raise ValueError(
-                f"the rows of {task.name} lack the split {split!r}; there are {', '.join(map(str, rows)) or 'none'}"
-            )
+            have = ", ".join(map(str, rows)) or "none"
+            raise ValueError(f"the rows of {task.name} lack the split {split!r}; there are {have}")
         _check(task, split, rows[split])
     return rows
 
