@@ -43,7 +43,7 @@ def run(examples: int) -> dict[str, Any]:
                     failed.add(found[1])
             elif found := re.match(rf"{TESTS}::(\w+):$", line):
                 test = found[1]
-            elif found := re.search(r"(\d+) passing examples, (\d+) failing", line):
+            elif found := re.search(r"(\d+) passing(?: examples)?, (\d+) failing", line):
                 by_test[test] = by_test.get(test, 0) + int(found[1]) + int(found[2])
     return {
         "examples": sum(by_test.values()),

@@ -28,6 +28,7 @@ def read_records(path: str | Path, fields: Iterable[str] = ()) -> list[dict[str,
 
     Raises:
         TypeError: no path, or fields that are no names.
+        OSError: a path that can't be read.
         ValueError: a line that is no run; its number is given, and what it lacks.
     """
     path, fields = Path(path), ("key", *fields)
