@@ -114,12 +114,13 @@ def load_rows(task: str | Task, folder: str | Path | None = None) -> dict[str, D
         ConnectionError: no folder was given and the hub can't be reached.
     """
     task = get_task(task)
-    folder = folder or os.environ.get(FOLDER_VARIABLE)
+    folder = os.environ.get(FOLDER_VARIABLE) or None if folder is None else folder
     splits = ("train", *task.splits)
     if task.in_package:
         return check_rows(task, {split: _from_package(task, split) for split in splits})
-    rows = {split: _from_folder(Path(folder), task, split) for split in splits} if folder else _from_hub(task, splits)
-    return check_rows(task, rows)
+    if folder is None:
+        return check_rows(task, _from_hub(task, splits))
+    return check_rows(task, {split: _from_folder(Path(folder), task, split) for split in splits})
 
 
 def check_rows(task: Task, rows: dict[str, Dataset]) -> dict[str, Dataset]:
