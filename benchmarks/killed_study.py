@@ -105,6 +105,14 @@ def compare(arguments: list[str], folder: Path, kills: int, seed: int = 0) -> di
     }
 
 
+def publish(result: dict[str, Any], output: Path | None) -> None:
+    """Print a result with versions and machine, and write it to a file if one is named."""
+    result |= {"environment": describe_environment(pick_precision(encoder="pocket", device="cpu"), "cpu")}
+    print(json.dumps(result, indent=1))
+    if output:
+        output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--kills", type=int, default=20)
@@ -114,12 +122,5 @@ if __name__ == "__main__":
     study += ["--seeds", *map(str, range(5)), "--device", "cpu"]
     with tempfile.TemporaryDirectory() as place:
         result = compare(study, Path(place), options.kills)
-    result = {
-        "command": ["prilora-lite", *study],
-        **result,
-        "environment": describe_environment(pick_precision(encoder="pocket", device="cpu"), "cpu"),
-    }
-    print(json.dumps(result, indent=1))
-    if options.output:
-        options.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    publish({"command": ["prilora-lite", *study], **result}, options.output)
     sys.exit(0 if result["equal"] else 1)

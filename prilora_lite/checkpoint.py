@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
-import os
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from prilora_lite.adapt import Report, adapt, head_parameters, plan, report
 from prilora_lite.config import PRILoRAConfig
+from prilora_lite.errors import expect
+from prilora_lite.files import write_whole
 from prilora_lite.lora import LoRALinear, linear_shape
 
-KEY, FORMAT = "prilora_lite", 1  # of the metadata; one entry only, as safetensors keeps several in no fixed order
+KEY, FORMAT = "prilora_lite", 2  # of the metadata; one entry only, as safetensors keeps several in no fixed order
+SEAL = ', "sha256": "'  # what goes before the checksum, the last entry
 
 
 def save_adapter(model: nn.Module, path: str | Path) -> Path:
     """Write lora_A, lora_B, pooler and head of an adapted model to one safetensors file.
 
-    The file is written beside its place and then moved there in one step: a crash leaves an older file whole.
+    The file is moved to its place in one step, see :func:`~prilora_lite.files.write_whole`: a crash leaves an older
+    file whole.
 
     Args:
         model: a model that :func:`~prilora_lite.adapt.adapt` has been called on, merged or not.
@@ -33,8 +38,10 @@ def save_adapter(model: nn.Module, path: str | Path) -> Path:
         The path.
 
     Raises:
-        ValueError: the model is not adapted, or parameters are trained that an adapter does not hold.
-        OSError: the file can't be written.
+        TypeError: no path.
+        ValueError: the model is not adapted, the path has no name, or parameters are trained that an adapter does not
+            hold.
+        OSError: the file can't be written; an older one is as it was.
     """
     path = Path(path)
     config = getattr(model, "prilora_config", None)
@@ -46,18 +53,9 @@ def save_adapter(model: nn.Module, path: str | Path) -> Path:
             f"{lost[0]} and {len(lost) - 1} more parameters are trained, but an adapter holds lora_A, lora_B, pooler "
             "and head alone, so they would be lost: freeze them before training, or save the whole model"
         )
-    metadata = {KEY: description(model)}
     # safetensors refuses tensors that share memory or have gaps
     tensors = {name: tensor.detach().contiguous().clone() for name, tensor in stored_parameters(model).items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        save_file(tensors, temporary, metadata)
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_whole(path, save(tensors, {KEY: description(model, tensors)}))
     return path
 
 
@@ -74,16 +72,18 @@ def load_adapter(model: nn.Module, path: str | Path) -> Report:
 
     Raises:
         FileNotFoundError: no such file.
+        TypeError: no model, or no path.
         ValueError: no adapter file or a damaged one, another base model, a missing or extra tensor, another shape.
             The model is as it was then.
     """
+    expect(nn.Module, model, "a model to load the adapter into")
     path = Path(path)
     if path.is_dir() and (path / "adapter_config.json").is_file():
         raise ValueError(f"{path} is a folder in PEFT's format: load_peft_adapter(model, {str(path)!r}) reads it")
     metadata, tensors = read_tensors(path)
     if KEY not in metadata:
         raise ValueError(f"{path} is no adapter of this library: its metadata has no entry {KEY!r}")
-    config = read_description(metadata[KEY], model, path)
+    config = read_description(metadata[KEY], tensors, model, path)
     return put_adapter(model, config, tensors, path)
 
 
@@ -165,27 +165,30 @@ def stored_parameters(model: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def description(model: nn.Module) -> str:
-    """What the metadata of an adapter's file say: the configuration, and the base model's :func:`fingerprint`."""
-    return json.dumps({"format": FORMAT, "config": model.prilora_config.to_dict(), "base": fingerprint(model)})
+def description(model: nn.Module, tensors: dict[str, Tensor]) -> str:
+    """What an adapter's file says in its metadata: configuration, the base's :func:`fingerprint`, and a checksum."""
+    text = json.dumps({"format": FORMAT, "config": model.prilora_config.to_dict(), "base": fingerprint(model)})
+    return _seal(text, tensors)
 
 
-def read_description(text: str, model: nn.Module, path: Path) -> PRILoRAConfig:
-    """The configuration in a :func:`description`, once the model is known to be the base that it describes.
+def read_description(text: str, tensors: dict[str, Tensor], model: nn.Module, path: Path) -> PRILoRAConfig:
+    """The configuration in a :func:`description`, once file and model are known to be those that it describes.
 
     Raises:
-        ValueError: it can't be read, or describes another base.
+        ValueError: it can't be read, the tensors are not those of the checksum, or the model is another base.
     """
     try:
         stored = json.loads(text)
         if stored["format"] != FORMAT:
             raise ValueError(f"format {stored['format']!r}, this version reads {FORMAT}; a newer version may read it")
+        if text != _seal(text.partition(SEAL)[0] + "}", tensors):
+            raise ValueError("its SHA-256 is not that of the file's content: it is damaged, so copy it again")
         config, base = PRILoRAConfig.from_dict(stored["config"]), stored["base"]
-        complete = set(base) >= {"dtype", "shapes", "rows"}
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} has metadata that can't be used: {error}") from error
-    if not complete:
-        raise ValueError(f"{path} has metadata that can't be used: the base model's description is incomplete")
+        rows = {name: [(float(c), float(size)) for c, size in rows] for name, rows in base["rows"].items()}
+        base = {"dtype": base["dtype"], "shapes": dict(base["shapes"]), "rows": rows}
+    except (AttributeError, KeyError, OverflowError, RecursionError, TypeError, ValueError) as error:
+        what = f"no entry {error}" if isinstance(error, KeyError) else error
+        raise ValueError(f"{path} has metadata that can't be used: {what}") from error
     _check_base(base, fingerprint(model), path)
     return config
 
@@ -208,6 +211,18 @@ def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
         ) from error
 
 
+def _seal(text: str, tensors: dict[str, Tensor]) -> str:
+    """The metadata's JSON with one more entry, the SHA-256 over it and over names, dtypes, shapes and bytes.
+
+    Against damage, not against malice: who changes the content can change the sum.
+    """
+    digest = hashlib.sha256(text.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        digest.update(tensor.cpu().reshape(-1).view(torch.uint8).numpy())
+    return f'{text[:-1]}{SEAL}{digest.hexdigest()}"}}'
+
+
 def _check_base(saved: dict[str, Any], here: dict[str, Any], path: str | Path) -> None:
     for name in sorted(saved["shapes"].keys() | here["shapes"].keys()):
         there, now = saved["shapes"].get(name), here["shapes"].get(name)
@@ -221,7 +236,8 @@ def _check_base(saved: dict[str, Any], here: dict[str, Any], path: str | Path) -
     # bfloat16 rounds by up to 2^-9, float16 by less; within one dtype only the order of the sums differs
     tolerance = 1e-9 if saved["dtype"] == here["dtype"] else 2**-8
     for name, rows in saved["rows"].items():
-        for (projected, size), (projected_here, _) in zip(rows, here["rows"][name], strict=True):
+        # a row that is missing is close to none
+        for (projected, size), (projected_here, _) in zip_longest(rows, here["rows"][name], fillvalue=(math.nan, 0)):
             if not math.isclose(projected, projected_here, rel_tol=0, abs_tol=tolerance * size):
                 raise ValueError(
                     f"{path} was trained on another base model: the shapes agree, but the values of {name} do not; "

@@ -27,6 +27,7 @@ import joblib
 from traitlets.config import Config, PyFileConfigLoader
 
 from prilora_lite.errors import unknown
+from prilora_lite.files import write_whole
 from prilora_lite.records import append_record, read_records
 
 KERNEL = "prilora-sandbox"
@@ -51,21 +52,30 @@ def release(folder: Path, course: Path) -> list[Path]:
         course: the folder with ``nbgrader_config.py`` and ``source``.
 
     Raises:
-        ValueError: the course lacks them, or nbgrader can't make a copy; what it said is given.
+        ValueError: the course lacks them, or nbgrader can't make a copy; it says why itself.
+        OSError: a copy can't be written; older ones are as they were.
     """
     from nbgrader.converters import GenerateAssignment
+    from nbgrader.converters.base import NbGraderException
     from nbgrader.coursedir import CourseDirectory
-    from nbgrader.preprocessors import SaveCells
+    from nbgrader.preprocessors import SaveCells  # into a gradebook, which a release has no need of
 
     names = assignments(course)
     config = _config(course)
-    config.CourseDirectory.release_directory = str(folder.resolve())
-    for name in names:
-        directory = CourseDirectory(config=config, assignment_id=name)
-        converter = GenerateAssignment(coursedir=directory, config=config, no_database=True)
-        converter.force = True
-        converter.preprocessors = [step for step in converter.preprocessors if step is not SaveCells]  # no gradebook
-        converter.start()
+    with tempfile.TemporaryDirectory(prefix="prilora-") as made:  # nbgrader deletes what it is to write, then writes
+        config.CourseDirectory.release_directory = str(Path(made).resolve())
+        for name in names:
+            directory = CourseDirectory(config=config, assignment_id=name)
+            converter = GenerateAssignment(coursedir=directory, config=config, no_database=True)
+            converter.preprocessors = [
+                step for step in converter.preprocessors if step is not SaveCells
+            ]  # no gradebook
+            try:
+                converter.start()
+            except NbGraderException as error:
+                raise ValueError(f"nbgrader could not make the learners' copy of {name}: {error}") from error
+        for file in sorted(path for path in Path(made).rglob("*") if path.is_file()):
+            write_whole(folder / file.relative_to(made), file.read_bytes())
     return [folder / name / f"{name}.ipynb" for name in names]
 
 

@@ -274,7 +274,7 @@ def _described(file: Path) -> list[str]:
         study = tomllib.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ValueError(f"there is no file {file}: a study is described in a file that ends in .toml") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{file} is no TOML: {error}") from error
     arguments, parser = [], _parser(_FileParser)
     for name, value in study.items():

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import dataclass
 from typing import Any
 
 from prilora_lite.errors import unknown
 from prilora_lite.pruner import check_pruning
-from prilora_lite.ranks import linear_ranks
+from prilora_lite.ranks import MOST_LAYERS, linear_ranks
 
 SCALINGS = ("mean", "layer")
+LARGEST = 1e30  # of a number; what is computed from it stays finite
 
 
 @dataclass(frozen=True)
@@ -61,32 +61,35 @@ class PRILoRAConfig:
             rank = getattr(self, name)
             if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
                 raise ValueError(f"{name} must be an integer of at least 1, got {rank!r}")
-        if not (_is_number(self.alpha) and self.alpha > 0):
+        if not (is_number(self.alpha) and self.alpha > 0):
             raise ValueError(f"alpha must be a finite number above 0, got {self.alpha!r}")
         if self.scaling not in SCALINGS:
             raise unknown("scaling", self.scaling, SCALINGS)
         for name in ("dropout", "ratio", "decay"):
-            if not _is_number(getattr(self, name)):
+            if not is_number(getattr(self, name)):
                 raise ValueError(f"{name} must be a number in [0, 1), got {getattr(self, name)!r}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must lie in [0, 1), got {self.dropout!r}")
         if isinstance(self.targets, str):
             raise ValueError(f"targets must be several names, like ({self.targets!r},), got the one {self.targets!r}")
         if self.targets is not None:
-            object.__setattr__(self, "targets", tuple(self.targets))
+            targets = self.targets if isinstance(self.targets, (tuple, list)) else (self.targets,)
+            object.__setattr__(self, "targets", tuple(targets))
             if not self.targets or not all(isinstance(target, str) and target for target in self.targets):
                 raise ValueError(
                     f"targets must be names of linear layers, or None for all of them; got {self.targets!r}"
                 )
         if self.layers is not None:
             layers = self.layers if isinstance(self.layers, (tuple, list, range)) else (self.layers,)
-            if not layers or not all(isinstance(i, int) and not isinstance(i, bool) and i >= 0 for i in layers):
+            if not 0 < len(layers) <= MOST_LAYERS or not all(
+                isinstance(i, int) and not isinstance(i, bool) and i >= 0 for i in layers
+            ):
                 raise ValueError(f"layers must be numbers of layers from 0 up, or None for all; got {self.layers!r}")
             object.__setattr__(self, "layers", tuple(sorted(set(layers))))
         if not isinstance(self.regrow, bool):
             raise ValueError(f"regrow must be True or False, got {self.regrow!r}")
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
-            raise ValueError(f"seed must be an integer, got {self.seed!r}")
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed must be an integer of at least 0 and below 2**32, got {self.seed!r}")
         check_pruning(self.ratio, self.interval, self.decay, self.importance, self.scope)
 
     def ranks(self, num_layers: int) -> list[int]:
@@ -118,6 +121,8 @@ class PRILoRAConfig:
         Raises:
             ValueError: a field that does not exist (the nearest that does is named), or a value out of range.
         """
+        if not isinstance(fields, dict):
+            raise ValueError(f"a configuration is a dictionary of settings and their values, got {fields!r}")
         names = [field.name for field in dataclasses.fields(cls)]
         for name in fields:
             if name not in names:
@@ -125,5 +130,6 @@ class PRILoRAConfig:
         return cls(**fields)
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+def is_number(value: object) -> bool:
+    """Whether a value is a finite number, and no larger than :data:`LARGEST`."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= LARGEST  # False of NaN

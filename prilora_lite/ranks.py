@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from fractions import Fraction
 from numbers import Integral
 
+MOST_LAYERS = 10_000  # more than any model has; a larger number is a mistake, and its schedule would take for ever
+
 
 def linear_ranks(num_layers: int, first: float, last: float) -> list[int]:
     r"""Ranks on a straight line from the first layer to the last, each rounded to the nearest integer.
@@ -86,6 +88,9 @@ def adapter_parameters(ranks: Sequence[int], shapes: Sequence[tuple[int, int]]) 
     Returns:
         Number of entries of all lora_A (r x n) and lora_B (m x r) together.
 
+    Raises:
+        TypeError, ValueError: no numbers, or shapes that are no pairs of them.
+
     Source: LoRA (Hu et al. 2021), section 4.2.
 
     >>> adapter_parameters(linear_ranks(12, 4, 12), [(768, 768)] * 4 + [(3072, 768), (768, 3072)])
@@ -95,8 +100,8 @@ def adapter_parameters(ranks: Sequence[int], shapes: Sequence[tuple[int, int]]) 
 
 
 def _line(num_layers: int, first: Fraction, last: Fraction) -> list[Fraction]:
-    if not isinstance(num_layers, Integral) or num_layers < 1:
-        raise ValueError(f"num_layers must be an integer of at least 1, got {num_layers!r}")
+    if not isinstance(num_layers, Integral) or not 1 <= num_layers <= MOST_LAYERS:
+        raise ValueError(f"num_layers must be an integer from 1 to {MOST_LAYERS}, got {num_layers!r}")
     if num_layers == 1:
         return [last]
     return [first + (last - first) * Fraction(l, int(num_layers) - 1) for l in range(num_layers)]

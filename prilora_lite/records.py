@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, Any
 
+from prilora_lite.files import not_written
+
 if os.name == "nt":
     import msvcrt
 else:
@@ -25,6 +27,8 @@ def read_records(path: str | Path, fields: Iterable[str] = ()) -> list[dict[str,
         fields: what each run must have beside ``key``.
 
     Raises:
+        TypeError: no path, or fields that are no names.
+        OSError: a path that can't be read.
         ValueError: a line that is no run; its number is given, and what it lacks.
     """
     path, fields = Path(path), ("key", *fields)
@@ -37,7 +41,7 @@ def read_records(path: str | Path, fields: Iterable[str] = ()) -> list[dict[str,
             continue
         try:
             record = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             if number == len(lines):
                 break
             raise ValueError(f"{path}, line {number} is no JSON ({error}); mend or remove that line") from error
@@ -58,8 +62,18 @@ def append_record(path: str | Path, record: dict[str, Any]) -> bool:
 
     Returns:
         Whether it was added.
+
+    Raises:
+        OSError: the line can't be written; the lines before it stay.
     """
     path = Path(path)
+    try:
+        return _append(path, record)
+    except OSError as error:
+        raise not_written(path, error) from error
+
+
+def _append(path: Path, record: dict[str, Any]) -> bool:
     with path.open("ab+") as file:
         _lock(file)
         file.seek(0)

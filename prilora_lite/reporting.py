@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import textwrap
@@ -16,6 +17,7 @@ from matplotlib.figure import Figure
 from prilora_lite import plots, published
 from prilora_lite.comparison import PRIMARY, compare, detectable, detectable_by_seeds, explore, verdict
 from prilora_lite.encoders import settings_for
+from prilora_lite.files import write_whole
 from prilora_lite.study import METHODS, read_runs
 from prilora_lite.tasks import TASKS
 
@@ -83,19 +85,18 @@ def write(file: Path, folder: Path | None = None) -> dict[str, Path]:
     """
     records = read_runs(file)
     stem = (file.parent if folder is None else folder) / file.stem
-    stem.parent.mkdir(parents=True, exist_ok=True)
     runs, parts = to_dataframe(records), groups(records)
     environments = {json.dumps(record["environment"]): record["environment"] for record in records}
     paths = {"table": stem.with_suffix(".csv"), "markdown": stem.with_suffix(".md")}
-    with open(paths["table"], "w", encoding="utf-8", newline="\n") as table:
-        for environment in environments.values():
-            table.write("# " + ", ".join(f"{name} {value}" for name, value in environment.items()) + "\n")
-        runs.to_csv(table, index=False, lineterminator="\n")
+    heads = ["# " + ", ".join(f"{name} {value}" for name, value in e.items()) + "\n" for e in environments.values()]
+    write_whole(paths["table"], ("".join(heads) + runs.to_csv(index=False, lineterminator="\n")).encode())
     tables = [f"{title}\n\n{markdown_table(part)}\n" for title, part in parts.items()]
-    paths["markdown"].write_text("\n".join(tables), encoding="utf-8", newline="\n")
+    write_whole(paths["markdown"], "\n".join(tables).encode())
     for kind, figure in _figures(next(iter(parts.values()))).items():
         paths[kind] = stem.with_name(stem.name + ("" if kind == "figure" else f"_{kind}") + ".png")
-        figure.savefig(paths[kind], dpi=150)
+        picture = io.BytesIO()
+        figure.savefig(picture, dpi=150)
+        write_whole(paths[kind], picture.getvalue())
     return paths
 
 

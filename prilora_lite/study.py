@@ -22,7 +22,7 @@ from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from prilora_lite.config import PRILoRAConfig
 from prilora_lite.encoders import Settings, settings_for
-from prilora_lite.errors import unknown
+from prilora_lite.errors import expect, unknown
 from prilora_lite.records import append_record, read_records
 from prilora_lite.tasks import get_task, load_rows
 from prilora_lite.training import (
@@ -196,12 +196,17 @@ def ablate(
         The records of all the runs that are finished, those made earlier too.
 
     Raises:
-        ValueError: a bad argument, or rows or settings that no run could be made with.
+        TypeError, ValueError: a bad argument, or rows or settings that no run could be made with.
+        OSError: rows or an encoder that can't be had, or an output that can't be written.
         ChildProcessError: a worker process was killed.
     """
     runs, encoder, output = list(runs), str(encoder), Path(output)
-    if backend not in BACKENDS:
+    for run in runs:
+        expect(Run, run, "runs as grid(methods, tasks, seeds) gives them")
+    if backend not in list(BACKENDS):
         raise unknown("backend", backend, BACKENDS)
+    if jobs is not None and not (isinstance(jobs, int) and jobs >= 1):
+        raise ValueError(f"jobs must be an integer of at least 1, got {jobs!r}")
     jobs = jobs or (-1 if backend == "ray" else 1)
     if jobs != 1 and WORLD_SIZE > 1:
         raise ValueError("several jobs under torchrun: either several runs at a time, or several processes for one run")

@@ -80,13 +80,15 @@ TASKS = {
 }
 
 
-def get_task(name: str) -> Task:
-    """The task of that name.
+def get_task(name: str | Task) -> Task:
+    """The task of that name; a task of your own as it is.
 
     Raises:
         ValueError: no such task; the nearest name is given.
     """
-    if name not in TASKS:
+    if isinstance(name, Task):
+        return name
+    if not isinstance(name, str) or name not in TASKS:
         raise unknown("task", name, TASKS)
     return TASKS[name]
 
@@ -106,24 +108,27 @@ def load_rows(task: str | Task, folder: str | Path | None = None) -> dict[str, D
         Split name -> rows with the task's text columns and ``label``.
 
     Raises:
+        TypeError: a folder that is no path.
         ValueError: unknown task, a missing column, a label out of range, or an empty split.
         FileNotFoundError: the folder lacks the task or a split.
         ConnectionError: no folder was given and the hub can't be reached.
     """
-    task = get_task(task) if isinstance(task, str) else task
-    folder = folder or os.environ.get(FOLDER_VARIABLE)
+    task = get_task(task)
+    folder = os.environ.get(FOLDER_VARIABLE) or None if folder is None else folder
     splits = ("train", *task.splits)
     if task.in_package:
         return check_rows(task, {split: _from_package(task, split) for split in splits})
-    rows = {split: _from_folder(Path(folder), task, split) for split in splits} if folder else _from_hub(task, splits)
-    return check_rows(task, rows)
+    if folder is None:
+        return check_rows(task, _from_hub(task, splits))
+    return check_rows(task, {split: _from_folder(Path(folder), task, split) for split in splits})
 
 
 def check_rows(task: Task, rows: dict[str, Dataset]) -> dict[str, Dataset]:
     """The same rows, or ValueError: a split or a column is missing, a text is no text, a label out of range."""
     for split in ("train", *task.splits):
         if split not in rows:
-            raise ValueError(f"the rows of {task.name} lack the split {split!r}; there are {', '.join(rows) or 'none'}")
+            have = ", ".join(map(str, rows)) or "none"
+            raise ValueError(f"the rows of {task.name} lack the split {split!r}; there are {have}")
         _check(task, split, rows[split])
     return rows
 
@@ -141,9 +146,10 @@ def compute_metrics(task: str | Task, predictions: ArrayLike, labels: ArrayLike)
         A correlation with predictions that are all equal has no value and counts as 0.
 
     Raises:
-        ValueError: an unknown task, or predictions that are not finite.
+        TypeError: predictions or labels that are no numbers.
+        ValueError: an unknown task, predictions that are not finite, or another number of them than of labels.
     """
-    task = get_task(task) if isinstance(task, str) else task
+    task = get_task(task)
     predictions, labels = np.asarray(predictions, dtype=np.float64), np.asarray(labels)
     if not np.isfinite(predictions).all():
         raise ValueError(f"the model predicts NaN or infinity on {task.name}: it diverged; lower the learning rate")

@@ -22,7 +22,8 @@ import datasets
 import torch
 from accelerate.state import PartialState
 from datasets import Dataset
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import save
 from torch import nn
 from torch.utils.data import Sampler
 from tqdm.auto import tqdm
@@ -44,7 +45,9 @@ from prilora_lite import baselines
 from prilora_lite.adapt import Report, adapt, head_parameters, plan, report
 from prilora_lite.checkpoint import save_adapter
 from prilora_lite.config import PRILoRAConfig
-from prilora_lite.encoders import PRESETS, Preset, Settings, load_encoder, settings_for
+from prilora_lite.encoders import PRESETS, Preset, Settings, load_encoder, settings_for, sha256_of
+from prilora_lite.errors import expect
+from prilora_lite.files import not_written, write_whole
 from prilora_lite.pruner import Pruner
 from prilora_lite.structure import INSTEAD, lora_layers
 from prilora_lite.tasks import Task, check_rows, compute_metrics, get_task, load_rows
@@ -61,9 +64,41 @@ SPLIT_WEIGHTS = ("FSDP", "DEEPSPEED", "MEGATRON_LM")  # of Accelerate's ways to 
 RANK, WORLD_SIZE = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
 MOST_UNKNOWN = 0.3  # share of unknown tokens in the first rows above which a run is refused
 PRECISIONS = ("auto", "fp32", "bf16")
+TORCH_CANT_WRITE = ("PytorchStreamWriter", "iostream error")  # in torch.save's RuntimeError on a full disk
+CHECKSUMS = "checksums.json"
+LAST_WHOLE = "latest_checkpoint(folder) finds the last whole one"
 
 
-class PRILoRACallback(TrainerCallback, ExportableState):
+class SealCheckpoints(TrainerCallback):
+    """Writes the SHA-256 of each file of a checkpoint beside them, when Trainer has written them all."""
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        folder = _checkpoint(args, state)
+        args.distributed_state.wait_for_everyone()  # each process writes the state of its own generators
+        if state.is_world_process_zero and folder.is_dir():  # Trainer's search for hyperparameters has other folders
+            files = sorted(file for file in folder.iterdir() if file.is_file() and file.name != CHECKSUMS)
+            write_whole(folder / CHECKSUMS, json.dumps({file.name: sha256_of(file) for file in files}).encode())
+
+
+def _checkpoint(args: TrainingArguments, state: TrainerState) -> Path:
+    """Where Trainer keeps the checkpoint of this step."""
+    return Path(args.output_dir) / f"checkpoint-{state.global_step}"
+
+
+def damaged_file(checkpoint: Path) -> Path | None:
+    """The first file of a checkpoint that is not as it was written, None if all are or no checksums are there."""
+    sums = checkpoint / CHECKSUMS
+    if not sums.exists():
+        return None
+    try:
+        expected = json.loads(sums.read_text(encoding="utf-8"))
+        files = [(checkpoint / Path(name).name, digest) for name, digest in expected.items()]
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return sums
+    return next((file for file, digest in files if not file.is_file() or sha256_of(file) != digest), None)
+
+
+class PRILoRACallback(SealCheckpoints, ExportableState):
     """Runs the :class:`~prilora_lite.pruner.Pruner` inside ``transformers.Trainer``.
 
     Usage::
@@ -79,7 +114,9 @@ class PRILoRACallback(TrainerCallback, ExportableState):
     It prunes every N optimizer steps and in the last one, before Trainer's last evaluation and save. With
     ``load_best_model_at_end`` it also prunes before each evaluation and save, so that the checkpoint chosen was pruned
     when it was evaluated. The pruner's state travels in the checkpoint's ``trainer_state.json``; a resumed run takes it
-    from there, and stops if it is missing or the weights that Trainer loaded are not the ones it was saved with.
+    from there, and stops if it is missing or the weights that Trainer loaded are not the ones it was saved with. It
+    writes the SHA-256 of a checkpoint's files beside them, ``checksums.json``; a run that is resumed from a checkpoint
+    in its own ``output_dir`` stops if one differs. Of a checkpoint elsewhere, :func:`latest_checkpoint` checks them.
 
     Args:
         config: whose pruning settings a model of PEFT's is trained with; default: :class:`~.config.PRILoRAConfig`'s.
@@ -128,6 +165,8 @@ class PRILoRACallback(TrainerCallback, ExportableState):
             self.pruner.detach()  # of a run that was interrupted
         self.pruner = Pruner(model, **config.pruning()) if config.ratio else None
         if state.global_step:
+            if damaged := damaged_file(_checkpoint(args, state)):
+                raise RuntimeError(f"{damaged} is not as it was written: it is damaged; {LAST_WHOLE}")
             self._resume(state)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -181,9 +220,14 @@ class PRILoRACallback(TrainerCallback, ExportableState):
         if saved["weights"] != _digest(self._model):
             raise RuntimeError(
                 f"the weights loaded from the checkpoint of step {state.global_step} are not those it was saved with: "
-                "it is damaged or belongs to another model; latest_checkpoint(folder) finds the last whole one"
+                f"it is damaged or belongs to another model; {LAST_WHOLE}"
             )
-        pruner_state = torch.load(io.BytesIO(base64.b64decode(saved["pruner"])), weights_only=True, map_location="cpu")
+        try:
+            pruner_state = torch.load(
+                io.BytesIO(base64.b64decode(saved["pruner"])), weights_only=True, map_location="cpu"
+            )
+        except Exception as error:  # damaged or hostile bytes end in errors of many kinds; none of them runs
+            raise RuntimeError(f"the pruner in the checkpoint of step {state.global_step} can't be read") from error
         if (pruner_state is None) != (self.pruner is None):
             raise RuntimeError("the checkpoint was saved with pruning on and is resumed with it off, or the reverse")
         if self.pruner is not None:
@@ -198,16 +242,21 @@ class PRILoRACallback(TrainerCallback, ExportableState):
 def latest_checkpoint(folder: str | Path) -> Path | None:
     """The newest checkpoint of a Trainer in a folder that was written to its end, None if there is none.
 
-    Trainer writes ``trainer_state.json`` last; a checkpoint without a readable one was cut off and is passed over.
+    Trainer writes ``trainer_state.json`` last; a checkpoint without a readable one was cut off and is passed over, and
+    so is one with a file whose SHA-256 is not the one that :class:`PRILoRACallback` wrote down.
+
+    Raises:
+        TypeError, ValueError, OSError: no path.
     """
     found = []
     for path in Path(folder).glob("checkpoint-*"):
         try:
-            state = json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            step = json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))["global_step"]
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             continue
-        found.append((state["global_step"], path))
-    return max(found)[1] if found else None
+        if isinstance(step, int):
+            found.append((step, path))
+    return next((path for _, path in sorted(found, reverse=True) if damaged_file(path) is None), None)
 
 
 class LengthGroupedSampler(Sampler[int]):
@@ -220,14 +269,23 @@ class LengthGroupedSampler(Sampler[int]):
         lengths: of each row, in tokens.
         batch_size: rows per optimizer step.
         seed: of the shuffles.
+
+    Raises:
+        ValueError: no rows, a length that is no number, a batch of less than a row, or a seed that is none.
+        TypeError: lengths that are no sequence.
     """
 
     def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
+        check_seed(seed)
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+            raise ValueError(f"batch_size must be an integer of at least 1, got {batch_size!r}")
+        if not len(lengths) or not all(isinstance(length, int) for length in lengths):
+            raise ValueError(f"lengths must be one number of tokens for each row, got {lengths!r:.80}")
         self.lengths, self.batch_size, self.seed = list(lengths), batch_size, seed
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose order comes next; called by the data loader."""
+        """Choose the epoch, from 0 up, whose order comes next; called by the data loader."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -387,13 +445,17 @@ def finetune(
         The run's :class:`Result`. Its metrics are those of the saved file.
 
     Raises:
-        ValueError, OSError: a bad argument, rows or an encoder that can't be had.
+        ValueError, TypeError: a bad argument, rows or an encoder that can't be used.
+        OSError: rows or an encoder that can't be had, or an output that can't be written.
+        RuntimeError: a checkpoint that can't be resumed from, or several GPUs in one process.
     """
     if not (method is None or isinstance(method, PRILoRAConfig) or method in METHODS_BY_NAME):
         raise ValueError(f"method must be a PRILoRAConfig or one of {', '.join(METHODS_BY_NAME)}, got {method!r}")
     check_seed(seed)
     if (save_steps or resume) and output_dir is None:
         raise ValueError("save_steps and resume need an output_dir to keep checkpoints in")
+    if not (settings is None or isinstance(settings, Settings)):
+        raise ValueError(f"settings must be Settings(...) or None for the preset's, got {settings!r}")
     glue = get_task(task)
     callbacks = list(callbacks)
     encoder, settings = str(encoder), settings or settings_for(str(encoder), task, method)
@@ -434,6 +496,7 @@ def finetune(
         if arguments.n_gpu > 1:
             raise RuntimeError(SEVERAL_GPUS.format(arguments.n_gpu))
         timer = StepTimer()
+        sealing = [] if any(isinstance(callback, SealCheckpoints) for callback in own) else [SealCheckpoints()]
         trainer = GlueTrainer(
             model,
             arguments,
@@ -441,17 +504,18 @@ def finetune(
             eval_dataset=_evaluation_sets(tokenized, glue),
             data_collator=DataCollatorWithPadding(tokenizer),
             compute_metrics=lambda output: compute_metrics(glue, output.predictions, output.label_ids),
-            callbacks=[*own, timer, *callbacks],  # the timer ends after the pruner: it is part of a step
+            callbacks=[*own, *sealing, timer, *callbacks],  # the timer ends after the pruner: it is part of a step
         )
         _show_progress(trainer, progress)
         checkpoint = latest_checkpoint(folder) if resume else None
-        with _no_bars_of_files():
+        with _no_bars_of_files(), _writing(folder):
             trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         judged = any(_metrics(log) for log in trainer.state.log_history if log["step"] == trainer.state.global_step)
         if not judged or any(getattr(callback, "pruned_after_evaluation", False) for callback in own):
             trainer.evaluate()  # Trainer saves before it evaluates, so a resumed run may find only the saving done
         curve = _curve(trainer.state.log_history, glue)
-        path = None if output_dir is None else _save(model, tokenizer, method, folder)
+        with _writing(folder):
+            path = None if output_dir is None else _save(model, tokenizer, method, folder)
     finally:
         if output_dir is None:
             shutil.rmtree(folder, ignore_errors=True)
@@ -490,7 +554,12 @@ def evaluate(
 
     Returns:
         Metric name -> value.
+
+    Raises:
+        TypeError: no model.
+        ValueError, OSError: a bad argument, rows that can't be had or that the model does not suit.
     """
+    expect(nn.Module, model, "a model to evaluate")
     glue = get_task(task)
     data = check_rows(glue, rows) if isinstance(rows, dict) else load_rows(glue, rows)
     encoder = getattr(model, "prilora_encoder", "")
@@ -715,13 +784,15 @@ def _claim(folder: Path, run: dict[str, Any], resume: bool) -> None:
     if latest_checkpoint(folder) is not None:
         if not resume:
             raise ValueError(f"{folder} holds checkpoints of an earlier run: resume it, or give another output_dir")
-        earlier = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        try:
+            earlier = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        except ValueError as error:
+            raise ValueError(f"{file}, which says whose checkpoints these are, can't be read: {error}") from error
         differ = [name for name in run if earlier.get(name) != json.loads(json.dumps(run[name]))]
         if differ:
             changes = ", ".join(f"{name} was {earlier.get(name)!r} and is {run[name]!r}" for name in differ)
             raise ValueError(f"{folder} holds checkpoints of another run: {changes}; give another output_dir")
-    folder.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(run, indent=1), encoding="utf-8")
+    write_whole(file, json.dumps(run, indent=1).encode())
 
 
 def check_length(model: nn.Module, max_length: int) -> None:
@@ -747,13 +818,24 @@ def _save(model: nn.Module, tokenizer: PreTrainedTokenizerBase, method: str | PR
         path = folder / "trained.safetensors"
         trained = {name: p.detach().cpu() for name, p in model.named_parameters() if p.requires_grad}
         if RANK == 0:
-            save_file(trained, path)
+            write_whole(path, save(trained))
         return path
     if RANK == 0:
         with _no_bars_of_files():
             model.save_pretrained(folder / "model")
         tokenizer.save_pretrained(folder / "model")
     return folder / "model"
+
+
+@contextlib.contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """An OSError that names the folder where torch's or safetensors' own error says that a file can't be written."""
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not any(words in str(error) for words in TORCH_CANT_WRITE):
+            raise
+        raise not_written(folder, error) from error
 
 
 def _digest(model: nn.Module) -> str:

@@ -1,11 +1,16 @@
 import dataclasses
+import errno
 import json
+import math
 import os
+import re
 import subprocess
 import sys
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -31,19 +36,24 @@ def trained(name="bert", steps=2):
     return model.eval()
 
 
+@pytest.fixture(scope="module")
+def adapter_bytes(tmp_path_factory):
+    return save_adapter(trained(), tmp_path_factory.mktemp("adapter") / "adapter.safetensors").read_bytes()
+
+
 @pytest.fixture
 def saved(tmp_path):
     model = trained()
     return model, save_adapter(model, tmp_path / "adapter.safetensors")
 
 
-def rewrite(path, change):
-    """Write the file again with other tensors or metadata."""
+def rewrite(path, tensors_change=lambda tensors: None, stored_change=json.dumps):
+    """Write the file again with other tensors or other JSON, and the checksum of these."""
     with safe_open(path, framework="pt") as file:
-        metadata = file.metadata()
+        text = file.metadata()[checkpoint.KEY].partition(checkpoint.SEAL)[0] + "}"
     tensors = load_file(path)
-    change(tensors, metadata)
-    save_file(tensors, path, metadata)
+    tensors_change(tensors)
+    save_file(tensors, path, {checkpoint.KEY: checkpoint._seal(stored_change(json.loads(text)), tensors)})
 
 
 @pytest.mark.parametrize("name", BUILDERS)
@@ -138,10 +148,12 @@ def test_an_adapter_of_a_bf16_base_loads_on_the_float32_base(tmp_path):
 
 def refused(model, path, message, error=ValueError):
     before = {name: value.clone() for name, value in model.state_dict().items()}
+    trained = [parameter.requires_grad for parameter in model.parameters()]
     with pytest.raises(error, match=message):
         load_adapter(model, path)
     assert list(model.state_dict()) == list(before)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert [parameter.requires_grad for parameter in model.parameters()] == trained
 
 
 def test_other_weights_of_the_same_shape_are_another_base(saved):
@@ -171,12 +183,12 @@ def test_a_head_with_more_labels_does_not_fit(saved):
 
 
 def test_a_missing_tensor_is_named(saved):
-    rewrite(saved[1], lambda tensors, _: tensors.pop("bert.pooler.dense.weight"))
+    rewrite(saved[1], lambda tensors: tensors.pop("bert.pooler.dense.weight"))
     refused(build("bert"), saved[1], r"1 tensors are missing from the file, the first is bert\.pooler\.dense\.weight")
 
 
 def test_an_extra_tensor_is_named(saved):
-    rewrite(saved[1], lambda tensors, _: tensors.update(extra=torch.zeros(1)))
+    rewrite(saved[1], lambda tensors: tensors.update(extra=torch.zeros(1)))
     refused(build("bert"), saved[1], "1 tensors in the file have no place, the first is extra")
 
 
@@ -198,21 +210,77 @@ def test_a_safetensors_file_of_something_else_is_refused(tmp_path):
     refused(build("bert"), tmp_path / "other.safetensors", "no adapter of this library")
 
 
+def with_config(**fields):
+    """The metadata with other values in its configuration."""
+    return lambda stored: json.dumps(stored | {"config": stored["config"] | fields})
+
+
+def with_rows(change):
+    """The metadata with other rows of the base's word embeddings."""
+
+    def changed(stored):
+        name = "bert.embeddings.word_embeddings.weight"
+        stored["base"]["rows"][name] = change(stored["base"]["rows"][name])
+        return json.dumps(stored)
+
+    return changed
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda stored: "{", "metadata that can't be used"),
-        (lambda stored: "7", "metadata that can't be used"),
+        (lambda stored: '{"a": 1}', "no entry 'format'"),
+        (lambda stored: "[" * 100_000, "maximum recursion depth"),
+        (lambda stored: "[7]", "metadata that can't be used"),
+        (lambda stored: json.dumps(stored | {"format": 3}), "format 3, this version reads 2"),
         (lambda stored: json.dumps(stored | {"config": {"rank": 8}}), "unknown setting 'rank'"),
         (lambda stored: json.dumps(stored | {"config": []}), "metadata that can't be used"),
-        (lambda stored: json.dumps(stored | {"base": {}}), "description is incomplete"),
+        (lambda stored: json.dumps(stored | {"base": {}}), "no entry 'rows'"),
+        (lambda stored: json.dumps(stored | {"base": []}), "metadata that can't be used"),
+        (lambda stored: json.dumps(stored | {"base": stored["base"] | {"shapes": [1]}}), "metadata that can't be used"),
         (lambda stored: json.dumps(stored | {"base": stored["base"] | {"rows": {}}}), "description is incomplete"),
-        (lambda stored: json.dumps(stored | {"format": 2}), "format 2, this version reads 1"),
+        (with_rows(lambda rows: rows[:1]), "the shapes agree, but the values of .* do not"),
+        (with_rows(lambda rows: [*rows, [0, 0]]), "the shapes agree, but the values of .* do not"),
+        (with_rows(lambda rows: [[math.nan, math.nan]] * 3), "the shapes agree, but the values of .* do not"),
+        (with_rows(lambda rows: [[10**400, 1]] * 3), "metadata that can't be used: .* too large"),
+        (with_rows(lambda rows: [[1]] * 3), "metadata that can't be used"),
+        (with_rows(lambda rows: "123"), "metadata that can't be used"),
+        (with_config(first_rank=10**12, last_rank=10**12), "layer 0 would get rank 1000000000000, but"),
+        (with_config(layers=[10**12]), r"layers names \[1000000000000\], but the model's 4 layers"),
+        (with_config(alpha=math.nan), "alpha must be a finite number"),
+        (with_config(alpha=1e308), "alpha must be a finite number"),
+        (with_config(alpha=10**400), "alpha must be a finite number"),
+        (with_config(seed=10**30), "seed must be an integer of at least 0 and below"),
+        (with_config(targets=5), "targets must be names of linear layers"),
+        (with_config(targets=["../../x"]), r"unknown target '\.\./\.\./x'"),
     ],
 )
-def test_damaged_metadata_is_refused(saved, change, message):
-    rewrite(saved[1], lambda _, metadata: metadata.update(prilora_lite=change(json.loads(metadata["prilora_lite"]))))
+def test_hostile_metadata_is_refused(saved, change, message):
+    """Its checksum is right: whoever wrote it can compute one."""
+    rewrite(saved[1], stored_change=change)
     refused(build("bert"), saved[1], message)
+
+
+def test_damaged_metadata_is_refused(saved):
+    content = saved[1].read_bytes()
+    saved[1].write_bytes(content.replace(b'\\"interval\\": 2', b'\\"interval\\": 3'))
+    refused(build("bert"), saved[1], "its SHA-256 is not that of the file's content: it is damaged")
+
+
+@given(data=st.data())
+def test_no_single_flipped_bit_loads(data, adapter_bytes, tmp_path_factory):
+    """Anywhere in the file: in the header, in the metadata, in a tensor."""
+    place = data.draw(st.integers(0, 8 * len(adapter_bytes) - 1) | st.integers(0, 8 * 3000))
+    damaged = bytearray(adapter_bytes)
+    damaged[place // 8] ^= 1 << place % 8
+    path = tmp_path_factory.getbasetemp() / "flipped.safetensors"
+    path.write_bytes(damaged)
+    refused(build("bert"), path, re.escape(str(path)))
+
+
+def test_a_file_of_the_first_format_is_refused(saved):
+    rewrite(saved[1], stored_change=lambda stored: json.dumps(stored | {"format": 1}))
+    refused(build("bert"), saved[1], "format 1, this version reads 2")
 
 
 def test_a_file_that_is_not_there(tmp_path):
@@ -238,23 +306,24 @@ def test_an_unadapted_model_has_nothing_to_save(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("where", ["save_file", "os.replace"])
+@pytest.mark.parametrize("where", ["fsync", "replace"])
 def test_a_crash_while_saving_leaves_the_old_file_whole(saved, where, monkeypatch):
     model, path = saved
     before = path.read_bytes()
 
-    def crash(*args, **kwargs):
-        if where == "save_file":
-            with open(args[1], "wb") as file:
-                file.write(b"half a file")
-        raise OSError("no space left on device")
+    def crash(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "save_file", crash) if where == "save_file" else monkeypatch.setattr(
-        checkpoint.os, "replace", crash
-    )
+    monkeypatch.setattr(f"prilora_lite.files.os.{where}", crash)
     with torch.no_grad():
         model.classifier.bias.add_(1)
-    with pytest.raises(OSError, match="no space left"):
+    with pytest.raises(OSError, match=rf"{re.escape(str(path))} can't be written \(No space left on device\)"):
         save_adapter(model, path)
     assert path.read_bytes() == before
     assert list(path.parent.iterdir()) == [path]  # nothing half written lies about
+
+
+def test_a_place_below_a_file_is_named(saved):
+    model, path = saved
+    with pytest.raises(OSError, match=r"below\.safetensors can't be written .*: make room or choose another place"):
+        save_adapter(model, path / "below.safetensors")

@@ -314,7 +314,7 @@ def test_a_crash_while_writing_leaves_nothing(tmp_path, monkeypatch):
     def crash(*args, **kwargs):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(peft_format, "save_file", crash)
+    monkeypatch.setattr(peft_format, "save", crash)
     with pytest.raises(OSError, match="no space left"):
         save_peft_adapter(trained(), tmp_path / "adapter")
     assert not list(tmp_path.iterdir())

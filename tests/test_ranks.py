@@ -87,7 +87,8 @@ def test_the_count_is_that_of_an_adapted_model():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((0, 4, 12), "num_layers must be an integer of at least 1, got 0"),
+        ((0, 4, 12), "num_layers must be an integer from 1 to 10000, got 0"),
+        ((10**12, 4, 12), "num_layers must be an integer from 1 to 10000, got 1000000000000"),
         ((2.5, 4, 12), "num_layers must be an integer"),
         ((12, 0, 12), "layer 0 would get rank 0"),
         ((12, 4, -3), "layer 11 would get rank -3"),

@@ -25,10 +25,10 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 # Each room may import from those before it, none after.
 ROOMS = (
-    "errors", "ranks", "lora", "structure", "pruner", "config", "adapt", "checkpoint", "pocket.grammar", "pocket.tasks",
-    "tasks", "encoders", "peft_format", "baselines", "training", "comparison", "records", "study", "recordings",
-    "plots", "published", "reporting", "exercises", "widgets", "notebooks", "sandbox", "classroom", "cli", "__main__",
-    "pocket.pretrain",
+    "errors", "files", "ranks", "lora", "structure", "pruner", "config", "adapt", "checkpoint", "pocket.grammar",
+    "pocket.tasks", "tasks", "encoders", "peft_format", "baselines", "training", "comparison", "records", "study",
+    "recordings", "plots", "published", "reporting", "exercises", "widgets", "notebooks", "sandbox", "classroom", "cli",
+    "__main__", "pocket.pretrain",
 )  # fmt: skip
 
 

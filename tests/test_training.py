@@ -21,7 +21,7 @@ from prilora_lite import (
     load_rows,
 )
 from prilora_lite.tasks import TASKS
-from prilora_lite.training import LengthGroupedSampler, bf16_is_native, pick_device, result_record
+from prilora_lite.training import CHECKSUMS, LengthGroupedSampler, bf16_is_native, pick_device, result_record
 from tests.models import BUILDERS, VOCABULARY, build, checkpoint_activations
 
 CONFIG = PRILoRAConfig(first_rank=2, last_rank=5, interval=3)
@@ -471,6 +471,7 @@ def test_weights_that_trainer_did_not_load_whole_are_noticed(tmp_path):
     tensors = load_file(file)
     del tensors["bert.encoder.layer.1.output.dense.lora_A"]
     save_file(tensors, file, {"format": "pt"})
+    (tmp_path / "checkpoint-4" / CHECKSUMS).unlink()
     with pytest.raises(RuntimeError, match="weights loaded from the checkpoint of step 4 are not those"):
         trainer(tmp_path).train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
 

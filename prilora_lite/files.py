@@ -1,0 +1,43 @@
+"""Files that are whole or not there."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file beside its place, then move it there in one step: a crash leaves an older one as it was.
+
+    What a killed process leaves beside it, ``.NAME.PROCESS.part``, is never read and may be deleted.
+
+    Args:
+        path: where to; missing folders are made.
+        content: all of it.
+
+    Raises:
+        OSError: the file can't be written; its path and the way out are said.
+    """
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except OSError as error:
+        raise not_written(path, error) from error
+    finally:
+        with contextlib.suppress(OSError):  # moved, never made, or what went wrong is being said already
+            part.unlink()
+
+
+def not_written(path: Path, error: Exception) -> OSError:
+    """What to say when a file can't be written: the system's own words name it only sometimes."""
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+    return OSError(
+        f"{path} can't be written ({reason}); what was there is as it was: make room or choose another place, and "
+        "start again"
+    )
