@@ -62,7 +62,8 @@ def budget_ranks(num_layers: int, mean: float, slope: float) -> list[int]:
     [13, 10, 6, 3]
     """
     m, d = _exact(mean, "mean"), _exact(slope, "slope")
-    line = _line(num_layers, m - d / 2, m + d / 2) if num_layers != 1 else [m]
+    line = _line(num_layers, m - d / 2, m + d / 2)
+    line = line if len(line) > 1 else [m]
     budget = m * num_layers
     if budget.denominator != 1:
         raise ValueError(
@@ -89,13 +90,16 @@ def adapter_parameters(ranks: Sequence[int], shapes: Sequence[tuple[int, int]]) 
         Number of entries of all lora_A (r x n) and lora_B (m x r) together.
 
     Raises:
-        TypeError, ValueError: no numbers, or shapes that are no pairs of them.
+        TypeError, ValueError: no integers, or shapes that are no pairs of them.
 
     Source: LoRA (Hu et al. 2021), section 4.2.
 
     >>> adapter_parameters(linear_ranks(12, 4, 12), [(768, 768)] * 4 + [(3072, 768), (768, 3072)])
     1327104
     """
+    ranks, shapes = list(ranks), [(m, n) for m, n in shapes]
+    if not all(isinstance(number, Integral) for number in (*ranks, *(n for shape in shapes for n in shape))):
+        raise ValueError(f"ranks and shapes must be integers, got {ranks!r:.80} and {shapes!r:.80}")
     return sum(ranks) * sum(m + n for m, n in shapes)
 
 
