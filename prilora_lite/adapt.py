@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from prilora_lite.config import PRILoRAConfig
-from prilora_lite.errors import unknown
+from prilora_lite.errors import expect, unknown
 from prilora_lite.lora import LoRALinear, is_conv1d, linear_shape
 from prilora_lite.structure import is_encoder_decoder, lora_layers
 
@@ -123,13 +123,16 @@ def adapt(model: nn.Module, config: PRILoRAConfig | None = None) -> Report:
         A report: what was adapted, with which rank, at what cost.
 
     Raises:
+        TypeError: no model, or no configuration.
         ValueError: the model is adapted already, has no numbered layers or stacks of them that are no encoder and
             decoder, shares layers, holds a mixture of experts, a target or a layer's number matches nothing, or a rank
             does not fit.
 
     The model is left as it was when an error is raised.
     """
-    config = config or PRILoRAConfig()
+    config = PRILoRAConfig() if config is None else config
+    expect(nn.Module, model, "a model")
+    expect(PRILoRAConfig, config, "a PRILoRAConfig, or None for its defaults")
     if any(isinstance(module, LoRALinear) for module in model.modules()):
         raise ValueError("this model is adapted already; load a fresh one, or merge_and_unload(model) first")
     chosen, notes = plan(model, config)
@@ -194,6 +197,9 @@ def report(model: nn.Module) -> Report:
 
     Returns:
         The report that :func:`adapt` returns, without its notes.
+
+    Raises:
+        TypeError, ValueError: see :func:`~.structure.lora_layers`.
     """
     modules, adapter_ids = [], set()
     for name, layer in lora_layers(model).items():
@@ -222,8 +228,10 @@ def merge_and_unload(model: nn.Module) -> nn.Module:
         The same model object, now without any trace of adaptation, all its parameters trainable again.
 
     Raises:
+        TypeError: no model.
         ValueError: the model is not adapted.
     """
+    expect(nn.Module, model, "a model")
     adapted = {name: module for name, module in model.named_modules() if isinstance(module, LoRALinear)}
     if not adapted:
         raise ValueError("this model has no LoRALinear to merge")

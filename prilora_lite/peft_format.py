@@ -25,9 +25,9 @@ from prilora_lite.checkpoint import (
     read_tensors,
     stored_parameters,
 )
-from prilora_lite.config import PRILoRAConfig
+from prilora_lite.config import PRILoRAConfig, is_number
 from prilora_lite.encoders import PRESETS
-from prilora_lite.errors import unknown
+from prilora_lite.errors import expect, unknown
 from prilora_lite.files import not_written
 from prilora_lite.lora import LoRALinear, is_conv1d
 from prilora_lite.structure import lora_layers
@@ -76,13 +76,14 @@ def rank_pattern_for(
         ``rank_pattern`` and ``alpha_pattern``.
 
     Raises:
-        ValueError: see :func:`~.adapt.adapt`.
+        TypeError, ValueError: see :func:`~.adapt.adapt`.
 
     >>> from transformers import BertConfig, BertModel
     >>> small = BertConfig(hidden_size=24, num_hidden_layers=3, num_attention_heads=2, intermediate_size=40)
     >>> rank_pattern_for(BertModel(small), first=2, last=6)["rank_pattern"]
     {'^encoder\\.layer\\.0\\..+': 2, '^encoder\\.layer\\.1\\..+': 4, '^encoder\\.layer\\.2\\..+': 6}
     """
+    expect(nn.Module, model, "a model")
     config = PRILoRAConfig(first_rank=first, last_rank=last, alpha=alpha, scaling=scaling, targets=targets)
     names = {module: name for name, module in model.named_modules()}
     layers = {}
@@ -116,7 +117,8 @@ def save_peft_adapter(
         The folder.
 
     Raises:
-        ValueError: the model is not adapted, or is PEFT's own; or an unknown task.
+        TypeError: no model, or no path.
+        ValueError: the model is not adapted, or is PEFT's own; an unknown task, or metrics that are none.
         FileExistsError: the folder holds something.
         ModuleNotFoundError: PEFT is not installed.
         OSError: it can't be written.
@@ -131,11 +133,14 @@ def save_peft_adapter(
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"{folder} holds something already: give another folder, or remove it first")
+    metrics = {} if metrics is None else metrics
+    if not (isinstance(metrics, dict) and all(is_number(value) for value in metrics.values())):
+        raise ValueError(f"metrics must be names and numbers, such as {{'accuracy': 0.8}}, got {metrics!r}")
     if metrics and task is None:
         raise ValueError(f"metrics of which task? Give task=..., such as 'mrpc', beside {metrics}")
     lora = _lora_config(model, layers, config)
     lora.base_model_name_or_path, lora.revision = _base_of(model, base_model)
-    card = _card(model, config, lora.base_model_name_or_path, task, metrics or {})
+    card = _card(model, config, lora.base_model_name_or_path, task, metrics)
     tensors = {_peft_name(name): p.detach().contiguous().clone() for name, p in stored_parameters(model).items()}
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.part")
     try:
@@ -167,11 +172,13 @@ def load_peft_adapter(model: nn.Module, folder: str | Path) -> Report:
         The report of the adapted model; its notes name what the adapter did not hold.
 
     Raises:
+        TypeError: no model, or no path.
         FileNotFoundError: one of the two files is missing. A pickle, ``adapter_model.bin``, is never opened.
         ValueError: a file that can't be read, another base model, an option or a structure that this library does not
             have. The model is as it was then.
         ModuleNotFoundError: PEFT is not installed.
     """
+    expect(nn.Module, model, "a model to load the adapter into")
     folder = Path(folder)
     options = _read_options(folder)
     if not (folder / WEIGHTS).is_file() and (folder / "adapter_model.bin").is_file():

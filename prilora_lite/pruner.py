@@ -137,6 +137,7 @@ class Pruner:
         history: for each prune its step, and the share of zeros in all A before and after it.
 
     Raises:
+        TypeError: no model.
         ValueError: no layer to prune, a value out of range, or weights that FSDP, DeepSpeed or ``nn.DataParallel``
             splits, copies or replicates.
 

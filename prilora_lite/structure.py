@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
+from prilora_lite.errors import expect
 from prilora_lite.lora import LoRALinear, linear_shape
 
 # Within one self-attention (and one gated feed-forward) these read the same tensor, so it is read once, at the module
@@ -61,8 +62,10 @@ def lora_layers(model: nn.Module) -> dict[str, LoRALinear | PeftLayer]:
     """Every adapted linear layer of a model by its name: this library's, or PEFT's for the adapter that is active.
 
     Raises:
+        TypeError: no model.
         ValueError: several of PEFT's adapters are active at once, or the active one adapts more than linear layers.
     """
+    expect(nn.Module, model, "a model")
     found: dict[str, LoRALinear | PeftLayer] = {}
     adapters: set[str] = set()
     for name, module in model.named_modules():
@@ -90,8 +93,10 @@ def unwrapped(model: nn.Module) -> nn.Module:
     """The model inside ``DistributedDataParallel`` and ``torch.compile``.
 
     Raises:
+        TypeError: no model.
         ValueError: the model is under FSDP, DeepSpeed or ``nn.DataParallel``, which split, copy or replicate weights.
     """
+    expect(nn.Module, model, "a model")
     kinds = {kind.__name__ for module in model.modules() for kind in type(module).__mro__}
     kinds |= {"DeepSpeedEngine" for parameter in model.parameters() if hasattr(parameter, "ds_id")}  # ZeRO-3
     for name in kinds & _REFUSED.keys():

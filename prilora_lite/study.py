@@ -119,11 +119,12 @@ def grid(methods: Iterable[str | Method], tasks: Iterable[str], seeds: Iterable[
         seeds: numbers from 0 to 2**32 - 1.
 
     Raises:
+        TypeError: methods, tasks or seeds that are no lists of these.
         ValueError: an unknown method or task, whose nearest name is given, or a seed that is none.
     """
     chosen = []
     for method in methods:
-        if not isinstance(method, Method) and method not in METHODS:
+        if not isinstance(method, Method) and not (isinstance(method, str) and method in METHODS):
             raise unknown("method", method, METHODS)
         chosen.append(method if isinstance(method, Method) else METHODS[method])
     chosen, tasks, seeds = dict.fromkeys(chosen), dict.fromkeys(tasks), dict.fromkeys(seeds)

@@ -32,19 +32,22 @@ from prilora_lite import (
     compute_metrics,
     evaluate,
     finetune,
+    grid,
     importance,
     keep_mask,
     latest_checkpoint,
     linear_ranks,
     load_adapter,
     load_encoder,
+    load_peft_adapter,
     load_rows,
     merge_and_unload,
+    rank_pattern_for,
     report,
     save_adapter,
+    save_peft_adapter,
 )
 from prilora_lite.records import read_records
-from prilora_lite.study import grid
 from prilora_lite.tasks import TASKS, get_task
 from prilora_lite.training import LengthGroupedSampler
 from tests.models import build
@@ -209,14 +212,18 @@ MODELS = {
     "bert": lambda: build("bert"), "linear": lambda: nn.Linear(2, 2), "none": lambda: nn.Sequential(),
     "numbered": lambda: nn.Sequential(nn.Sequential(nn.Linear(2, 2)), nn.Sequential(nn.Linear(3, 3))),
 }  # fmt: skip
-models = st.sampled_from(sorted(MODELS)).map(lambda name: MODELS[name]())
+models = st.one_of(st.sampled_from(sorted(MODELS)).map(lambda name: MODELS[name]()), junk)
 
 
-@hostile(models, st.fixed_dictionaries({}, optional=FIELDS))
-def test_adapt(model, fields):
-    config = survives(PRILoRAConfig, **fields)
-    before = requires_grad(model)
-    if survives(adapt, model, config) is None:
+@hostile(
+    models,
+    st.one_of(
+        st.builds(lambda fields: survives(PRILoRAConfig, **fields), st.fixed_dictionaries({}, optional=FIELDS)), junk
+    ),
+)
+def test_adapt(model, config):
+    before = requires_grad(model) if isinstance(model, nn.Module) else None
+    if survives(adapt, model, config) is None and before is not None:
         assert requires_grad(model) == before
         assert not any(isinstance(module, LoRALinear) for module in model.modules())
 
@@ -240,9 +247,9 @@ def adapted():
     return model
 
 
-@hostile(st.one_of(st.just(None), models), st.fixed_dictionaries({}, optional=PRUNING))
-def test_pruner(adapted, other, options):
-    pruner = survives(Pruner, other or adapted, **options)
+@hostile(st.booleans(), models, st.fixed_dictionaries({}, optional=PRUNING))
+def test_pruner(adapted, good, other, options):
+    pruner = survives(Pruner, adapted if good else other, **options)
     if pruner is not None:
         survives(pruner.step)
         survives(pruner.prune)
@@ -283,6 +290,49 @@ def test_save_adapter(adapted, tmp_path_factory, good, path):
 @hostile(st.booleans(), paths)
 def test_load_adapter(folder, good, path):
     survives(load_adapter, build("bert") if good else path, below(folder, path))
+
+
+# PEFT's format
+
+
+@hostile(models, either(4, 2), either(12, 5), either(16.0), either("mean", "layer"), either(None, ("query",)))
+def test_rank_pattern_for(model, first, last, alpha, scaling, targets):
+    survives(rank_pattern_for, model, first, last, alpha=alpha, scaling=scaling, targets=targets)
+
+
+@hostile(st.booleans(), paths, either(None, "owner/base"), either(None, "mrpc"), either(None, {"accuracy": 0.5}))
+def test_save_peft_adapter(adapted, tmp_path_factory, good, path, base_model, task, metrics):
+    pytest.importorskip("peft")
+    inside = tmp_path_factory.getbasetemp() / "for-peft"
+    if isinstance(path, (bytes, int)):
+        path = None
+    survives(
+        save_peft_adapter, adapted if good else path, below(inside, path), base_model=base_model, task=task,
+        metrics=metrics,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def peft_folder(tmp_path_factory):
+    """An adapter that PEFT wrote, and the options in its configuration."""
+    peft = pytest.importorskip("peft")
+    folder = tmp_path_factory.mktemp("peft") / "adapter"
+    peft.get_peft_model(build("bert"), peft.LoraConfig(target_modules=["query"])).save_pretrained(folder)
+    return folder, json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+
+
+@hostile(st.booleans(), st.one_of(st.just(None), paths), st.data())
+def test_load_peft_adapter(peft_folder, folder, good, path, data):
+    """Another path, or another configuration at the right one."""
+    place, options = peft_folder
+    if path is None:
+        changed = data.draw(st.dictionaries(st.sampled_from([*options, "unheard_of"]), junk, max_size=3))
+        text = json.dumps(options | changed, default=repr, ensure_ascii=True, skipkeys=True)
+        (place / "adapter_config.json").write_text(text, encoding="utf-8")
+    survives(load_peft_adapter, build("bert") if good else path, place if path is None else below(folder, path))
+
+
+# Runs
 
 
 @hostile(paths, st.one_of(st.just(()), junk))
@@ -374,6 +424,11 @@ def test_finetune(task, method, options):
 @hostile(st.one_of(st.just("model"), junk), junk, either("cola"), either(None, 16))
 def test_evaluate(adapted, model, tokenizer, task, max_length):
     survives(evaluate, adapted if model == "model" else model, tokenizer, task, rows="no rows", max_length=max_length)
+
+
+@hostile(either(["head"], ["prilora"]), either(["cola"]), either([0, 1]))
+def test_grid(methods, tasks, seeds):
+    survives(grid, methods, tasks, seeds)
 
 
 GRID = {
