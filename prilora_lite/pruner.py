@@ -187,7 +187,7 @@ class Pruner:
             for kind, entry in entries.items()
         ]
         for source in self.norms:
-            kind = "memory" if reads_the_encoder(source) else kinds.get(modules[source], "head")  # of a head all count
+            kind = "memory" if reads_the_encoder(source) else kinds.get(modules[source], "head")
             self._hooks.append(modules[source].register_forward_pre_hook(self._tap(source, kind)))
 
     def step(self) -> None:
@@ -330,20 +330,29 @@ class Pruner:
                 given = {**signature.bind_partial(*args).arguments, **kwargs}
                 self._tokens[kind] = _real_tokens(given.get("attention_mask"))
                 self._tokens["memory"] = _real_tokens(given.get("encoder_attention_mask"))
+                self._tokens["head"] = self._tokens[kind]  # behind a decoder its own: it runs last
 
         return read_masks
 
     def _tap(self, name: str, kind: str) -> Any:
         def count(module: nn.Module, args: tuple) -> None:
             if module.training:
-                x = args[0]
-                shape, rows = self._tokens.get(kind) or (x.shape[:-1], None)
-                if shape != x.shape[:-1]:
-                    raise ValueError(
-                        f"the input of {name} is {tuple(x.shape)}, the attention mask {tuple(shape)}: they must agree "
-                        "in (batch, tokens) for padding to be told from tokens; leave layers behind the pooling out "
-                        "of the targets"
+                if kind not in self._tokens:
+                    raise RuntimeError(
+                        f"{name} ran, but not the module of the model where the attention mask comes in, or that one "
+                        "in evaluation mode, so padding can't be told from tokens: call the whole model, after train()"
                     )
+                x = args[0]
+                shape, rows = self._tokens[kind] or (x.shape[:-1], None)
+                if x.shape[:-1] not in (shape, (shape.numel(),)):  # OPT's feed-forward has its tokens in one row
+                    if kind != "head":
+                        raise ValueError(
+                            f"the input of {name} is {tuple(x.shape)}, the attention mask {tuple(shape)}: they must "
+                            "agree in (batch, tokens) for padding to be told from tokens; leave layers behind the "
+                            "pooling out of the targets, and models that put tokens before rows, as XLNet and "
+                            "Longformer do, unpruned (ratio=0)"
+                        )
+                    rows = None  # behind the pooling there is no padding
                 self.norms[name].add(x, rows)
 
         return count

@@ -177,6 +177,21 @@ def test_an_adapter_of_the_pooler_is_refused_at_the_first_forward_pass():
     pruner.detach()
 
 
+def test_padding_before_a_language_models_head_does_not_count():
+    import transformers as hf
+
+    model = hf.LlamaForCausalLM(build("llama").config).double()
+    model = peft.get_peft_model(model, peft.LoraConfig(target_modules=["lm_head"])).train()
+    pruner, kept = Pruner(model), []
+    ((name, layer),) = pruner.layers.items()
+    layer.layer.register_forward_pre_hook(lambda _, args: kept.append(args[0].detach()))
+    rows = {name: value for name, value in batch().items() if name != "labels"}
+    model(**rows)
+    pruner.step()
+    expected = kept[0][rows["attention_mask"].bool()].square().mean(0)
+    torch.testing.assert_close(pruner.norms[name].mean_square, expected)
+
+
 def test_the_report_counts_a_model_of_pefts():
     model = wrapped()
     ours = build("bert")

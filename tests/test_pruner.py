@@ -17,7 +17,10 @@ from tests.models import BUILDERS, batch, build, checkpoint_activations
 
 
 def adapted(name="bert", dtype=torch.float64, **config):
-    model = build(name).to(dtype)
+    return prepared(build(name).to(dtype), **config)
+
+
+def prepared(model, **config):
     adapt(model, PRILoRAConfig(**({"first_rank": 2, "last_rank": 5} | config)))
     for module in model.modules():
         if isinstance(module, LoRALinear):
@@ -39,7 +42,7 @@ class Reference:
 
     def keep(self, name, x):
         if self.mask is not None:
-            self.inputs.setdefault(name, []).append(x[self.mask.bool()].detach().double())
+            self.inputs.setdefault(name, []).append(x.reshape(*self.mask.shape, -1)[self.mask.bool()].detach().double())
 
     def step(self):
         for name, parts in self.inputs.items():
@@ -74,6 +77,49 @@ def test_statistics_under_padding(name):
         pruner.step()
         reference.step()
     assert_statistics_equal(pruner, reference)
+
+
+OPT = hf.OPTConfig(
+    hidden_size=24, num_hidden_layers=2, num_attention_heads=2, ffn_dim=40, vocab_size=99, pad_token_id=0,
+    word_embed_proj_dim=24, max_position_embeddings=32,
+)  # fmt: skip
+
+
+def bart(**changes):
+    return hf.BartConfig(
+        d_model=24, encoder_layers=2, decoder_layers=2, encoder_attention_heads=2, decoder_attention_heads=2,
+        encoder_ffn_dim=40, decoder_ffn_dim=40, vocab_size=99, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+        decoder_start_token_id=2, **changes,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("model", "targets"),
+    [
+        (hf.OPTForSequenceClassification(OPT), None),  # its feed-forward reads all tokens in one row
+        (hf.OPTForCausalLM(OPT), None),  # calls the decoder past the backbone
+        (hf.BartForCausalLM(bart()), ("self_attn.v_proj", "fc1")),  # and so does this one
+    ],
+    ids=["OPT", "OPT language model", "BART language model"],
+)
+def test_the_mask_is_found_where_the_backbone_is_passed_by_or_tokens_stand_in_one_row(model, targets):
+    model = prepared(model.double(), targets=targets)
+    pruner, reference = Pruner(model), Reference(model)
+    inputs = batch()
+    if "CausalLM" in type(model).__name__:
+        inputs["labels"] = inputs["input_ids"]
+    run(model, reference, inputs)
+    pruner.step()
+    reference.step()
+    assert_statistics_equal(pruner, reference)
+
+
+def test_a_layer_that_runs_without_the_module_that_takes_the_mask_is_an_error():
+    model = adapted()
+    pruner = Pruner(model)
+    with pytest.raises(RuntimeError, match=r"layer\.0.* ran, but not the module .* call the whole model"):
+        model.bert.encoder(torch.zeros(1, 3, 24, dtype=torch.float64))
+    pruner.detach()
 
 
 def test_statistics_under_gradient_accumulation_weigh_by_tokens():
