@@ -8,6 +8,7 @@ import math
 import os
 import re
 import shutil
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from prilora_lite.adapt import Report, find_stacks, head_modules, plan, report, split_name
 from prilora_lite.checkpoint import (
     KEY,
+    check_all_is_stored,
     description,
     put_adapter,
     read_description,
@@ -46,6 +48,7 @@ READ = (
     "megatron_core", "loftq_config", "eva_config", "qalora_group_size", "runtime_config", "ensure_weight_tying",
 )  # fmt: skip
 SAME_BASE = (True, False, "gaussian", "orthogonal", "eva")  # of init_lora_weights: the others change the base's weights
+MOST_TRIES = 10**7  # that matching one of alpha_pattern's keys may need
 INSTEAD = "load the adapter with PEFT's PeftModel, which Pruner and PRILoRACallback work on as well"
 
 
@@ -115,7 +118,8 @@ def save_peft_adapter(
         The folder.
 
     Raises:
-        ValueError: the model is not adapted, or is PEFT's own; or an unknown task.
+        ValueError: the model is not adapted, or is PEFT's own; parameters are trained that an adapter does not hold;
+            or an unknown task.
         FileExistsError: the folder holds something.
         ModuleNotFoundError: PEFT is not installed.
         OSError: it can't be written.
@@ -127,6 +131,7 @@ def save_peft_adapter(
             "this model is not adapted by adapt(model, config), so there is no adapter to write; a model of PEFT's is "
             "written by its own save_pretrained"
         )
+    check_all_is_stored(model)
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"{folder} holds something already: give another folder, or remove it first")
@@ -177,6 +182,9 @@ def load_peft_adapter(model: nn.Module, folder: str | Path) -> Report:
             f"author save it again, as {WEIGHTS}"
         )
     metadata, tensors = read_tensors(folder / WEIGHTS)
+    twice = [name for name, count in Counter(map(_own_name, tensors)).items() if count > 1]
+    if twice:
+        raise ValueError(f"{folder / WEIGHTS} holds {twice[0]} twice, under two spellings: which one counts?")
     tensors = {_own_name(name): tensor for name, tensor in tensors.items()}
     notes = []
     if KEY in metadata:
@@ -274,12 +282,18 @@ def _read_options(folder: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"{folder} holds no adapter in PEFT's format: there is no {CONFIG} in it")
     try:
         given = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{file} is no JSON ({error}); it may have been cut off: copy it again") from error
     if not isinstance(given, dict):
         raise ValueError(f"{file} must hold one JSON object, got {type(given).__name__}")
     if given.get("peft_type") != "LORA":
         raise ValueError(f"{file} describes {given.get('peft_type')!r}; of PEFT's methods LoRA alone can be read")
+    patterns = given.get("alpha_pattern")
+    slow = [key for key in patterns if not _matches_soon(key)] if isinstance(patterns, dict) else []
+    if slow:
+        raise ValueError(
+            f"{file} has a pattern that could take hours to match, {slow[0][:80]!r}: name the layers plainly"
+        )
     defaults = {f.name: f.default for f in dataclasses.fields(_peft().LoraConfig)}
     for name, value in given.items():
         if name not in defaults and (value is None or value is False):
@@ -353,8 +367,17 @@ def _scaling(options: dict[str, Any], module: str, rank: int, folder: Path) -> f
     try:
         alpha = patterns.get(_peft().utils.other.get_pattern_key(patterns, module), options["lora_alpha"])
         return alpha / (math.sqrt(rank) if options.get("use_rslora") else rank)
-    except (AttributeError, TypeError, ZeroDivisionError, re.error) as error:
+    except (AttributeError, TypeError, ArithmeticError, RecursionError, re.error) as error:
         raise ValueError(f"{folder / CONFIG} has an alpha that can't be used: {error}") from error
+
+
+def _matches_soon(pattern: str) -> bool:
+    """Whether a regular expression of few repetitions and choices, no group repeated, so that it can't backtrack long.
+
+    On names of some 60 letters a repetition may try each length, a choice both ways; and all of them combine.
+    """
+    repetitions, choices = len(re.findall(r"[*+{]", pattern)), len(re.findall(r"[|?]", pattern))
+    return not re.search(r"\)[*+{]", pattern) and 60**repetitions * 2**choices <= MOST_TRIES
 
 
 def _own_name(name: str) -> str:
