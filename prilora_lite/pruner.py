@@ -120,7 +120,7 @@ class Pruner:
     Only forward passes in training mode count, and of them only the tokens that the model's ``attention_mask`` keeps.
     With gradient checkpointing, run the backward pass of one forward pass before the next forward pass: the repeated
     layers are counted by the mask that came in last. Of a decoder beside an encoder the ``decoder_attention_mask`` says
-    which tokens are real; without it all are.
+    which tokens are real; without it, as collators for T5 and BART leave it, all but padding tokens after the first.
 
     Args:
         model: a model with at least one :class:`~.lora.LoRALinear`, or one of PEFT's with LoRA: there the A of the
@@ -328,7 +328,10 @@ class Pruner:
         def read_masks(module: nn.Module, args: tuple, kwargs: dict) -> None:
             if module.training:
                 given = {**signature.bind_partial(*args).arguments, **kwargs}
-                self._tokens[kind] = _real_tokens(given.get("attention_mask"))
+                mask = given.get("attention_mask")
+                if mask is None and kind == "decoder":
+                    mask = _without_padding(given.get("input_ids"), entry.config.pad_token_id)
+                self._tokens[kind] = _real_tokens(mask)
                 self._tokens["memory"] = _real_tokens(given.get("encoder_attention_mask"))
                 self._tokens["head"] = self._tokens[kind]  # behind a decoder its own: it runs last
 
@@ -376,6 +379,15 @@ def _real_tokens(mask: Tensor | None) -> tuple[torch.Size, Tensor] | None:
     if mask.ndim != 2:
         raise ValueError(f"the pruner counts tokens by a mask of shape (batch, tokens), got one of {tuple(mask.shape)}")
     return mask.shape, mask.flatten().nonzero().squeeze(1)
+
+
+def _without_padding(ids: Tensor | None, padding: int | None) -> Tensor | None:
+    """The mask of a decoder that was given none; its first token is real: T5 starts with a padding token."""
+    if ids is None or padding is None:
+        return None
+    real = ids != padding
+    real[:, :1] = True
+    return real
 
 
 def check_pruning(ratio: float, interval: int, decay: float, rule: str, scope: str) -> None:

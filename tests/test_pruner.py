@@ -114,6 +114,25 @@ def test_the_mask_is_found_where_the_backbone_is_passed_by_or_tokens_stand_in_on
     assert_statistics_equal(pruner, reference)
 
 
+@pytest.mark.parametrize("name", ["BART", "T5"])
+def test_a_decoder_that_is_given_no_mask_does_not_count_its_padding(name):
+    t5 = hf.T5Config(d_model=24, d_kv=12, d_ff=40, num_layers=2, num_heads=2, vocab_size=99, decoder_start_token_id=0)
+    model = hf.T5ForConditionalGeneration(t5) if name == "T5" else hf.BartForConditionalGeneration(bart())
+    model = prepared(model.double())
+    pruner, reference, inputs = Pruner(model), Reference(model), batch()
+    labels = inputs["input_ids"].masked_fill(inputs["attention_mask"] == 0, -100)
+    reference.mask = inputs["attention_mask"].roll(1, dims=1)  # the decoder reads its start, then the labels
+    reference.mask[:, 0] = 1
+    model(**inputs | {"labels": labels})
+    pruner.step()
+    reference.step()
+    for name in (
+        name for name in pruner.layers if "decoder" in name and not name.endswith((".k", "k_proj", "v", "v_proj"))
+    ):
+        source = pruner._source[name]
+        torch.testing.assert_close(pruner.norms[source].mean_square, reference.s[name], rtol=1e-12, atol=0)
+
+
 def test_a_layer_that_runs_without_the_module_that_takes_the_mask_is_an_error():
     model = adapted()
     pruner = Pruner(model)
