@@ -8,6 +8,7 @@ import math
 import os
 import re
 import shutil
+import statistics
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -65,8 +66,9 @@ def rank_pattern_for(
 
     .. math:: r_l = \mathrm{round}\Big(r_s + (r_f - r_s)\,\frac{l}{L-1}\Big), \qquad \alpha_l = s\, r_l
 
-    so that PEFT's own scaling, :math:`\alpha_l / r_l`, is s. Each key is a layer's whole name from the model's root on,
-    so that layer 1 is not taken for layer 11, nor attention's ``output.dense`` for that of feed-forward.
+    so that PEFT's own scaling, :math:`\alpha_l / r_l`, is s; not under ``use_rslora``, which divides by the root of
+    r_l. Each key is a layer's whole name from the model's root on, so that layer 1 is not taken for layer 11, nor
+    attention's ``output.dense`` for that of feed-forward.
 
     Args:
         model: the base model, before ``get_peft_model``.
@@ -341,10 +343,13 @@ def _config_of(model: nn.Module, options: dict[str, Any], tensors: dict[str, Ten
         "layers": None if len(numbers) == depth else tuple(numbers),
         "ratio": 0,
     }
-    first, s = found[next(iter(found))]
-    same = len({scaling for _, scaling in found.values()}) == 1
-    mean = sum(PRILoRAConfig(**line).ranks(depth)) / depth
-    config = PRILoRAConfig(**line, scaling="mean" if same else "layer", alpha=s * (mean if same else first))
+    means = {stack: statistics.mean(PRILoRAConfig(**line).ranks(len(layers))) for stack, layers in stacks.items()}
+    alphas = {  # if all were alpha / mean(r), or all alpha / r
+        "mean": [s * means[stack] for (stack, _, _), (_, s) in found.items()],
+        "layer": [s * rank for rank, s in found.values()],
+    }
+    scaling = "mean" if math.isclose(min(alphas["mean"]), max(alphas["mean"])) else "layer"
+    config = PRILoRAConfig(**line, scaling=scaling, alpha=alphas[scaling][0])
     planned = {
         (layer.stack, layer.number, inside): (layer.rank, layer.scaling)
         for layer in plan(model, config)[0]

@@ -382,6 +382,26 @@ def test_an_adapter_that_peft_wrote_is_read_with_equal_logits(name, tmp_path):
         assert all(torch.equal(dict(fresh.named_parameters())[n], fresh_head[n]) for n in kept)
 
 
+def test_an_encoder_decoders_adapter_that_peft_wrote_is_read(tmp_path):
+    """Its stacks have mean ranks of their own, and so scalings of their own."""
+    from tests.architectures import ARCHITECTURES, TEXT, build_with, inputs
+
+    (t5,) = (a for a in ARCHITECTURES if a.name == "T5")
+    base = build_with(t5, TEXT)
+    targets = ["q", "k", "v", "o", "wi_0", "wi_1", "wo"]
+    options = peft.LoraConfig(target_modules=targets, **rank_pattern_for(base, first=2, last=5))
+    model = peft.get_peft_model(base, options)
+    for layer in lora_layers(model).values():
+        nn.init.normal_(layer.lora_B, std=0.02)
+    model.save_pretrained(tmp_path)
+    fresh = build_with(t5, TEXT)
+    load_peft_adapter(fresh, tmp_path)
+    adapt(expected := build_with(t5, TEXT), CONFIG)
+    assert [l.scaling for l in lora_layers(fresh).values()] == [l.scaling for l in lora_layers(expected).values()]
+    rows = inputs(t5, TEXT)
+    torch.testing.assert_close(fresh(**rows).logits, model.eval()(**rows).logits, rtol=1e-6, atol=1e-5)
+
+
 PLAIN = {"rank_pattern": {}, "alpha_pattern": {}, "r": 3, "lora_alpha": 6}
 
 
