@@ -330,7 +330,7 @@ class Pruner:
                 given = {**signature.bind_partial(*args).arguments, **kwargs}
                 mask = given.get("attention_mask")
                 if mask is None and kind == "decoder":
-                    mask = _without_padding(given.get("input_ids"), entry.config.pad_token_id)
+                    mask = _without_padding(given.get("input_ids"), getattr(entry.config, "pad_token_id", None))
                 self._tokens[kind] = _real_tokens(mask)
                 self._tokens["memory"] = _real_tokens(given.get("encoder_attention_mask"))
                 self._tokens["head"] = self._tokens[kind]  # behind a decoder its own: it runs last
