@@ -120,8 +120,8 @@ def save_peft_adapter(
         The folder.
 
     Raises:
-        ValueError: the model is not adapted, or is PEFT's own; parameters are trained that an adapter does not hold;
-            or an unknown task.
+        ValueError: the model is not adapted, or is PEFT's own; parameters are trained that an adapter does not hold,
+            or a head has some outside of any module; or an unknown task.
         FileExistsError: the folder holds something.
         ModuleNotFoundError: PEFT is not installed.
         OSError: it can't be written.
@@ -203,12 +203,18 @@ def load_peft_adapter(model: nn.Module, folder: str | Path) -> Report:
 def _lora_config(model: nn.Module, layers: dict[str, LoRALinear], config: PRILoRAConfig) -> LoraConfig:
     of_layers = {split_name(name)[:2]: (layer.rank, layer.scaling) for name, layer in layers.items()}
     rank, scaling = next(iter(of_layers.values()))
+    heads = head_modules(model)
+    if "" in heads:
+        raise ValueError(
+            f"{type(model).__name__} has parameters of its head outside of any module, which PEFT can't write: "
+            "use save_adapter(model, path)"
+        )
     return _peft().LoraConfig(
         r=rank,
         lora_alpha=scaling * rank,
         lora_dropout=config.dropout,
         target_modules=list(layers),
-        modules_to_save=head_modules(model) or None,
+        modules_to_save=heads or None,
         fan_in_fan_out=any(is_conv1d(layer.base) for layer in layers.values()),
         inference_mode=True,
         auto_mapping={"base_model_class": type(model).__name__, "parent_library": type(model).__module__},

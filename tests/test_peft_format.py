@@ -357,6 +357,18 @@ def test_parameters_that_would_be_lost_are_named(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_heads_parameters_outside_of_any_module_are_not_written(tmp_path):
+    import transformers as hf
+
+    config = hf.WhisperConfig(
+        d_model=24, encoder_layers=3, encoder_attention_heads=2, encoder_ffn_dim=40, use_weighted_layer_sum=True
+    )
+    model = hf.WhisperForAudioClassification(config)
+    adapt(model, CONFIG)
+    with pytest.raises(ValueError, match="outside of any module, which PEFT can't write"):
+        save_peft_adapter(model, tmp_path / "adapter")
+
+
 def test_metrics_need_their_task(tmp_path):
     with pytest.raises(ValueError, match="metrics of which task"):
         save_peft_adapter(trained(), tmp_path / "adapter", metrics={"accuracy": 1.0})
