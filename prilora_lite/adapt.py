@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 # DeBERTa (v1, and v2 without share_att_key): these read relative positions, never tokens, so an input norm would mean
 # nothing
 POSITION_LAYERS = ("pos_key_proj", "pos_query_proj", "pos_proj", "pos_q_proj")
+EXPERTS = (
+    "is a mixture of experts: an expert sees only some tokens, so the input norms that pruning rests on would not "
+    "mean the same for all; use a dense model"
+)
 _PEFTS_OWN = (".lora_", ".modules_to_save.")  # in the names of parameters that PEFT adds to those of the base
 
 
@@ -138,7 +142,8 @@ def adapt(model: nn.Module, config: PRILoRAConfig | None = None) -> Report:
     chosen, notes = plan(model, config)
     for layer in chosen:
         for name, module in layer.modules.items():
-            if module.weight.device.type == "meta" or not module.weight.is_floating_point():
+            quantized = not module.weight.is_floating_point() or module.weight.element_size() == 1  # float8
+            if module.weight.device.type == "meta" or quantized:
                 raise ValueError(
                     f"{name} of layer {layer.number} holds {module.weight.dtype} on {module.weight.device}: load the "
                     "model unquantized and with its weights before adapting it; or adapt a quantized one with PEFT's "
@@ -292,8 +297,9 @@ def head_parameters(model: nn.Module) -> list[nn.Parameter]:
     backbone = getattr(model, "base_model", model)
     outputs = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     frozen = set() if outputs is None else {id(p) for p in outputs.parameters()}
-    if backbone is model and is_encoder_decoder(model):  # T5's heads stand beside its stacks, without a backbone
-        parts = (model.get_encoder(), model.get_decoder(), model.get_input_embeddings())
+    if backbone is model and (is_encoder_decoder(model) or "For" in type(model).__name__):
+        # the heads of T5, and of CLIP's and Whisper's classifiers, stand beside the stacks, without a backbone
+        parts = [m for m in model.children() if isinstance(m, nn.Embedding) or _holds_layers(m)]
         return [p for p in model.parameters() if id(p) not in frozen | {id(q) for m in parts for q in m.parameters()}]
     frozen |= {id(p) for name, p in backbone.named_parameters() if "pooler" not in name.split(".")}
     return [p for p in model.parameters() if id(p) not in frozen]
@@ -312,6 +318,10 @@ def split_name(name: str) -> tuple[str, int | None, str]:
     return (match[1] or "", int(match[2]), match[3]) if match else ("", None, name)
 
 
+def _holds_layers(module: nn.Module) -> bool:
+    return any(isinstance(inside, nn.ModuleList) for inside in module.modules())
+
+
 def _refuse_other_structures(backbone: nn.Module, config: object) -> None:
     name = type(backbone).__name__
     for inside, module in backbone.named_modules():
@@ -320,6 +330,8 @@ def _refuse_other_structures(backbone: nn.Module, config: object) -> None:
                 f"{inside} is torch's nn.MultiheadAttention, which reads its weights past any layer in their place, "
                 "so an adapter would have no effect; use a model with linear layers of its own"
             )
+        if inside.rpartition(".")[2] == "experts":
+            raise ValueError(f"{inside} {EXPERTS}")
         if hasattr(module, "base_layer"):
             raise ValueError(f"{inside} is adapted already, by PEFT or the like; load a fresh model")
         if inside and module is not backbone and hasattr(module, "base_model") and not hasattr(backbone, "config"):
@@ -330,10 +342,7 @@ def _refuse_other_structures(backbone: nn.Module, config: object) -> None:
             )
     for attribute in ("num_experts", "num_local_experts", "n_routed_experts"):
         if getattr(config, attribute, None):
-            raise ValueError(
-                f"{name} is a mixture of experts ({attribute}={getattr(config, attribute)}): an expert sees only some "
-                "tokens, so the input norms that pruning rests on would not mean the same for all; use a dense model"
-            )
+            raise ValueError(f"{name} ({attribute}={getattr(config, attribute)}) {EXPERTS}")
     groups = getattr(config, "num_hidden_groups", None)
     if groups is not None and groups < getattr(config, "num_hidden_layers", groups):
         raise ValueError(

@@ -47,12 +47,7 @@ def save_adapter(model: nn.Module, path: str | Path) -> Path:
     config = getattr(model, "prilora_config", None)
     if config is None:
         raise ValueError("this model is not adapted, so there is no adapter to save; call adapt(model, config) first")
-    lost = [n for n, p in model.named_parameters() if p.requires_grad and n not in stored_parameters(model)]
-    if lost:
-        raise ValueError(
-            f"{lost[0]} and {len(lost) - 1} more parameters are trained, but an adapter holds lora_A, lora_B, pooler "
-            "and head alone, so they would be lost: freeze them before training, or save the whole model"
-        )
+    check_all_is_stored(model)
     # safetensors refuses tensors that share memory or have gaps
     tensors = {name: tensor.detach().contiguous().clone() for name, tensor in stored_parameters(model).items()}
     write_whole(path, save(tensors, {KEY: description(model, tensors)}))
@@ -165,6 +160,17 @@ def stored_parameters(model: nn.Module) -> dict[str, Tensor]:
     }
 
 
+def check_all_is_stored(model: nn.Module) -> None:
+    """Raise ValueError if parameters are trained that an adapter does not hold."""
+    stored = stored_parameters(model)
+    lost = [n for n, p in model.named_parameters() if p.requires_grad and n not in stored]
+    if lost:
+        raise ValueError(
+            f"{lost[0]} and {len(lost) - 1} more parameters are trained, but an adapter holds lora_A, lora_B, pooler "
+            "and head alone, so they would be lost: freeze them before training, or save the whole model"
+        )
+
+
 def description(model: nn.Module, tensors: dict[str, Tensor]) -> str:
     """What an adapter's file says in its metadata: configuration, the base's :func:`fingerprint`, and a checksum."""
     text = json.dumps({"format": FORMAT, "config": model.prilora_config.to_dict(), "base": fingerprint(model)})
@@ -275,3 +281,7 @@ def _check_tensors(tensors: dict[str, Tensor], expected: dict[str, tuple[int, ..
                 f"{path} does not fit this model: {name} is {tuple(tensors[name].shape)} in the file, {shape} here"
                 + ("" if "lora" in name else "; a head needs the same number of labels")
             )
+        if not tensors[name].is_floating_point() or tensors[name].element_size() == 1:
+            raise ValueError(f"{path} holds {name} as {tensors[name].dtype}; weights are float32, float16 or bfloat16")
+        if not tensors[name].double().isfinite().all():
+            raise ValueError(f"{path} has NaN or infinity in {name}: the run that it was saved from had diverged")

@@ -8,6 +8,8 @@ import math
 import os
 import re
 import shutil
+import statistics
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +21,7 @@ from torch import Tensor, nn
 from prilora_lite.adapt import Report, find_stacks, head_modules, plan, report, split_name
 from prilora_lite.checkpoint import (
     KEY,
+    check_all_is_stored,
     description,
     put_adapter,
     read_description,
@@ -47,6 +50,7 @@ READ = (
     "megatron_core", "loftq_config", "eva_config", "qalora_group_size", "runtime_config", "ensure_weight_tying",
 )  # fmt: skip
 SAME_BASE = (True, False, "gaussian", "orthogonal", "eva")  # of init_lora_weights: the others change the base's weights
+MOST_TRIES = 10**7  # that matching one of alpha_pattern's keys may need
 INSTEAD = "load the adapter with PEFT's PeftModel, which Pruner and PRILoRACallback work on as well"
 
 
@@ -63,8 +67,9 @@ def rank_pattern_for(
 
     .. math:: r_l = \mathrm{round}\Big(r_s + (r_f - r_s)\,\frac{l}{L-1}\Big), \qquad \alpha_l = s\, r_l
 
-    so that PEFT's own scaling, :math:`\alpha_l / r_l`, is s. Each key is a layer's whole name from the model's root on,
-    so that layer 1 is not taken for layer 11, nor attention's ``output.dense`` for that of feed-forward.
+    so that PEFT's own scaling, :math:`\alpha_l / r_l`, is s; not under ``use_rslora``, which divides by the root of
+    r_l. Each key is a layer's whole name from the model's root on, so that layer 1 is not taken for layer 11, nor
+    attention's ``output.dense`` for that of feed-forward.
 
     Args:
         model: the base model, before ``get_peft_model``.
@@ -118,7 +123,8 @@ def save_peft_adapter(
 
     Raises:
         TypeError: no model, or no path.
-        ValueError: the model is not adapted, or is PEFT's own; an unknown task, or metrics that are none.
+        ValueError: the model is not adapted, or is PEFT's own; parameters are trained that an adapter does not hold,
+            or a head has some outside of any module; an unknown task, or metrics that are none.
         FileExistsError: the folder holds something.
         ModuleNotFoundError: PEFT is not installed.
         OSError: it can't be written.
@@ -130,6 +136,7 @@ def save_peft_adapter(
             "this model is not adapted by adapt(model, config), so there is no adapter to write; a model of PEFT's is "
             "written by its own save_pretrained"
         )
+    check_all_is_stored(model)
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"{folder} holds something already: give another folder, or remove it first")
@@ -187,6 +194,9 @@ def load_peft_adapter(model: nn.Module, folder: str | Path) -> Report:
             f"author save it again, as {WEIGHTS}"
         )
     metadata, tensors = read_tensors(folder / WEIGHTS)
+    twice = [name for name, count in Counter(map(_own_name, tensors)).items() if count > 1]
+    if twice:
+        raise ValueError(f"{folder / WEIGHTS} holds {twice[0]} twice, under two spellings: which one counts?")
     notes = []
     if KEY in metadata:
         config = read_description(metadata[KEY], tensors, model, folder)
@@ -203,12 +213,18 @@ def load_peft_adapter(model: nn.Module, folder: str | Path) -> Report:
 def _lora_config(model: nn.Module, layers: dict[str, LoRALinear], config: PRILoRAConfig) -> LoraConfig:
     of_layers = {split_name(name)[:2]: (layer.rank, layer.scaling) for name, layer in layers.items()}
     rank, scaling = next(iter(of_layers.values()))
+    heads = head_modules(model)
+    if "" in heads:
+        raise ValueError(
+            f"{type(model).__name__} has parameters of its head outside of any module, which PEFT can't write: "
+            "use save_adapter(model, path)"
+        )
     return _peft().LoraConfig(
         r=rank,
         lora_alpha=scaling * rank,
         lora_dropout=config.dropout,
         target_modules=list(layers),
-        modules_to_save=head_modules(model) or None,
+        modules_to_save=heads or None,
         fan_in_fan_out=any(is_conv1d(layer.base) for layer in layers.values()),
         inference_mode=True,
         auto_mapping={"base_model_class": type(model).__name__, "parent_library": type(model).__module__},
@@ -284,12 +300,18 @@ def _read_options(folder: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"{folder} holds no adapter in PEFT's format: there is no {CONFIG} in it")
     try:
         given = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{file} is no JSON ({error}); it may have been cut off: copy it again") from error
     if not isinstance(given, dict):
         raise ValueError(f"{file} must hold one JSON object, got {type(given).__name__}")
     if given.get("peft_type") != "LORA":
         raise ValueError(f"{file} describes {given.get('peft_type')!r}; of PEFT's methods LoRA alone can be read")
+    patterns = given.get("alpha_pattern")
+    slow = [key for key in patterns if not _matches_soon(key)] if isinstance(patterns, dict) else []
+    if slow:
+        raise ValueError(
+            f"{file} has a pattern that could take hours to match, {slow[0][:80]!r}: name the layers plainly"
+        )
     defaults = {f.name: f.default for f in dataclasses.fields(_peft().LoraConfig)}
     for name, value in given.items():
         if name not in defaults and (value is None or value is False):
@@ -337,10 +359,13 @@ def _config_of(model: nn.Module, options: dict[str, Any], tensors: dict[str, Ten
         "layers": None if len(numbers) == depth else tuple(numbers),
         "ratio": 0,
     }
-    first, s = found[next(iter(found))]
-    same = len({scaling for _, scaling in found.values()}) == 1
-    mean = sum(PRILoRAConfig(**line).ranks(depth)) / depth
-    config = PRILoRAConfig(**line, scaling="mean" if same else "layer", alpha=s * (mean if same else first))
+    means = {stack: statistics.mean(PRILoRAConfig(**line).ranks(len(layers))) for stack, layers in stacks.items()}
+    alphas = {  # if all were alpha / mean(r), or all alpha / r
+        "mean": [s * means[stack] for (stack, _, _), (_, s) in found.items()],
+        "layer": [s * rank for rank, s in found.values()],
+    }
+    scaling = "mean" if math.isclose(min(alphas["mean"]), max(alphas["mean"])) else "layer"
+    config = PRILoRAConfig(**line, scaling=scaling, alpha=alphas[scaling][0])
     planned = {
         (layer.stack, layer.number, inside): (layer.rank, layer.scaling)
         for layer in plan(model, config)[0]
@@ -363,8 +388,17 @@ def _scaling(options: dict[str, Any], module: str, rank: int, folder: Path) -> f
     try:
         alpha = patterns.get(_peft().utils.other.get_pattern_key(patterns, module), options["lora_alpha"])
         return alpha / (math.sqrt(rank) if options.get("use_rslora") else rank)
-    except (AttributeError, TypeError, ZeroDivisionError, re.error) as error:
+    except (AttributeError, TypeError, ArithmeticError, RecursionError, re.error) as error:
         raise ValueError(f"{folder / CONFIG} has an alpha that can't be used: {error}") from error
+
+
+def _matches_soon(pattern: str) -> bool:
+    """Whether a regular expression of few repetitions and choices, no group repeated, so that it can't backtrack long.
+
+    On names of some 60 letters a repetition may try each length, a choice both ways; and all of them combine.
+    """
+    repetitions, choices = len(re.findall(r"[*+{]", pattern)), len(re.findall(r"[|?]", pattern))
+    return not re.search(r"\)[*+{]", pattern) and 60**repetitions * 2**choices <= MOST_TRIES
 
 
 def _own_name(name: str) -> str:

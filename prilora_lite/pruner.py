@@ -120,7 +120,7 @@ class Pruner:
     Only forward passes in training mode count, and of them only the tokens that the model's ``attention_mask`` keeps.
     With gradient checkpointing, run the backward pass of one forward pass before the next forward pass: the repeated
     layers are counted by the mask that came in last. Of a decoder beside an encoder the ``decoder_attention_mask`` says
-    which tokens are real; without it all are.
+    which tokens are real; without it, as collators for T5 and BART leave it, all but padding tokens after the first.
 
     Args:
         model: a model with at least one :class:`~.lora.LoRALinear`, or one of PEFT's with LoRA: there the A of the
@@ -188,7 +188,7 @@ class Pruner:
             for kind, entry in entries.items()
         ]
         for source in self.norms:
-            kind = "memory" if reads_the_encoder(source) else kinds.get(modules[source], "head")  # of a head all count
+            kind = "memory" if reads_the_encoder(source) else kinds.get(modules[source], "head")
             self._hooks.append(modules[source].register_forward_pre_hook(self._tap(source, kind)))
 
     def step(self) -> None:
@@ -329,22 +329,34 @@ class Pruner:
         def read_masks(module: nn.Module, args: tuple, kwargs: dict) -> None:
             if module.training:
                 given = {**signature.bind_partial(*args).arguments, **kwargs}
-                self._tokens[kind] = _real_tokens(given.get("attention_mask"))
+                mask = given.get("attention_mask")
+                if mask is None and kind == "decoder":
+                    mask = _without_padding(given.get("input_ids"), getattr(entry.config, "pad_token_id", None))
+                self._tokens[kind] = _real_tokens(mask)
                 self._tokens["memory"] = _real_tokens(given.get("encoder_attention_mask"))
+                self._tokens["head"] = self._tokens[kind]  # behind a decoder its own: it runs last
 
         return read_masks
 
     def _tap(self, name: str, kind: str) -> Any:
         def count(module: nn.Module, args: tuple) -> None:
             if module.training:
-                x = args[0]
-                shape, rows = self._tokens.get(kind) or (x.shape[:-1], None)
-                if shape != x.shape[:-1]:
-                    raise ValueError(
-                        f"the input of {name} is {tuple(x.shape)}, the attention mask {tuple(shape)}: they must agree "
-                        "in (batch, tokens) for padding to be told from tokens; leave layers behind the pooling out "
-                        "of the targets"
+                if kind not in self._tokens:
+                    raise RuntimeError(
+                        f"{name} ran, but not the module of the model where the attention mask comes in, or that one "
+                        "in evaluation mode, so padding can't be told from tokens: call the whole model, after train()"
                     )
+                x = args[0]
+                shape, rows = self._tokens[kind] or (x.shape[:-1], None)
+                if x.shape[:-1] not in (shape, (shape.numel(),)):  # OPT's feed-forward has its tokens in one row
+                    if kind != "head":
+                        raise ValueError(
+                            f"the input of {name} is {tuple(x.shape)}, the attention mask {tuple(shape)}: they must "
+                            "agree in (batch, tokens) for padding to be told from tokens; leave layers behind the "
+                            "pooling out of the targets, and models that put tokens before rows, as XLNet and "
+                            "Longformer do, unpruned (ratio=0)"
+                        )
+                    rows = None  # behind the pooling there is no padding
                 self.norms[name].add(x, rows)
 
         return count
@@ -368,6 +380,15 @@ def _real_tokens(mask: Tensor | None) -> tuple[torch.Size, Tensor] | None:
     if mask.ndim != 2:
         raise ValueError(f"the pruner counts tokens by a mask of shape (batch, tokens), got one of {tuple(mask.shape)}")
     return mask.shape, mask.flatten().nonzero().squeeze(1)
+
+
+def _without_padding(ids: Tensor | None, padding: int | None) -> Tensor | None:
+    """The mask of a decoder that was given none; its first token is real: T5 starts with a padding token."""
+    if ids is None or padding is None:
+        return None
+    real = ids != padding
+    real[:, :1] = True
+    return real
 
 
 def check_pruning(ratio: float, interval: int, decay: float, rule: str, scope: str) -> None:

@@ -115,6 +115,8 @@ def mask_entries(model: nn.Module) -> dict[str, nn.Module]:
     backbone = getattr(model, "base_model", model)
     if is_encoder_decoder(backbone):
         return {"encoder": backbone.encoder, "decoder": backbone.decoder}
+    if isinstance(getattr(backbone, "decoder", None), nn.Module) and not hasattr(backbone, "encoder"):
+        return {"encoder": backbone.decoder}  # OPT's and BART's language models call it past the backbone
     return {"encoder": backbone}
 
 

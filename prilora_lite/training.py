@@ -140,17 +140,28 @@ class PRILoRACallback(SealCheckpoints, ExportableState):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **kwargs: Any
     ) -> None:
-        layers, config = lora_layers(model), getattr(model, "prilora_config", self.config)
+        layers = lora_layers(model)
         if not layers:
             raise RuntimeError(
                 "the model is not adapted: call adapt(model, config), or PEFT's get_peft_model with a LoraConfig, "
                 "before making the Trainer"
             )
+        # of the whole model, or of each stack that was adapted by itself
+        adapted_with = {m.prilora_config for m in model.modules() if "prilora_config" in vars(m)}
+        if len(adapted_with) > 1:
+            raise RuntimeError(
+                f"stacks of the model were adapted with {len(adapted_with)} configurations; one callback prunes by one"
+            )
+        config = next(iter(adapted_with), self.config or PRILoRAConfig())
         if self.config not in (None, config):
             raise RuntimeError(
                 f"PRILoRACallback was given {self.config}, but the model was adapted with {config}; leave the first out"
             )
-        config = config or PRILoRAConfig()
+        if not any(layer.lora_A.requires_grad for layer in layers.values()):
+            raise RuntimeError(
+                "lora_A is frozen in all layers, so nothing would be trained and A still be pruned: "
+                "PeftModel.from_pretrained needs is_trainable=True for an adapter that is to go on training"
+            )
         if any(layer.merged for layer in layers.values()):
             raise RuntimeError("the model is merged, so its adapter would not be trained; call unmerge() on its layers")
         if args.n_gpu > 1:

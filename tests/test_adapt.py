@@ -158,6 +158,22 @@ def test_the_head_beside_the_stacks_of_an_encoder_decoder_is_trained():
     assert trained == {"qa_outputs.weight", "qa_outputs.bias"}
 
 
+def test_the_head_beside_a_stack_without_a_backbone_is_trained():
+    vision = {"hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 40}
+    clip = hf.CLIPConfig(vision_config=vision | {"image_size": 8, "patch_size": 4}, num_labels=2)
+    whisper = hf.WhisperConfig(
+        d_model=24, encoder_layers=3, encoder_attention_heads=2, encoder_ffn_dim=40, num_mel_bins=8,
+        max_source_positions=16, num_labels=2, classifier_proj_size=8,
+    )  # fmt: skip
+    for model, heads in (
+        (hf.CLIPForImageClassification(clip), {"classifier"}),
+        (hf.WhisperForAudioClassification(whisper), {"projector", "classifier"}),
+    ):
+        adapt(model, CONFIG)
+        trained = {name for name, p in model.named_parameters() if p.requires_grad and "lora" not in name}
+        assert trained == {f"{head}.{kind}" for head in heads for kind in ("weight", "bias")}
+
+
 def test_the_training_mode_is_kept():
     for mode in (True, False):
         model = build("bert").train(mode)
@@ -243,6 +259,11 @@ def test_other_structures_are_refused_by_name():
         num_local_experts=2, vocab_size=50,
     )  # fmt: skip
     refused(hf.MixtralModel(mixtral), "mixture of experts")
+    aria = hf.AriaTextConfig(  # another word for their number
+        hidden_size=24, num_hidden_layers=2, num_attention_heads=2, intermediate_size=40, num_key_value_heads=1,
+        moe_num_experts=2, moe_topk=1, moe_num_shared_experts=1, vocab_size=50, pad_token_id=0,
+    )  # fmt: skip
+    refused(hf.AriaTextModel(aria), "mixture of experts")
 
 
 def test_layers_that_an_adapter_could_not_reach_are_refused():
@@ -265,10 +286,11 @@ def test_a_module_around_an_encoder_is_refused_with_the_way_out():
 def test_a_model_without_weights_and_one_that_is_quantized_are_refused_whole():
     with torch.device("meta"):
         refused(build("bert"), "on meta: load the model unquantized and with its weights")
-    model = build("bert")
-    weight = nn.Parameter(torch.zeros(HIDDEN, HIDDEN, dtype=torch.int8), requires_grad=False)
-    model.bert.encoder.layer[2].attention.self.query.weight = weight
-    refused(model, r"attention\.self\.query of layer 2 holds torch\.int8")
+    for dtype in (torch.int8, torch.float8_e4m3fn):
+        model = build("bert")
+        weight = nn.Parameter(torch.zeros(HIDDEN, HIDDEN).to(dtype), requires_grad=False)
+        model.bert.encoder.layer[2].attention.self.query.weight = weight
+        refused(model, rf"attention\.self\.query of layer 2 holds {dtype}")
 
 
 def test_a_model_of_pefts_is_refused():

@@ -177,6 +177,21 @@ def test_an_adapter_of_the_pooler_is_refused_at_the_first_forward_pass():
     pruner.detach()
 
 
+def test_padding_before_a_language_models_head_does_not_count():
+    import transformers as hf
+
+    model = hf.LlamaForCausalLM(build("llama").config).double()
+    model = peft.get_peft_model(model, peft.LoraConfig(target_modules=["lm_head"])).train()
+    pruner, kept = Pruner(model), []
+    ((name, layer),) = pruner.layers.items()
+    layer.layer.register_forward_pre_hook(lambda _, args: kept.append(args[0].detach()))
+    rows = {name: value for name, value in batch().items() if name != "labels"}
+    model(**rows)
+    pruner.step()
+    expected = kept[0][rows["attention_mask"].bool()].square().mean(0)
+    torch.testing.assert_close(pruner.norms[name].mean_square, expected)
+
+
 def test_the_report_counts_a_model_of_pefts():
     model = wrapped()
     ours = build("bert")
@@ -221,6 +236,14 @@ def test_without_a_configuration_a_model_of_pefts_is_pruned_by_the_default(tmp_p
     pruner = callback_of(trainer).pruner
     assert (pruner.ratio, pruner.interval) == (PRILoRAConfig().ratio, PRILoRAConfig().interval)
     assert pruner.history[-1]["after"] == 0.5
+
+
+def test_a_frozen_adapter_is_refused_with_the_way_out(tmp_path):
+    wrapped().save_pretrained(tmp_path / "adapter")
+    model = peft.PeftModel.from_pretrained(build("bert"), tmp_path / "adapter")
+    model.base_model.model.classifier.requires_grad_(True)
+    with pytest.raises(RuntimeError, match=r"lora_A is frozen in all layers.* needs is_trainable=True"):
+        peft_trainer(tmp_path, model=model).train()
 
 
 def test_a_configuration_beside_another_that_the_model_has_is_refused(tmp_path):
@@ -326,6 +349,26 @@ def test_what_adapt_did_not_make_is_not_written(model, tmp_path):
         save_peft_adapter(wrapped() if model == "peft" else model, tmp_path / "adapter")
 
 
+def test_parameters_that_would_be_lost_are_named(tmp_path):
+    model = trained()
+    model.bert.embeddings.word_embeddings.weight.requires_grad_(True)
+    with pytest.raises(ValueError, match=r"word_embeddings\.weight .* would be lost"):
+        save_peft_adapter(model, tmp_path / "adapter")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_heads_parameters_outside_of_any_module_are_not_written(tmp_path):
+    import transformers as hf
+
+    config = hf.WhisperConfig(
+        d_model=24, encoder_layers=3, encoder_attention_heads=2, encoder_ffn_dim=40, use_weighted_layer_sum=True
+    )
+    model = hf.WhisperForAudioClassification(config)
+    adapt(model, CONFIG)
+    with pytest.raises(ValueError, match="outside of any module, which PEFT can't write"):
+        save_peft_adapter(model, tmp_path / "adapter")
+
+
 def test_metrics_need_their_task(tmp_path):
     with pytest.raises(ValueError, match="metrics of which task"):
         save_peft_adapter(trained(), tmp_path / "adapter", metrics={"accuracy": 1.0})
@@ -349,6 +392,26 @@ def test_an_adapter_that_peft_wrote_is_read_with_equal_logits(name, tmp_path):
         kept = {note.split()[0] for note in result.notes}
         assert kept
         assert all(torch.equal(dict(fresh.named_parameters())[n], fresh_head[n]) for n in kept)
+
+
+def test_an_encoder_decoders_adapter_that_peft_wrote_is_read(tmp_path):
+    """Its stacks have mean ranks of their own, and so scalings of their own."""
+    from tests.architectures import ARCHITECTURES, TEXT, build_with, inputs
+
+    (t5,) = (a for a in ARCHITECTURES if a.name == "T5")
+    base = build_with(t5, TEXT)
+    targets = ["q", "k", "v", "o", "wi_0", "wi_1", "wo"]
+    options = peft.LoraConfig(target_modules=targets, **rank_pattern_for(base, first=2, last=5))
+    model = peft.get_peft_model(base, options)
+    for layer in lora_layers(model).values():
+        nn.init.normal_(layer.lora_B, std=0.02)
+    model.save_pretrained(tmp_path)
+    fresh = build_with(t5, TEXT)
+    load_peft_adapter(fresh, tmp_path)
+    adapt(expected := build_with(t5, TEXT), CONFIG)
+    assert [l.scaling for l in lora_layers(fresh).values()] == [l.scaling for l in lora_layers(expected).values()]
+    rows = inputs(t5, TEXT)
+    torch.testing.assert_close(fresh(**rows).logits, model.eval()(**rows).logits, rtol=1e-6, atol=1e-5)
 
 
 PLAIN = {"rank_pattern": {}, "alpha_pattern": {}, "r": 3, "lora_alpha": 6}
@@ -415,6 +478,11 @@ def change(folder, **options):
         ({"lora_alpha": "16", "alpha_pattern": {}}, "an alpha that can't be used"),
         ({"lora_alpha": float("nan"), "alpha_pattern": {}}, "alpha must be a finite number"),
         ({"lora_dropout": 2}, "dropout must lie in"),
+        ({"lora_dropout": 10**400}, "dropout must be a number"),
+        ({"lora_alpha": 10**400, "alpha_pattern": {}}, "an alpha that can't be used"),
+        ({"alpha_pattern": {"([a-z.]+)+!": 3}}, "a pattern that could take hours to match"),
+        ({"alpha_pattern": {"(.|.)" * 40 + "!": 3}}, "a pattern that could take hours to match"),
+        ({"alpha_pattern": {".*" * 20 + "!": 3}}, "a pattern that could take hours to match"),
     ],
 )
 def test_a_configuration_that_can_not_be_honoured_is_refused(written, options, message):
@@ -427,7 +495,15 @@ def test_an_option_of_a_newer_peft_that_is_switched_off_is_passed_over(written):
     load_peft_adapter(build("bert"), written)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "7", "\x00"])
+@pytest.mark.parametrize("pattern", [r".*layer\.(0|1|2|3)\..*", r"^bert\.encoder\.layer\.\d+\.(attention\.)?.+"])
+def test_patterns_as_people_write_them_are_read(written, pattern):
+    change(written, alpha_pattern={pattern: 6})
+    model = build("bert")
+    load_peft_adapter(model, written)
+    assert {layer.scaling * layer.rank for layer in lora_layers(model).values()} == {6}
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "7", "\x00", pytest.param("[" * 10**5, id="nested")])
 def test_a_damaged_configuration_is_refused(written, text):
     (written / "adapter_config.json").write_text(text, encoding="utf-8")
     refused(written, r"adapter_config\.json (is no JSON|must hold one JSON object)")
@@ -476,6 +552,35 @@ def test_a_tensor_with_no_place_is_named(written):
     file = written / "adapter_model.safetensors"
     save_file(load_file(file) | {"base_model.model.extra": torch.zeros(1)}, file)
     refused(written, "in the file have no place, the first is extra")
+
+
+def test_a_tensor_under_two_spellings_is_refused(written):
+    file = written / "adapter_model.safetensors"
+    tensors = load_file(file)
+    name = next(name for name in tensors if name.endswith("lora_A.weight"))
+    save_file(tensors | {name.removeprefix("base_model.model."): tensors[name] + 1}, file)
+    refused(written, "holds .*lora_A twice, under two spellings")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda A: A.to(torch.int8), r"lora_A as torch\.int8"),
+        (lambda A: A > 0, r"lora_A as torch\.bool"),
+        (lambda A: A.to(torch.float8_e4m3fn), r"lora_A as torch\.float8_e4m3fn"),
+        (lambda A: A * float("nan"), r"NaN or infinity in .*lora_A"),
+    ],
+)
+@pytest.mark.parametrize("writer", ["peft", "this library"])
+def test_tensors_that_are_no_weights_are_refused(writer, change, message, written, tmp_path):
+    folder = written if writer == "peft" else save_peft_adapter(trained(), tmp_path / "own")
+    file = folder / "adapter_model.safetensors"
+    with safe_open(file, framework="pt") as opened:
+        metadata = opened.metadata()
+    tensors = load_file(file)
+    name = next(name for name in tensors if name.endswith("lora_A.weight"))
+    save_file(tensors | {name: change(tensors[name])}, file, metadata)
+    refused(folder, message)
 
 
 def test_load_adapter_says_who_reads_pefts_folder(written):

@@ -17,7 +17,10 @@ from tests.models import BUILDERS, batch, build, checkpoint_activations
 
 
 def adapted(name="bert", dtype=torch.float64, **config):
-    model = build(name).to(dtype)
+    return prepared(build(name).to(dtype), **config)
+
+
+def prepared(model, **config):
     adapt(model, PRILoRAConfig(**({"first_rank": 2, "last_rank": 5} | config)))
     for module in model.modules():
         if isinstance(module, LoRALinear):
@@ -39,7 +42,7 @@ class Reference:
 
     def keep(self, name, x):
         if self.mask is not None:
-            self.inputs.setdefault(name, []).append(x[self.mask.bool()].detach().double())
+            self.inputs.setdefault(name, []).append(x.reshape(*self.mask.shape, -1)[self.mask.bool()].detach().double())
 
     def step(self):
         for name, parts in self.inputs.items():
@@ -74,6 +77,68 @@ def test_statistics_under_padding(name):
         pruner.step()
         reference.step()
     assert_statistics_equal(pruner, reference)
+
+
+OPT = hf.OPTConfig(
+    hidden_size=24, num_hidden_layers=2, num_attention_heads=2, ffn_dim=40, vocab_size=99, pad_token_id=0,
+    word_embed_proj_dim=24, max_position_embeddings=32,
+)  # fmt: skip
+
+
+def bart(**changes):
+    return hf.BartConfig(
+        d_model=24, encoder_layers=2, decoder_layers=2, encoder_attention_heads=2, decoder_attention_heads=2,
+        encoder_ffn_dim=40, decoder_ffn_dim=40, vocab_size=99, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+        decoder_start_token_id=2, **changes,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("model", "targets"),
+    [
+        (hf.OPTForSequenceClassification(OPT), None),  # its feed-forward reads all tokens in one row
+        (hf.OPTForCausalLM(OPT), None),  # calls the decoder past the backbone
+        (hf.BartForCausalLM(bart()), ("self_attn.v_proj", "fc1")),  # and so does this one
+    ],
+    ids=["OPT", "OPT language model", "BART language model"],
+)
+def test_the_mask_is_found_where_the_backbone_is_passed_by_or_tokens_stand_in_one_row(model, targets):
+    model = prepared(model.double(), targets=targets)
+    pruner, reference = Pruner(model), Reference(model)
+    inputs = batch()
+    if "CausalLM" in type(model).__name__:
+        inputs["labels"] = inputs["input_ids"]
+    run(model, reference, inputs)
+    pruner.step()
+    reference.step()
+    assert_statistics_equal(pruner, reference)
+
+
+@pytest.mark.parametrize("name", ["BART", "T5"])
+def test_a_decoder_that_is_given_no_mask_does_not_count_its_padding(name):
+    t5 = hf.T5Config(d_model=24, d_kv=12, d_ff=40, num_layers=2, num_heads=2, vocab_size=99, decoder_start_token_id=0)
+    model = hf.T5ForConditionalGeneration(t5) if name == "T5" else hf.BartForConditionalGeneration(bart())
+    model = prepared(model.double())
+    pruner, reference, inputs = Pruner(model), Reference(model), batch()
+    labels = inputs["input_ids"].masked_fill(inputs["attention_mask"] == 0, -100)
+    reference.mask = inputs["attention_mask"].roll(1, dims=1)  # the decoder reads its start, then the labels
+    reference.mask[:, 0] = 1
+    model(**inputs | {"labels": labels})
+    pruner.step()
+    reference.step()
+    for name in (
+        name for name in pruner.layers if "decoder" in name and not name.endswith((".k", "k_proj", "v", "v_proj"))
+    ):
+        source = pruner._source[name]
+        torch.testing.assert_close(pruner.norms[source].mean_square, reference.s[name], rtol=1e-12, atol=0)
+
+
+def test_a_layer_that_runs_without_the_module_that_takes_the_mask_is_an_error():
+    model = adapted()
+    pruner = Pruner(model)
+    with pytest.raises(RuntimeError, match=r"layer\.0.* ran, but not the module .* call the whole model"):
+        model.bert.encoder(torch.zeros(1, 3, 24, dtype=torch.float64))
+    pruner.detach()
 
 
 def test_statistics_under_gradient_accumulation_weigh_by_tokens():

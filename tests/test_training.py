@@ -1,8 +1,10 @@
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
+import transformers as hf
 from datasets import Dataset
 from torch import nn
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
@@ -496,6 +498,24 @@ def test_a_half_written_checkpoint_is_passed_over(tmp_path):
 def test_an_unadapted_model_is_refused(tmp_path):
     with pytest.raises(RuntimeError, match="call adapt"):
         trainer(tmp_path, model=build("bert")).train()
+
+
+def test_a_stack_that_was_adapted_by_itself_is_pruned_by_its_own_configuration(tmp_path):
+    model = build("bert")
+    adapt(model.bert, replace(CONFIG, ratio=0.25))
+    a_trainer = trainer(tmp_path, model=model)
+    a_trainer.train()
+    pruner = callback_of(a_trainer).pruner
+    assert (pruner.ratio, pruner.interval) == (0.25, 3)
+
+
+def test_stacks_that_were_adapted_with_several_configurations_are_refused(tmp_path):
+    config = hf.T5Config(d_model=24, d_kv=12, d_ff=40, num_layers=2, num_heads=2, vocab_size=VOCABULARY)
+    model = hf.T5ForConditionalGeneration(config)
+    adapt(model.encoder, CONFIG)
+    adapt(model.decoder, replace(CONFIG, interval=5))
+    with pytest.raises(RuntimeError, match="stacks of the model were adapted with 2 configurations"):
+        trainer(tmp_path, model=model).train()
 
 
 def test_a_merged_model_is_refused(tmp_path):
