@@ -208,7 +208,7 @@ def ablate(
         raise unknown("backend", backend, BACKENDS)
     if jobs is not None and not (isinstance(jobs, int) and jobs >= 1):
         raise ValueError(f"jobs must be an integer of at least 1, got {jobs!r}")
-    jobs = jobs or (-1 if backend == "ray" else 1)
+    jobs = min(jobs, max(1, len(runs))) if jobs else (-1 if backend == "ray" else 1)
     if jobs != 1 and WORLD_SIZE > 1:
         raise ValueError("several jobs under torchrun: either several runs at a time, or several processes for one run")
     output.parent.mkdir(parents=True, exist_ok=True)

@@ -571,16 +571,23 @@ def test_a_tensor_under_two_spellings_is_refused(written):
         (lambda A: A * float("nan"), r"NaN or infinity in .*lora_A"),
     ],
 )
-@pytest.mark.parametrize("writer", ["peft", "this library"])
-def test_tensors_that_are_no_weights_are_refused(writer, change, message, written, tmp_path):
-    folder = written if writer == "peft" else save_peft_adapter(trained(), tmp_path / "own")
+def test_tensors_that_are_no_weights_are_refused(change, message, written):
+    file = written / "adapter_model.safetensors"
+    tensors = load_file(file)
+    name = next(name for name in tensors if name.endswith("lora_A.weight"))
+    save_file(tensors | {name: change(tensors[name])}, file)
+    refused(written, message)
+
+
+def test_a_tensor_changed_in_what_this_library_wrote_is_noticed(tmp_path):
+    folder = save_peft_adapter(trained(), tmp_path / "own")
     file = folder / "adapter_model.safetensors"
     with safe_open(file, framework="pt") as opened:
         metadata = opened.metadata()
     tensors = load_file(file)
     name = next(name for name in tensors if name.endswith("lora_A.weight"))
-    save_file(tensors | {name: change(tensors[name])}, file, metadata)
-    refused(folder, message)
+    save_file(tensors | {name: tensors[name] * 1.001}, file, metadata)
+    refused(folder, "its SHA-256 is not that of the file's content")
 
 
 def test_load_adapter_says_who_reads_pefts_folder(written):
