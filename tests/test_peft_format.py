@@ -201,6 +201,13 @@ def test_padding_before_a_language_models_head_does_not_count():
     torch.testing.assert_close(pruner.norms[name].mean_square, expected)
 
 
+def test_every_row_counts_before_a_classifier_behind_the_pooling():
+    model = peft.get_peft_model(build("bert"), peft.LoraConfig(target_modules=["classifier"], r=2)).train()
+    pruner = Pruner(model)
+    model(**batch())
+    assert [norms.tokens.item() for norms in pruner.norms.values()] == [3]
+
+
 def test_a_merged_model_of_pefts_is_not_pruned(tmp_path):
     model = wrapped()
     pruner = train(model.train(), 1)
@@ -317,6 +324,7 @@ def test_pefts_auto_class_finds_the_base_that_the_model_was_loaded_from(tmp_path
 
 
 def test_the_folder_holds_three_files_and_no_local_path(tmp_path):
+    (tmp_path / "adapter").mkdir()  # an empty folder is taken
     folder = save_peft_adapter(trained(), tmp_path / "adapter")
     assert sorted(p.name for p in folder.iterdir()) == ["README.md", "adapter_config.json", "adapter_model.safetensors"]
     assert [p.name for p in tmp_path.iterdir()] == ["adapter"]
