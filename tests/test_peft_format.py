@@ -107,6 +107,15 @@ def test_layer_1_is_not_taken_for_layer_11_nor_one_output_dense_for_another():
     assert not any(re.match(rf"(.*\.)?({key})$", "other.encoder.layer.1.output.dense") for key in patterns)
 
 
+@pytest.mark.parametrize(
+    ("options", "alphas"), [({"alpha": 7}, [4, 6, 8, 10]), ({"alpha": 7, "scaling": "layer"}, [7, 7, 7, 7])]
+)
+def test_alpha_is_rank_times_the_scaling_that_was_asked_for(options, alphas):
+    patterns = rank_pattern_for(build("bert"), first=2, last=5, **options)
+    assert list(patterns["rank_pattern"].values()) == [2, 3, 4, 5]  # their mean: 3.5
+    assert list(patterns["alpha_pattern"].values()) == pytest.approx(alphas)
+
+
 def test_ranks_must_fit_the_targets_alone():
     model = build("gpt2")
     with pytest.raises(ValueError, match=r"layer 3 would get rank 30, but attn.c_attn is"):
@@ -190,6 +199,30 @@ def test_padding_before_a_language_models_head_does_not_count():
     pruner.step()
     expected = kept[0][rows["attention_mask"].bool()].square().mean(0)
     torch.testing.assert_close(pruner.norms[name].mean_square, expected)
+
+
+def test_every_row_counts_before_a_classifier_behind_the_pooling():
+    model = peft.get_peft_model(build("bert"), peft.LoraConfig(target_modules=["classifier"], r=2)).train()
+    pruner = Pruner(model)
+    model(**batch())
+    assert [norms.tokens.item() for norms in pruner.norms.values()] == [3]
+
+
+def test_a_merged_model_of_pefts_is_not_pruned(tmp_path):
+    model = wrapped()
+    pruner = train(model.train(), 1)
+    model.merge_adapter()
+    with pytest.raises(RuntimeError, match=r"query is merged: .* call unmerge\(\)"):
+        pruner.prune()
+    with pytest.raises(RuntimeError, match="the model is merged"):
+        peft_trainer(tmp_path, model=model).train()
+
+
+def test_the_report_of_ranks_leaves_out_what_stands_in_no_layer():
+    model = peft.get_peft_model(build("bert"), peft.LoraConfig(target_modules=["query", "pooler.dense"], r=3))
+    result = report(model)
+    assert result.ranks == [3] * LAYERS
+    assert [m.module for m in result.modules if m.layer is None] == ["base_model.model.bert.pooler.dense"]
 
 
 def test_the_report_counts_a_model_of_pefts():
@@ -279,7 +312,19 @@ def test_what_is_written_is_read_back_with_its_configuration(name, tmp_path):
     assert save_adapter(fresh, tmp_path / "a").read_bytes() == save_adapter(model, tmp_path / "b").read_bytes()
 
 
+def test_pefts_auto_class_finds_the_base_that_the_model_was_loaded_from(tmp_path):
+    build("bert").save_pretrained(tmp_path / "base")
+    model = type(build("bert")).from_pretrained(tmp_path / "base")
+    adapt(model, CONFIG)
+    train(model.train(), 2)
+    folder = save_peft_adapter(model.eval(), tmp_path / "adapter")
+    theirs = peft.AutoPeftModel.from_pretrained(folder).eval()
+    torch.testing.assert_close(theirs(**batch()).logits, model(**batch()).logits, rtol=0, atol=1e-6)
+    assert ModelCard.load(folder / "README.md").data.base_model is None  # a local folder is no name on the hub
+
+
 def test_the_folder_holds_three_files_and_no_local_path(tmp_path):
+    (tmp_path / "adapter").mkdir()  # an empty folder is taken
     folder = save_peft_adapter(trained(), tmp_path / "adapter")
     assert sorted(p.name for p in folder.iterdir()) == ["README.md", "adapter_config.json", "adapter_model.safetensors"]
     assert [p.name for p in tmp_path.iterdir()] == ["adapter"]
@@ -288,10 +333,11 @@ def test_the_folder_holds_three_files_and_no_local_path(tmp_path):
 
 def test_flat_ranks_are_written_as_plain_lora(tmp_path):
     model = build("bert")
-    adapt(model, PRILoRAConfig(first_rank=3, last_rank=3, alpha=6, ratio=0))
+    adapt(model, PRILoRAConfig(first_rank=3, last_rank=3, alpha=6, dropout=0.25, ratio=0))
     folder = save_peft_adapter(model, tmp_path / "adapter")
     options = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     assert (options["r"], options["lora_alpha"], options["rank_pattern"]) == (3, 6, {})
+    assert options["lora_dropout"] == 0.25
 
 
 def test_the_card_states_what_the_adapter_is(tmp_path):
@@ -512,6 +558,11 @@ def test_a_damaged_configuration_is_refused(written, text):
 def test_ranks_off_the_line_are_refused_with_the_way_out(tmp_path):
     wrapped(rank_pattern={r".*layer\.2\..*": 7}, alpha_pattern={}, r=3).save_pretrained(tmp_path)
     refused(tmp_path, "layer.2.* rank 7 .* load the adapter with PEFT's PeftModel")
+
+
+def test_scalings_of_no_schedule_are_refused_with_the_way_out(tmp_path):
+    wrapped(rank_pattern={}, alpha_pattern={r".*layer\.2\..*": 7}, r=3, lora_alpha=6).save_pretrained(tmp_path)
+    refused(tmp_path, "scaling .* load the adapter with PEFT's PeftModel")
 
 
 def test_a_pickle_is_not_opened(written):

@@ -133,6 +133,33 @@ def test_a_decoder_that_is_given_no_mask_does_not_count_its_padding(name):
         torch.testing.assert_close(pruner.norms[source].mean_square, reference.s[name], rtol=1e-12, atol=0)
 
 
+@pytest.mark.parametrize("name", ["BERT", "GPT-2"])
+def test_cross_attention_counts_the_encoders_tokens_and_its_query_the_decoders(name):
+    sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 40}
+    bert = hf.BertConfig(**sizes, vocab_size=99, pad_token_id=0)
+    gpt2 = {"n_embd": 24, "n_layer": 2, "n_head": 2, "n_inner": 40, "vocab_size": 99, "pad_token_id": 0}
+    decoder = hf.GPT2Config(**gpt2, bos_token_id=1, eos_token_id=2) if name == "GPT-2" else copy.deepcopy(bert)
+    config = hf.EncoderDecoderConfig.from_encoder_decoder_configs(bert, decoder)
+    config.decoder_start_token_id, config.pad_token_id = 1, 0
+    model = prepared(hf.EncoderDecoderModel(config).double())
+    inputs = batch()
+    own_mask = torch.ones(3, 6, dtype=torch.long)
+    own_mask[0, -2:] = 0  # other rows are padded, and others longer, than in the encoder
+    pruner, kept = Pruner(model), {}
+    for layer_name, layer in pruner.layers.items():
+        layer.register_forward_pre_hook(lambda _, args, n=layer_name: kept.update({n: args[0].detach()}))
+    own = inputs["input_ids"][:, :6]
+    rows = {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"]}
+    model(**rows, decoder_input_ids=own, decoder_attention_mask=own_mask)
+    pruner.step()
+    for layer_name, x in kept.items():
+        mask = inputs["attention_mask"] if x.shape[1] == 8 else own_mask
+        got = pruner.norms[pruner._source[layer_name]].mean_square
+        torch.testing.assert_close(got, x[mask.bool()].square().mean(0), rtol=1e-12, atol=0)
+    reads_encoder = {n for n, x in kept.items() if x.shape[1] == 8 and n.startswith("decoder")}
+    assert len(reads_encoder) == 2 * (1 if name == "GPT-2" else 2)  # in both layers c_attn; key and value
+
+
 def test_a_layer_that_runs_without_the_module_that_takes_the_mask_is_an_error():
     model = adapted()
     pruner = Pruner(model)
