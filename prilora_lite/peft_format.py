@@ -51,6 +51,7 @@ READ = (
 )  # fmt: skip
 SAME_BASE = (True, False, "gaussian", "orthogonal", "eva")  # of init_lora_weights: the others change the base's weights
 MOST_TRIES = 10**7  # that matching one of alpha_pattern's keys may need
+TO_PRUNE = "to prune this one, model.prilora_config = dataclasses.replace(model.prilora_config, ratio=0.5)"
 INSTEAD = "load the adapter with PEFT's PeftModel, which Pruner and PRILoRACallback work on as well"
 
 
@@ -201,11 +202,14 @@ def load_peft_adapter(model: nn.Module, folder: str | Path) -> Report:
     if KEY in metadata:
         config = read_description(metadata[KEY], tensors, model, folder)
     tensors = {_own_name(name): tensor for name, tensor in tensors.items()}
+    layers = _read_layers(options, tensors, folder)
     if KEY not in metadata:
-        config = _config_of(model, options, tensors, folder)
+        config = _line_through(model, layers, options, folder)
         kept = {n: p for n, p in stored_parameters(model).items() if n not in tensors and ".lora_" not in n}
         notes = [f"{name} is not in the file and stays as it is" for name in kept]
+        notes.append("PEFT's adapters say nothing of pruning, so ratio is 0; " + TO_PRUNE)
         tensors |= kept
+    _check_layers(model, config, layers, folder)
     loaded = put_adapter(model, config, tensors, folder)
     return replace(loaded, notes=tuple(notes))
 
@@ -328,58 +332,66 @@ def _read_options(folder: Path) -> dict[str, Any]:
     return {"r": 8, "lora_alpha": 8, "lora_dropout": 0.0} | given
 
 
-def _config_of(model: nn.Module, options: dict[str, Any], tensors: dict[str, Tensor], folder: Path) -> PRILoRAConfig:
-    """The configuration under which :func:`~.adapt.plan` gives each layer the rank and scaling of a PEFT adapter."""
+def _read_layers(options: dict[str, Any], tensors: dict[str, Tensor], folder: Path) -> dict[str, tuple[int, float]]:
+    """Rank and scaling of each module that the adapter adapts, as PEFT would have them."""
+    shapes = {name.removesuffix(".lora_A"): A.shape for name, A in tensors.items() if name.endswith(".lora_A")}
+    if not shapes:
+        raise ValueError(f"{folder} holds no lora_A for any layer of this model")
+    for name, shape in shapes.items():
+        if len(shape) != 2:
+            raise ValueError(f"{folder} adapts {name}, which is no linear layer in a layer of this model")
+    return {name: (rank, _scaling(options, name, rank, folder)) for name, (rank, _) in shapes.items()}
+
+
+def _line_through(
+    model: nn.Module, layers: dict[str, tuple[int, float]], options: dict[str, Any], folder: Path
+) -> PRILoRAConfig:
+    """The configuration with the ranks of the first and the last layer, and the scaling of the first."""
     stacks, _ = find_stacks(model)
     names = {module: name for name, module in model.named_modules()}
     places = {
         names[module]: (stack, number, inside)
-        for stack, layers in stacks.items()
-        for number, modules in layers.items()
+        for stack, numbered in stacks.items()
+        for number, modules in numbered.items()
         for inside, module in modules.items()
     }
-    found: dict[tuple[str, int, str], tuple[int, float]] = {}
-    for name, A in tensors.items():
-        module = name.removesuffix(".lora_A")
-        if name != module:
-            if module not in places or A.ndim != 2:
-                raise ValueError(f"{folder} adapts {module}, which is no linear layer in a layer of this model")
-            found[places[module]] = A.shape[0], _scaling(options, module, A.shape[0], folder)
-    if not found:
-        raise ValueError(f"{folder} holds no lora_A for any layer of this model")
-    numbers = sorted({number for _, number, _ in found})
-    depth = max(map(len, stacks.values()))
-    rank = {number: rank for (_, number, _), (rank, _) in found.items()}
-    insides, all_insides = (list(dict.fromkeys(inside for _, _, inside in p)) for p in (found, places.values()))
+    for name in layers:
+        if name not in places:
+            raise ValueError(f"{folder} adapts {name}, which is no linear layer in a layer of this model")
+    rank = {places[name][1]: rank for name, (rank, _) in layers.items()}
+    insides, all_insides = (list(dict.fromkeys(places[name][2] for name in some)) for some in (layers, places))
     line = {
-        "first_rank": rank[numbers[0]],
-        "last_rank": rank[numbers[-1]],
+        "first_rank": rank[min(rank)],
+        "last_rank": rank[max(rank)],
         "dropout": options["lora_dropout"],
         "targets": None if set(insides) == set(all_insides) else tuple(insides),
-        "layers": None if len(numbers) == depth else tuple(numbers),
+        "layers": None if len(rank) == max(map(len, stacks.values())) else tuple(sorted(rank)),
         "ratio": 0,
     }
-    means = {stack: statistics.mean(PRILoRAConfig(**line).ranks(len(layers))) for stack, layers in stacks.items()}
+    means = {stack: statistics.mean(PRILoRAConfig(**line).ranks(len(numbered))) for stack, numbered in stacks.items()}
     alphas = {  # if all were alpha / mean(r), or all alpha / r
-        "mean": [s * means[stack] for (stack, _, _), (_, s) in found.items()],
-        "layer": [s * rank for rank, s in found.values()],
+        "mean": [s * means[places[name][0]] for name, (_, s) in layers.items()],
+        "layer": [s * rank for rank, s in layers.values()],
     }
     scaling = "mean" if math.isclose(min(alphas["mean"]), max(alphas["mean"])) else "layer"
-    config = PRILoRAConfig(**line, scaling=scaling, alpha=alphas[scaling][0])
-    planned = {
-        (layer.stack, layer.number, inside): (layer.rank, layer.scaling)
-        for layer in plan(model, config)[0]
-        for inside in layer.modules
-    }
-    for place in planned.keys() | found.keys():
-        (rank_there, s_there), (rank_here, s_here) = found.get(place, (0, 0)), planned.get(place, (0, 0))
-        if rank_there != rank_here or not math.isclose(s_there, s_here):
+    return PRILoRAConfig(**line, scaling=scaling, alpha=alphas[scaling][0])
+
+
+def _check_layers(model: nn.Module, config: PRILoRAConfig, layers: dict[str, tuple[int, float]], folder: Path) -> None:
+    """Raise ValueError if a configuration gives a module another rank or scaling than the adapter has."""
+    here = {name: (layer.rank, layer.scaling) for name, layer in lora_layers(model).items()}
+    if not here:
+        names = {module: name for name, module in model.named_modules()}
+        planned = plan(model, config)[0]
+        here = {names[m]: (layer.rank, layer.scaling) for layer in planned for m in layer.modules.values()}
+    for name in sorted(here.keys() | layers.keys()):
+        (rank, s), (rank_here, s_here) = layers.get(name, (0, 0)), here.get(name, (0, 0))
+        if rank != rank_here or not math.isclose(s, s_here):
             raise ValueError(
-                f"{folder} gives {'.'.join(map(str, place))} rank {rank_there} and scaling "
-                f"{s_there:g}; on a line through the other layers they would be {rank_here} and {s_here:g}, and only "
-                f"ranks on a line can be read here: {INSTEAD}"
+                f"{folder} gives {name} rank {rank} and scaling {s:g}; on a line through its other layers, or by the "
+                f"configuration that it was written with, they would be {rank_here} and {s_here:g}, and only such "
+                f"ranks can be read here: {INSTEAD}"
             )
-    return config
 
 
 def _scaling(options: dict[str, Any], module: str, rank: int, folder: Path) -> float:

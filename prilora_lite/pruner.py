@@ -8,7 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prilora_lite.structure import in_features, lora_layers, mask_entries, reads_the_encoder, source_of_input, unwrapped
+from prilora_lite.structure import (
+    in_features,
+    lora_layers,
+    mask_entries,
+    reads_the_encoder,
+    shares_inputs,
+    source_of_input,
+    unwrapped,
+)
 
 IMPORTANCE_RULES = ("magnitude_input", "magnitude", "random")
 PRUNING_SCOPES = ("row", "matrix")
@@ -176,7 +184,8 @@ class Pruner:
         self._tokens: dict[str, tuple[torch.Size, Tensor] | None] = {}
 
         modules = dict(model.named_modules())
-        self._source = {name: source_of_input(name, modules) for name in self.layers}
+        shared = shares_inputs(model)
+        self._source = {name: source_of_input(name, modules) if shared else name for name in self.layers}
         self.norms = {
             source: InputNorms(in_features(modules[source]), next(modules[source].parameters()).device)
             for source in dict.fromkeys(self._source.values())
@@ -353,8 +362,7 @@ class Pruner:
                         raise ValueError(
                             f"the input of {name} is {tuple(x.shape)}, the attention mask {tuple(shape)}: they must "
                             "agree in (batch, tokens) for padding to be told from tokens; leave layers behind the "
-                            "pooling out of the targets, and models that put tokens before rows, as XLNet and "
-                            "Longformer do, unpruned (ratio=0)"
+                            "pooling out of the targets"
                         )
                     rows = None  # behind the pooling there is no padding
                 self.norms[name].add(x, rows)

@@ -20,6 +20,8 @@ _READS_THE_INPUT_OF = {
 }  # fmt: skip
 _CROSS_ATTENTION = ("cross", "encoder_attn", "EncDecAttention")  # in the names of BERT's and GPT-2's, BART's and T5's
 _READS_THE_ENCODER = ("key", "value", "k_proj", "v_proj", "k", "v", "c_attn")  # there; the query reads the decoder
+_ADD_POSITIONS = ("detr", "maskformer", "mask2former", "oneformer", "grounding-dino", "d_fine")  # in the kind of model
+_TOKENS_FIRST = ("xlnet", "longformer", "led", "fsmt")
 _REFUSED = {
     "FullyShardedDataParallel": "FSDP splits each weight among the processes",
     "FSDPModule": "FSDP splits each weight among the processes",
@@ -104,6 +106,21 @@ def unwrapped(model: nn.Module) -> nn.Module:
     while isinstance(model, nn.parallel.DistributedDataParallel) or hasattr(model, "_orig_mod"):
         model = model._orig_mod if hasattr(model, "_orig_mod") else model.module
     return model
+
+
+def shares_inputs(model: nn.Module) -> bool:
+    """Whether query, key and value read one tensor; in DETR and its kin positions are added to the first two.
+
+    Raises:
+        ValueError: a model whose layers have the tokens before the rows, so that no mask fits their inputs.
+    """
+    kind = str(getattr(getattr(model, "config", None), "model_type", ""))
+    if kind in _TOKENS_FIRST:
+        raise ValueError(
+            f"the layers of {kind} have the tokens before the rows, so padding can't be told from tokens in their "
+            "inputs: train it without pruning (ratio=0)"
+        )
+    return not any(part in kind for part in _ADD_POSITIONS)
 
 
 def mask_entries(model: nn.Module) -> dict[str, nn.Module]:

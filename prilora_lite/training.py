@@ -155,7 +155,8 @@ class PRILoRACallback(SealCheckpoints, ExportableState):
         config = next(iter(adapted_with), self.config or PRILoRAConfig())
         if self.config not in (None, config):
             raise RuntimeError(
-                f"PRILoRACallback was given {self.config}, but the model was adapted with {config}; leave the first out"
+                f"PRILoRACallback was given {self.config}, but the model was adapted with {config}; leave the first "
+                "out, or change the second: model.prilora_config = dataclasses.replace(model.prilora_config, ratio=...)"
             )
         if not any(layer.lora_A.requires_grad for layer in layers.values()):
             raise RuntimeError(

@@ -1,5 +1,6 @@
 """PEFT's models pruned as they are, and adapters in its format, both ways."""
 
+import dataclasses
 import json
 import re
 import warnings
@@ -434,8 +435,7 @@ def test_an_adapter_that_peft_wrote_is_read_with_equal_logits(name, tmp_path):
     torch.testing.assert_close(fresh(**batch()).logits, model(**batch()).logits, rtol=0, atol=1e-6)
     assert result.adapter_nonzero == report(model).adapter_nonzero < result.adapter
     if name != "bert":  # no pooler and head in the file: they stay, and it is said
-        assert all("is not in the file and stays" in note for note in result.notes)
-        kept = {note.split()[0] for note in result.notes}
+        kept = {note.split()[0] for note in result.notes if "is not in the file and stays as it is" in note}
         assert kept
         assert all(torch.equal(dict(fresh.named_parameters())[n], fresh_head[n]) for n in kept)
 
@@ -458,6 +458,19 @@ def test_an_encoder_decoders_adapter_that_peft_wrote_is_read(tmp_path):
     assert [l.scaling for l in lora_layers(fresh).values()] == [l.scaling for l in lora_layers(expected).values()]
     rows = inputs(t5, TEXT)
     torch.testing.assert_close(fresh(**rows).logits, model.eval()(**rows).logits, rtol=1e-6, atol=1e-5)
+
+
+def test_an_adapter_that_peft_wrote_is_pruned_once_its_ratio_is_set(tmp_path):
+    wrapped(modules_to_save=["pooler", "classifier"]).save_pretrained(tmp_path / "adapter")
+    model = build("bert")
+    result = load_peft_adapter(model, tmp_path / "adapter")
+    assert "ratio is 0" in result.notes[-1]
+    with pytest.raises(RuntimeError, match=r"change the second: model\.prilora_config = dataclasses\.replace"):
+        peft_trainer(tmp_path, model=model).train()
+    model.prilora_config = dataclasses.replace(model.prilora_config, ratio=0.5)
+    trainer = peft_trainer(tmp_path, PRILoRACallback(), model=model)
+    trainer.train()
+    assert callback_of(trainer).pruner.sparsity() == 0.5
 
 
 PLAIN = {"rank_pattern": {}, "alpha_pattern": {}, "r": 3, "lora_alpha": 6}
@@ -628,6 +641,13 @@ def test_tensors_that_are_no_weights_are_refused(change, message, written):
     name = next(name for name in tensors if name.endswith("lora_A.weight"))
     save_file(tensors | {name: change(tensors[name])}, file)
     refused(written, message)
+
+
+def test_another_alpha_than_the_adapter_was_written_with_is_noticed(tmp_path):
+    """PEFT would go by the file."""
+    folder = save_peft_adapter(trained(), tmp_path / "adapter")
+    change(folder, lora_alpha=1000, alpha_pattern={})
+    refused(folder, "rank 2 and scaling 500; .*the configuration that it was written with")
 
 
 def test_a_tensor_changed_in_what_this_library_wrote_is_noticed(tmp_path):

@@ -590,6 +590,22 @@ def test_a_pruner_that_never_saw_a_training_pass_says_so():
         pruner.prune()
 
 
+def test_where_positions_are_added_to_query_and_key_each_reads_its_own_input():
+    model = adapted()
+    assert len(Pruner(model).norms) == len(model.bert.encoder.layer) * 4
+    model.config.model_type = "conditional_detr"
+    pruner = Pruner(model)
+    assert list(pruner.norms) == list(pruner.layers)
+
+
+def test_a_model_with_the_tokens_before_the_rows_is_refused():
+    config = hf.XLNetConfig(d_model=24, n_layer=2, n_head=2, d_inner=40, vocab_size=99)
+    model = hf.XLNetForSequenceClassification(config)
+    adapt(model, PRILoRAConfig(first_rank=2, last_rank=5))
+    with pytest.raises(ValueError, match=r"xlnet have the tokens before the rows.*without pruning \(ratio=0\)"):
+        Pruner(model)
+
+
 def test_a_layer_that_no_forward_pass_reaches_is_named():
     """BART's decoder by itself has cross-attention that never runs."""
     config = hf.BartConfig(
