@@ -101,8 +101,9 @@ def unwrapped(model: nn.Module) -> nn.Module:
     expect(nn.Module, model, "a model")
     kinds = {kind.__name__ for module in model.modules() for kind in type(module).__mro__}
     kinds |= {"DeepSpeedEngine" for parameter in model.parameters() if hasattr(parameter, "ds_id")}  # ZeRO-3
-    for name in kinds & _REFUSED.keys():
-        raise ValueError(f"{_REFUSED[name]}, so A can't be pruned there: {INSTEAD}")
+    for name, reason in _REFUSED.items():
+        if name in kinds:
+            raise ValueError(f"{reason}, so A can't be pruned there: {INSTEAD}")
     while isinstance(model, nn.parallel.DistributedDataParallel) or hasattr(model, "_orig_mod"):
         model = model._orig_mod if hasattr(model, "_orig_mod") else model.module
     return model

@@ -187,15 +187,17 @@ def test_several_runs_at_a_time_and_several_processes_a_run_are_refused(rows, tm
 # Ways to train in which no process has whole weights
 
 
-class FullyShardedDataParallel(nn.Module):
-    """By name the wrapper of FSDP1, which needs a GPU to be made."""
-
+class Wrapper(nn.Module):
     def __init__(self, module):
         super().__init__()
         self.module = module
 
 
-class DeepSpeedEngine(FullyShardedDataParallel):
+class FullyShardedDataParallel(Wrapper):
+    """By name the wrapper of FSDP1, which needs a GPU to be made."""
+
+
+class DeepSpeedEngine(Wrapper):
     """By name DeepSpeed's."""
 
 
