@@ -260,13 +260,14 @@ def _card(
     counts = report(model)
     As = [layer.lora_A for layer in lora_layers(model).values()]
     sparsity = 1 - sum(int(A.count_nonzero()) for A in As) / sum(A.numel() for A in As)
+    pruned = f"{config.ratio:g} of A, by {config.importance}, every {config.interval} optimizer steps"
+    if not config.ratio:
+        pruned = "not by this configuration" if sparsity else "nothing"
     rows = {
         "base model": base or "unknown",
         "ranks, first layer to last": ", ".join(map(str, counts.ranks)),
         "scaling": ", ".join(f"{s:g}" for s in dict.fromkeys(module.scaling for module in counts.modules)),
-        "pruned in training": f"{config.ratio:g} of A, by {config.importance}, every {config.interval} optimizer steps"
-        if config.ratio
-        else "nothing",
+        "pruned in training": pruned,
         "lora_A and lora_B": f"{counts.adapter:,} entries, {counts.adapter_nonzero:,} not zero",
         "zeros in lora_A": f"{sparsity:.1%}",
         "pooler and head": f"{counts.head:,} entries",

@@ -361,6 +361,16 @@ def test_the_card_states_what_the_adapter_is(tmp_path):
     assert (result.dataset_config, result.metric_type, result.metric_value) == ("mrpc", "accuracy", 0.75)
 
 
+@pytest.mark.parametrize(("zeros", "said"), [(False, "nothing"), (True, "not by this configuration")])
+def test_the_card_of_an_adapter_with_ratio_0_says_what_it_can(zeros, said, tmp_path):
+    model = build("bert")
+    adapt(model, dataclasses.replace(CONFIG, ratio=0))
+    if zeros:
+        train(model.train(), 2)
+    card = ModelCard.load(save_peft_adapter(model, tmp_path / "a") / "README.md")
+    assert f"| pruned in training | {said} |" in card.text
+
+
 def test_a_presets_adapter_names_its_base_on_the_hub_and_the_revision(tmp_path):
     model, _ = load_encoder("pocket", get_task("pocket-cola"))
     model.prilora_encoder = "minilm"
