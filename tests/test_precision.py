@@ -93,14 +93,20 @@ def test_a_compiled_model_has_the_statistics_and_masks_of_a_plain_one(listens_to
         assert torch.equal(pruner.norms[name].mean_square, norms.mean_square)
 
 
-def test_a_pruner_made_after_a_compiled_model_ran_listens_to_it():
+def test_a_pruner_made_after_a_compiled_model_ran_listens_to_it_or_says_that_it_can_not():
+    """Older releases of torch don't look for new hooks once they have compiled a module."""
     plain, model = model_without_dropout(), model_without_dropout()
     compiled = torch.compile(model, backend="eager")
     compiled(**batch())
     pruner, expected = Pruner(model), Pruner(plain)
-    for each, its in ((compiled, pruner), (plain, expected)):
+    for each in (compiled, plain):
         each(**batch(seed=1))
-        its.step()
+    expected.step()
+    try:
+        pruner.step()
+    except RuntimeError as error:
+        assert "make the Pruner before training starts" in str(error)
+        return
     for name, norms in expected.norms.items():
         assert torch.equal(pruner.norms[name].mean_square, norms.mean_square)
 
