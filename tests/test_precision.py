@@ -101,12 +101,12 @@ def test_a_pruner_made_after_a_compiled_model_ran_listens_to_it_or_says_that_it_
     pruner, expected = Pruner(model), Pruner(plain)
     for each in (compiled, plain):
         each(**batch(seed=1))
-    expected.step()
-    try:
-        pruner.step()
-    except RuntimeError as error:
-        assert "make the Pruner before training starts" in str(error)
+    if not any(norms.tokens for norms in pruner.norms.values()):
+        with pytest.raises(RuntimeError, match="make the Pruner before training starts"):
+            pruner.step()
         return
+    expected.step()
+    pruner.step()
     for name, norms in expected.norms.items():
         assert torch.equal(pruner.norms[name].mean_square, norms.mean_square)
 
