@@ -110,8 +110,12 @@ def keep_mask(scores: Tensor, ratio: float, scope: str = "row") -> Tensor:
     Returns:
         Boolean (r, n), True where the entry survives. Of equal scores the lower index is pruned first.
 
+    Raises:
+        ValueError: a ratio out of range.
+
     Source: comparing within a row is Wanda's; the rounding and the ties are our choice.
     """
+    _check_ratio(ratio)
     rows = scores if scope == "row" else scores.reshape(1, -1)
     k = int(ratio * rows.shape[1] + 1e-9)
     least = rows.argsort(dim=1, stable=True)[:, :k]
@@ -399,10 +403,14 @@ def _without_padding(ids: Tensor | None, padding: int | None) -> Tensor | None:
     return real
 
 
-def check_pruning(ratio: float, interval: int, decay: float, rule: str, scope: str) -> None:
-    """Raise ValueError with the way out if a pruning setting is out of range."""
+def _check_ratio(ratio: float) -> None:
     if not 0 <= ratio < 1:
         raise ValueError(f"the pruning ratio must lie in [0, 1), for example 0.5 for half of A, got {ratio!r}")
+
+
+def check_pruning(ratio: float, interval: int, decay: float, rule: str, scope: str) -> None:
+    """Raise ValueError with the way out if a pruning setting is out of range."""
+    _check_ratio(ratio)
     if isinstance(interval, bool) or not isinstance(interval, int) or interval < 1:
         raise ValueError(f"the pruning interval must be an integer of at least 1 optimizer step, got {interval!r}")
     if not 0 <= decay < 1:

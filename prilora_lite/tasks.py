@@ -150,7 +150,10 @@ def compute_metrics(task: str | Task, predictions: ArrayLike, labels: ArrayLike)
         ValueError: an unknown task, predictions that are not finite, or another number of them than of labels.
     """
     task = get_task(task)
-    predictions, labels = np.asarray(predictions, dtype=np.float64), np.asarray(labels)
+    try:
+        predictions, labels = np.asarray(predictions, dtype=np.float64), np.asarray(labels)
+    except OverflowError as error:
+        raise ValueError(f"predictions must be finite numbers: {error}") from error
     if not np.isfinite(predictions).all():
         raise ValueError(f"the model predicts NaN or infinity on {task.name}: it diverged; lower the learning rate")
     predicted = predictions.argmax(axis=-1) if task.labels else predictions.reshape(len(labels))

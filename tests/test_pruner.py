@@ -349,6 +349,12 @@ def test_masks_by_hand():
     assert keep_mask(scores, 0.5, "matrix").int().tolist() == [[1, 1, 0, 1], [1, 0, 0, 1], [0, 0, 0, 1]]
 
 
+@pytest.mark.parametrize("ratio", [-0.1, 1, float("inf"), float("nan")])
+def test_a_mask_of_a_ratio_out_of_range_is_refused(ratio):
+    with pytest.raises(ValueError, match=r"the pruning ratio must lie in \[0, 1\)"):
+        keep_mask(torch.rand(2, 4), ratio)
+
+
 def test_ties_go_to_the_lower_index():
     assert keep_mask(torch.ones(2, 5), 0.4).int().tolist() == [[0, 0, 1, 1, 1]] * 2
     assert keep_mask(torch.ones(2, 3), 0.5, "matrix").int().tolist() == [[0, 0, 0], [1, 1, 1]]
