@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -94,10 +93,10 @@ class Report:
     def __repr__(self) -> str:
         width = max([len(module.module) for module in self.modules] + [6])
         lines = [f"{'layer':>5}  {'module':<{width}}  {'shape':>11}  {'rank':>4}  {'parameters':>10}  {'non-zero':>10}"]
-        stacks = {stack: list(modules) for stack, modules in itertools.groupby(self.modules, key=lambda m: m.stack)}
-        for stack, modules in stacks.items():
-            lines += [f"{stack}:"] if len(stacks) > 1 else []
-            for m in modules:
+        stacks = dict.fromkeys(module.stack for module in self.modules)
+        for stack in stacks:
+            lines += [f"{stack or 'outside the layers'}:"] if len(stacks) > 1 else []
+            for m in (module for module in self.modules if module.stack == stack):
                 number, shape = "-" if m.layer is None else m.layer, f"{m.shape[0]}x{m.shape[1]}"
                 lines.append(
                     f"{number:>5}  {m.module:<{width}}  {shape:>11}  {m.rank:>4}  {m.parameters:>10,}  {m.nonzero:>10,}"

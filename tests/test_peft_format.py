@@ -237,6 +237,14 @@ def test_the_report_counts_a_model_of_pefts():
     assert report(model).adapter_nonzero < its.adapter
 
 
+def test_the_reports_table_has_every_module_of_pefts_wherever_it_stands():
+    config = peft.LoraConfig(target_modules=["pre_classifier", "q_lin", "classifier"])
+    result = report(peft.get_peft_model(build("distilbert"), config))
+    rows = [line.split()[1] for line in repr(result).splitlines() if line.split()[2:3] in (["24x24"], ["2x24"])]
+    assert sorted(rows) == sorted(module.module for module in result.modules)
+    assert len(rows) == LAYERS + 2
+
+
 def peft_trainer(folder, callback=None, model=None, **arguments):
     """A researcher's script on PEFT; one line builds the ranks, one the callback."""
     torch.manual_seed(0)
