@@ -67,9 +67,7 @@ def release(folder: Path, course: Path) -> list[Path]:
         for name in names:
             directory = CourseDirectory(config=config, assignment_id=name)
             converter = GenerateAssignment(coursedir=directory, config=config, no_database=True)
-            converter.preprocessors = [
-                step for step in converter.preprocessors if step is not SaveCells
-            ]  # no gradebook
+            converter.preprocessors = [step for step in converter.preprocessors if step is not SaveCells]
             try:
                 converter.start()
             except NbGraderException as error:

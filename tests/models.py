@@ -11,6 +11,7 @@ import torch
 import transformers as hf
 from torch import Tensor, nn
 
+from prilora_lite import PRILoRAConfig, Pruner
 from prilora_lite.tasks import Task
 
 LAYERS, HIDDEN, INNER, VOCABULARY = 4, 24, 40, 99
@@ -102,6 +103,19 @@ def batch(rows: int = 3, tokens: int = 8, padding: int = 3, seed: int = 0) -> di
     if padding:
         ids[-1, -padding:], mask[-1, -padding:] = 0, 0
     return {"input_ids": ids, "attention_mask": mask, "labels": torch.arange(rows) % 2}
+
+
+def train(model: nn.Module, config: PRILoRAConfig, steps: int = 2) -> Pruner:
+    """A few plain steps with pruning, in a loop of one's own; the pruner, which listens no more."""
+    pruner = Pruner(model.train(), **config.pruning())
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    for seed in range(steps):
+        model(**batch(seed=seed)).loss.backward()
+        optimizer.step()
+        pruner.step()
+        optimizer.zero_grad()
+    pruner.detach()
+    return pruner
 
 
 def checkpoint_activations(model: nn.Module, reentrant: bool) -> None:

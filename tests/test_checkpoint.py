@@ -16,23 +16,16 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import prilora_lite.checkpoint as checkpoint
-from prilora_lite import LoRALinear, PRILoRAConfig, Pruner, adapt, load_adapter, merge_and_unload, save_adapter
-from tests.models import BUILDERS, batch, build
+from prilora_lite import LoRALinear, PRILoRAConfig, adapt, load_adapter, merge_and_unload, save_adapter
+from tests.models import BUILDERS, batch, build, train
 
 CONFIG = PRILoRAConfig(first_rank=2, last_rank=5, interval=2)
 
 
-def trained(name="bert", steps=2):
-    model = build(name).train()
+def trained(name="bert"):
+    model = build(name)
     adapt(model, CONFIG)
-    pruner = Pruner(model, **CONFIG.pruning())
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
-    for seed in range(steps):
-        model(**batch(seed=seed)).loss.backward()
-        optimizer.step()
-        pruner.step()
-        optimizer.zero_grad()
-    pruner.detach()
+    train(model, CONFIG)
     return model.eval()
 
 

@@ -31,7 +31,8 @@ from prilora_lite import (
 )
 from prilora_lite.structure import lora_layers
 from prilora_lite.tasks import get_task
-from tests.models import BUILDERS, LAYERS, batch, build
+from tests.models import BUILDERS, LAYERS, batch, build, train
+from tests.test_checkpoint import trained
 from tests.test_training import assert_same_weights, callback_of, dataset
 
 peft = pytest.importorskip("peft")
@@ -50,26 +51,6 @@ def wrapped(name="bert", dtype=torch.float32, adapter="default", **options):
         **options,
     }
     return peft.get_peft_model(model, peft.LoraConfig(fan_in_fan_out=name == "gpt2", **options), adapter_name=adapter)
-
-
-def trained(name="bert"):
-    """This library's model after two steps, half of A pruned."""
-    model = build(name).train()
-    adapt(model, CONFIG)
-    train(model, 2)
-    return model.eval()
-
-
-def train(model, steps):
-    pruner = Pruner(model, **CONFIG.pruning())
-    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
-    for seed in range(steps):
-        model(**batch(seed=seed)).loss.backward()
-        optimizer.step()
-        pruner.step()
-        optimizer.zero_grad()
-    pruner.detach()
-    return pruner
 
 
 def without_dropout(model):
@@ -143,7 +124,7 @@ def test_peft_trains_and_prunes_as_this_librarys_layer_in_float64(name):
         its.lora_A.data.copy_(own.lora_A)
         its.lora_B.data.copy_(own.lora_B)
     for model in (ours, theirs):
-        train(without_dropout(model), 4)
+        train(without_dropout(model), CONFIG, 4)
     for own, its in pairs:
         assert torch.equal(own.lora_A == 0, its.lora_A == 0)
         torch.testing.assert_close(its.lora_A.double(), own.lora_A, rtol=1e-6, atol=1e-9)
@@ -157,7 +138,7 @@ def test_only_the_active_of_several_adapters_is_pruned():
     model.add_adapter("second", peft.LoraConfig(target_modules=["query", "output.dense"], r=3))
     model.set_adapter("second")
     before = {name: p.detach().clone() for name, p in model.named_parameters() if ".lora_A.first" in name}
-    train(model.train(), 2)
+    train(model.train(), CONFIG, 2)
     assert all(torch.equal(p, before[name]) for name, p in model.named_parameters() if name in before)
     seconds = [p for name, p in model.named_parameters() if ".lora_A.second" in name]
     assert len(seconds) == 3 * LAYERS
@@ -211,7 +192,7 @@ def test_every_row_counts_before_a_classifier_behind_the_pooling():
 
 def test_a_merged_model_of_pefts_is_not_pruned(tmp_path):
     model = wrapped()
-    pruner = train(model.train(), 1)
+    pruner = train(model.train(), CONFIG, 1)
     model.merge_adapter()
     with pytest.raises(RuntimeError, match=r"query is merged: .* call unmerge\(\)"):
         pruner.prune()
@@ -233,7 +214,7 @@ def test_the_report_counts_a_model_of_pefts():
     its, own = report(model), report(ours)
     assert its.ranks == own.ranks == linear_ranks(LAYERS, 2, 5)
     assert (its.adapter, its.head, its.base) == (own.adapter, own.head, own.base)
-    train(model.train(), 2)
+    train(model.train(), CONFIG, 2)
     assert report(model).adapter_nonzero < its.adapter
 
 
@@ -325,7 +306,7 @@ def test_pefts_auto_class_finds_the_base_that_the_model_was_loaded_from(tmp_path
     build("bert").save_pretrained(tmp_path / "base")
     model = type(build("bert")).from_pretrained(tmp_path / "base")
     adapt(model, CONFIG)
-    train(model.train(), 2)
+    train(model.train(), CONFIG, 2)
     folder = save_peft_adapter(model.eval(), tmp_path / "adapter")
     theirs = peft.AutoPeftModel.from_pretrained(folder).eval()
     torch.testing.assert_close(theirs(**batch()).logits, model(**batch()).logits, rtol=0, atol=1e-6)
@@ -374,7 +355,7 @@ def test_the_card_of_an_adapter_with_ratio_0_says_what_it_can(zeros, said, tmp_p
     model = build("bert")
     adapt(model, dataclasses.replace(CONFIG, ratio=0))
     if zeros:
-        train(model.train(), 2)
+        train(model.train(), CONFIG, 2)
     card = ModelCard.load(save_peft_adapter(model, tmp_path / "a") / "README.md")
     assert f"| pruned in training | {said} |" in card.text
 
@@ -445,7 +426,7 @@ def test_metrics_need_their_task(tmp_path):
 @architectures
 def test_an_adapter_that_peft_wrote_is_read_with_equal_logits(name, tmp_path):
     model = wrapped(name)
-    train(model.train(), 2)
+    train(model.train(), CONFIG, 2)
     model.eval().save_pretrained(tmp_path)
     fresh = build(name)
     fresh_head = {n: p.detach().clone() for n, p in fresh.named_parameters()}
@@ -507,7 +488,7 @@ PLAIN = {"rank_pattern": {}, "alpha_pattern": {}, "r": 3, "lora_alpha": 6}
 )
 def test_pefts_options_become_a_configuration(options, expected, tmp_path):
     model = wrapped(**options)
-    train(model.train(), 2)
+    train(model.train(), CONFIG, 2)
     model.eval().save_pretrained(tmp_path)
     fresh = build("bert")
     load_peft_adapter(fresh, tmp_path)
