@@ -61,22 +61,23 @@ class LoRALinear(nn.Module):
         self.register_buffer("unmerged_weight", None, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.base(x)
+        tokens = x.reshape(-1, x.shape[-1])
+        y = self.base(tokens)
         if self.merged:
             if self.training and torch.is_grad_enabled():
                 raise RuntimeError(
                     "this layer is merged, so no gradient would reach lora_A and lora_B: "
                     "call unmerge() to train, or eval() to predict"
                 )
-            return y
+            return y.view(*x.shape[:-1], self.out_features)
         if self.dropout and self.training:
-            x = F.dropout(x, self.dropout)
-        h = F.linear(x, self.lora_A.to(x.dtype))
-        # y + s h B^T in one product: scale and sum cost no pass of their own over the (tokens, m) output. B^T is made
-        # contiguous because that lays out B's gradient as (r, tokens)(tokens, m), several times faster than (m, r).
-        B_T = self.lora_B.to(x.dtype).T.contiguous()
-        update = torch.addmm(y.reshape(-1, self.out_features), h.reshape(-1, self.rank), B_T, alpha=self.scaling)
-        return update.view(y.shape)
+            tokens = F.dropout(tokens, self.dropout)
+        h = F.linear(tokens, self.lora_A.to(x.dtype))
+        # y += s h B^T, in one product and in place: scaling and adding cost no pass of their own over (tokens, m).
+        # B^T is made contiguous because that lays out B's gradient as (r, tokens)(tokens, m), several times faster
+        # than (m, tokens)(tokens, r).
+        y = y.addmm_(h, self.lora_B.to(y.dtype).T.contiguous(), alpha=self.scaling)
+        return y.view(*x.shape[:-1], self.out_features)
 
     def delta_weight(self) -> Tensor:
         r""":math:`\Delta W = s\,B A`, laid out like the base's weight: (m, n), or (n, m) over ``Conv1D``."""

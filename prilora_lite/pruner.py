@@ -185,7 +185,7 @@ class Pruner:
         self._masks: dict[str, Tensor] = {}  # permanent masks, where regrowth is off
         self._generator = torch.Generator().manual_seed(seed)
         # Of the forward pass under way, for each kind of tokens: the attention mask's shape, and where real tokens are
-        self._tokens: dict[str, tuple[torch.Size, Tensor] | None] = {}
+        self._tokens: dict[str, tuple[torch.Size, Tensor | None] | None] = {}
 
         modules = dict(model.named_modules())
         shared = shares_inputs(model)
@@ -385,13 +385,14 @@ class Pruner:
             norms.squares, norms.tokens, flat = flat[:n].clone(), flat[n].clone(), flat[n + 1 :]
 
 
-def _real_tokens(mask: Tensor | None) -> tuple[torch.Size, Tensor] | None:
-    """An attention mask's shape (batch, tokens), and the places of its ones when flattened."""
+def _real_tokens(mask: Tensor | None) -> tuple[torch.Size, Tensor | None] | None:
+    """An attention mask's shape (batch, tokens), and the places of its ones when flattened; None where all are ones."""
     if mask is None:
         return None
     if mask.ndim != 2:
         raise ValueError(f"the pruner counts tokens by a mask of shape (batch, tokens), got one of {tuple(mask.shape)}")
-    return mask.shape, mask.flatten().nonzero().squeeze(1)
+    rows = mask.flatten().nonzero().squeeze(1)
+    return mask.shape, rows if len(rows) < mask.numel() else None
 
 
 def _without_padding(ids: Tensor | None, padding: int | None) -> Tensor | None:

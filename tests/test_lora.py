@@ -144,6 +144,17 @@ def test_autocast_computes_in_its_type_and_trains_in_float32():
     assert layer.lora_A.grad.dtype == layer.lora_B.grad.dtype == torch.float32
 
 
+def test_the_update_is_added_to_the_bases_output_without_another_tensor_of_its_size():
+    layer, places = make(), []
+    layer.base.register_forward_hook(lambda module, args, output: places.append(output.data_ptr()))
+    assert layer(torch.randn(2, 3, layer.in_features, dtype=torch.float64)).data_ptr() == places[0]
+
+
+def test_an_input_of_another_width_is_refused():
+    with pytest.raises(RuntimeError, match="shapes"):
+        make()(torch.randn(2, 3, 14, dtype=torch.float64))
+
+
 def test_a_base_without_bias():
     layer = LoRALinear(nn.Linear(7, 5, bias=False), 2, scaling=1.0)
     x = torch.randn(3, 7)

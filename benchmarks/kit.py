@@ -1,0 +1,103 @@
+"""How long a newcomer waits: a fresh clone, its first figure, every notebook, the tests, a slider."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.measure import seconds
+from prilora_lite import recordings, widgets
+
+ROOT = Path(__file__).parent.parent
+
+NOTEBOOKS = """
+import json
+from pathlib import Path
+from prilora_lite.notebooks import execute
+
+print(json.dumps({path.name: execute(path) for path in sorted(Path("notebooks").glob("*.ipynb"))}))
+"""
+
+
+def fresh_clone(rounds: int) -> dict[str, Any]:
+    """Seconds of each thing that a newcomer does, once, in a clone with an environment of its own.
+
+    The package index must be reached; how long installing takes is its speed, and the size of torch's build there.
+    """
+    with tempfile.TemporaryDirectory() as place:
+        clone, programs = Path(place) / "clone", Path(place) / "venv" / ("Scripts" if os.name == "nt" else "bin")
+        python = programs / "python"
+        commands = {
+            "clone": ["git", "clone", "--quiet", ROOT, clone],
+            "environment": [sys.executable, "-m", "venv", programs.parent],
+            "install": [python, "-m", "pip", "install", "--quiet", "-r", "requirements.txt"],
+            "first figure": [programs / "prilora-lite", "ablate"],
+            "notebooks": [python, "-c", NOTEBOOKS],
+            "tests": [python, "-m", "pytest", "-q"],
+        }
+        taken, said = {}, {}
+        for name, command in commands.items():
+            print(f"{name} ...", end=" ", flush=True)
+            begin = time.perf_counter()
+            said[name] = _call(command, clone if clone.is_dir() else Path(place))
+            taken[name] = time.perf_counter() - begin
+            print(f"{taken[name]:.0f} s", flush=True)
+    each = json.loads(said["notebooks"].strip().splitlines()[-1])
+    return {"seconds": taken, "notebooks": each, "tests": said["tests"].strip().splitlines()[-1].strip("= ")}
+
+
+def _call(command: list[str | Path], cwd: Path) -> str:
+    ours = ("PYTHONPATH", "VIRTUAL_ENV", "OMP_NUM_THREADS")
+    variables = {name: value for name, value in os.environ.items() if name not in ours}
+    done = subprocess.run(list(map(str, command)), cwd=cwd, env=variables, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(map(str, command))} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
+    return done.stdout
+
+
+def sliders(rounds: int) -> dict[str, list[float]]:
+    """Seconds from a slider's new value to the new picture, in the kernel, for each control of each widget."""
+    torch.manual_seed(0)
+    explorers = {
+        "rank": widgets.explore_rank(torch.randn(384, 384)),
+        "schedule": widgets.explore_schedule(12, [(128, 128)] * 4 + [(256, 128), (128, 256)]),
+        "importance": widgets.explore_importance(torch.randn(8, 128), [torch.randn(200, 128) for _ in range(40)]),
+        "pruning": widgets.explore_pruning(),
+        "grid": widgets.explore_grid(recordings.load_study("pocket_grid")),
+    }
+    moves = {
+        f"{name}, {control}": _move(widget)
+        for name, explorer in explorers.items()
+        for control, widget in explorer.controls.items()
+    }
+    return seconds(moves, rounds)
+
+
+def _move(control: Any) -> Callable[[], None]:
+    """Moves a control to another value and, the next time, back."""
+    there, back = _another(control), control.value
+
+    def move() -> None:
+        control.value = there if control.value == back else back
+
+    return move
+
+
+def _another(control: Any) -> Any:
+    if hasattr(control, "options"):
+        return next(option for option in control.options if option != control.value)
+    return control.value + 1 if control.value < control.max else control.value - 1
+
+
+def cases(device: str) -> dict[str, dict[str, Callable[[int], Any]]]:
+    """Part -> case -> what measures it, given the number of rounds."""
+    return {"kit": {"sliders": sliders, "fresh clone": fresh_clone}}

@@ -1,0 +1,193 @@
+"""From ``results/speed.jsonl`` to its tables and its figure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from benchmarks.measure import exponent, ratio_of_medians
+from prilora_lite.plots import COLOURS
+
+Results = dict[str, dict[str, Any]]  # part -> case -> what was measured
+
+LABELS = {
+    "frozen": "frozen encoder", "bitfit": "BitFit", "lora": "LoRA", "prilora": "PRILoRA", "peft": "PEFT LoRA",
+    "peft, no cast": "PEFT LoRA, input cast off", "adalora": "PEFT AdaLoRA", "full": "full fine-tuning",
+}  # fmt: skip
+
+STEPS = (
+    ("LoRA / PEFT LoRA", "lora", "peft"),
+    ("LoRA / PEFT LoRA, its input cast off", "lora", "peft, no cast"),
+    ("PRILoRA / LoRA: what pruning costs", "prilora", "lora"),
+    ("PRILoRA / PEFT AdaLoRA", "prilora", "adalora"),
+    ("LoRA / frozen encoder", "lora", "frozen"),
+    ("PEFT LoRA / frozen encoder", "peft", "frozen"),
+    ("BitFit / frozen encoder", "bitfit", "frozen"),
+    ("full fine-tuning / frozen encoder", "full", "frozen"),
+)
+FLOOR = "the floor: frozen encoder with LoRA's bare products / frozen encoder"
+INFERENCE = (
+    ("merged / plain model", "lora, merged", "base"),
+    ("merged and unloaded / plain model", "lora, unloaded", "base"),
+    ("unmerged / plain model", "lora", "base"),
+    ("PEFT LoRA unmerged / plain model", "peft", "base"),
+)
+MEMORY = (
+    ("LoRA / PEFT LoRA", "lora", "peft"),
+    ("PRILoRA / PEFT LoRA", "prilora", "peft"),
+    ("LoRA / frozen encoder", "lora", "frozen"),
+    ("LoRA / full fine-tuning", "lora", "full"),
+)
+PRUNE = "one prune of all layers / the 40 steps before it"
+
+
+def gather(records: Iterable[dict[str, Any]], device: str) -> Results:
+    """The results of one device by part and case."""
+    results: Results = {}
+    for record in records:
+        place, part, case = record["key"]
+        if place == device:
+            results.setdefault(part, {})[case] = record["result"]
+    return results
+
+
+def headline(results: Results) -> str:
+    """The main table: one column for each of the settings in which all methods were timed."""
+    columns = _columns(results, "steps", "memory", "inference", "handling", "prune")
+    rows: list[tuple[str, list[str]]] = [("**a training step**", [""] * len(columns))]
+    rows += [(label, [_ratio(results["steps"][c], a, b) for c in columns]) for label, a, b in STEPS]
+    rows.append((FLOOR, [_interval(*floor(results["steps"][c])) for c in columns]))
+    rows.append((PRUNE, [_share(results["prune"][c]) for c in columns]))
+    rows.append(("**peak memory of training**", [""] * len(columns)))
+    peaks = results["memory"]
+    rows += [(label, [f"{peaks[c][a] / peaks[c][b]:.3f}" for c in columns]) for label, a, b in MEMORY]
+    rows.append(("**a forward pass**", [""] * len(columns)))
+    rows += [(label, [_ratio(results["inference"][c], a, b) for c in columns]) for label, a, b in INFERENCE]
+    rows.append(("**adapt, save, load** (ms; PEFT's)", [""] * len(columns)))
+    rows += [(action, [_both(results["handling"][c], action) for c in columns]) for action in ("adapt", "save", "load")]
+    rows.append(("file (kB; PEFT's)", [_sizes(results["handling"][c]["bytes"]) for c in columns]))
+    return _markdown(["", *columns], [[label, *cells] for label, cells in rows])
+
+
+def floor(taken: dict[str, list[float]]) -> tuple[float, float, float]:
+    """What no LoRA can go below: the frozen encoder and the bare products, as a ratio to the frozen encoder."""
+    both = [a + b for a, b in zip(taken["frozen"], taken["products"], strict=True)]
+    return ratio_of_medians(both, taken["frozen"])
+
+
+def settings(results: Results) -> str:
+    """Every setting: LoRA's step and peak memory, and ratios."""
+    rows = []
+    for case, taken in results["steps"].items():
+        peaks = results["memory"][case]
+        q1, q3 = np.percentile(taken["lora"], [25, 75])
+        rows.append([
+            case, f"{1000 * np.median(taken['lora']):.0f} ({1000 * q1:.0f} to {1000 * q3:.0f})",
+            _ratio(taken, "lora", "peft"), _ratio(taken, "prilora", "lora"), _ratio(taken, "lora", "frozen"),
+            f"{peaks['lora'] / 1e6:,.0f}", f"{peaks['lora'] / peaks['peft']:.3f}",
+        ])  # fmt: skip
+    ratios = ["LoRA / PEFT LoRA", "PRILoRA / LoRA", "LoRA / frozen encoder"]
+    return _markdown(["", "LoRA, ms (quartiles)", *ratios, "LoRA's peak, MB", "/ PEFT LoRA's"], rows)
+
+
+def methods(results: Results) -> str:
+    """Milliseconds and peak megabytes of every method, where all were timed."""
+    columns = _columns(results, "steps", "memory")
+    rows = []
+    for name, label in LABELS.items():
+        times = [1000 * np.median(results["steps"][case][name]) for case in columns]
+        peaks = [results["memory"][case][name] / 1e6 for case in columns]
+        rows.append([label, *(f"{time:,.0f} ms, {peak:,.0f} MB" for time, peak in zip(times, peaks, strict=True))])
+    return _markdown(["", *columns], rows)
+
+
+def growth(results: Results) -> str:
+    """By what a doubled rank, depth or length multiplies a step's time and peak memory: 2 to the fitted power."""
+    rows = []
+    for axis, found in results["growth"].items():
+        sizes = found["sizes"]
+        for name, taken in found["seconds"].items():
+            time = _interval(*(2**p for p in exponent(sizes, taken)))
+            memory = 2 ** exponent(sizes, [[b] for b in found["bytes"][name]])[0]
+            first, last = (1000 * np.median(taken[i]) for i in (0, -1))
+            rows.append([
+                f"{axis}, {sizes[0]} to {sizes[-1]}", LABELS[name], f"{first:.0f} to {last:.0f}", time,
+                f"{found['bytes'][name][0] / 1e6:,.0f} to {found['bytes'][name][-1] / 1e6:,.0f}", f"{memory:.2f}",
+            ])  # fmt: skip
+    return _markdown(["", "", "step, ms", "doubling multiplies it by", "peak, MB", "doubling multiplies it by"], rows)
+
+
+def kit(results: Results) -> str:
+    """What a newcomer waits for."""
+    clone, moves = results["kit"]["fresh clone"], results["kit"]["sliders"]
+    wait = clone["seconds"]
+    first = sum(wait[name] for name in ("clone", "environment", "install", "first figure"))
+    rows = [["fresh clone to first figure", f"{first:.0f} s, of which installing {wait['install']:.0f} s"]]
+    rows += [[name, f"{seconds:.0f} s"] for name, seconds in clone["notebooks"].items()]
+    rows.append(["all tests", f"{wait['tests'] / 60:.1f} min ({clone['tests']})"])
+    slowest = max(moves, key=lambda name: np.median(moves[name]))
+    medians = [1000 * np.median(taken) for taken in moves.values()]
+    rows.append(["a slider's move", f"{min(medians):.0f} to {max(medians):.0f} ms (slowest: {slowest})"])
+    return _markdown(["", ""], rows)
+
+
+def figure(results: Results) -> Figure:
+    """Time of a step of each method as a multiple of the frozen encoder's, with 95 % intervals and LoRA's floor."""
+    columns = _columns(results, "steps")
+    drawn = Figure(figsize=(10, 3.6), layout="constrained")
+    for axes, case in zip(drawn.subplots(1, len(columns), sharey=True, squeeze=False)[0], columns, strict=True):
+        taken = results["steps"][case]
+        for place, name in enumerate(LABELS):
+            ratio, low, high = ratio_of_medians(taken[name], taken["frozen"])
+            ours = name in ("lora", "prilora")
+            colour = COLOURS[1] if ours else COLOURS[0]
+            axes.barh(place, ratio, color=colour, height=0.6, alpha=0.85 if ours else 0.6)
+            axes.errorbar(ratio, place, xerr=[[ratio - low], [high - ratio]], color="black", capsize=3)
+            axes.annotate(f"{ratio:.2f}", (high, place), (5, 0), textcoords="offset points", va="center", fontsize=9)
+        bound, _, _ = floor(taken)
+        axes.axvline(bound, color="black", linestyle="--", linewidth=1.2)
+        axes.annotate(f"LoRA's floor {bound:.2f}", (bound, -0.75), (3, 0), textcoords="offset points", fontsize=9)
+        axes.set_title(case)
+        axes.set_xlabel("time of a training step / frozen encoder's")
+        axes.spines[["top", "right", "left"]].set_visible(False)
+        axes.tick_params(axis="y", length=0)
+        axes.set_xlim(0, 1.15 * max(np.median(values) for values in taken.values()) / np.median(taken["frozen"]))
+    axes.set_yticks(range(len(LABELS)), LABELS.values())
+    axes.set_ylim(len(LABELS) - 0.5, -1.1)
+    return drawn
+
+
+def _columns(results: Results, *parts: str) -> list[str]:
+    """The settings in which all methods were timed, and that all these parts have."""
+    everywhere = set.intersection(*(set(results[part]) for part in parts))
+    return [case for case, taken in results["steps"].items() if "products" in taken and case in everywhere]
+
+
+def _ratio(taken: dict[str, list[float]], a: str, b: str) -> str:
+    return _interval(*ratio_of_medians(taken[a], taken[b]))
+
+
+def _interval(value: float, low: float, high: float) -> str:
+    return f"{value:.2f} ({low:.2f} to {high:.2f})"
+
+
+def _share(taken: dict[str, list[float]]) -> str:
+    ratio, low, high = (value / 40 for value in ratio_of_medians(taken["prune"], taken["step"]))
+    return f"{ratio:.3%} ({low:.3%} to {high:.3%})"
+
+
+def _both(found: dict[str, Any], action: str) -> str:
+    ours, theirs = (1000 * np.median(found["seconds"][f"{action}, {name}"]) for name in ("lora", "peft"))
+    return f"{ours:.0f} ({theirs:.0f})"
+
+
+def _sizes(sizes: dict[str, int]) -> str:
+    return f"{sizes['lora'] / 1000:,.0f} ({sizes['peft'] / 1000:,.0f})"
+
+
+def _markdown(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
