@@ -1,12 +1,12 @@
-"""Speed and cost of fine-tuning with this library, with PEFT and without any, and of the kit itself.
+"""Speed and cost of fine-tuning with this library, with PEFT and without either, and the kit's own waiting times.
 
-    python -m benchmarks                     # all of it, some 70 minutes on two CPU cores
-    python -m benchmarks steps memory        # parts of it
-    python -m benchmarks --rounds 0          # only the tables and the figure, from what was measured before
+    python -m benchmarks                 # all of it, some 70 minutes on two CPU cores
+    python -m benchmarks steps memory    # parts of it
 
-Methods are interleaved in one process. Each finished case is one line of ``results/speed.jsonl``; started again, the
-command goes on with the cases that are missing. Beside the file it writes the tables (``speed.md``) and the figure
-(``speed.png``). To measure a case anew, delete its line. Nothing else should run on the machine meanwhile.
+Methods take turns in one process, a fresh one for each case: what ran before in a process changes how fast memory is
+had, and times by several percent. Each finished case is one line of the output; started again, the command goes on with
+the cases that are missing, and makes the tables (``.md``) and the figure (``.png``) beside it anew. Nothing else should
+run on the machine meanwhile.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from __future__ import annotations
 import argparse
 import io
 import sys
+from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import version
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
@@ -33,14 +35,16 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=20, help="how often each step is timed (default: %(default)s)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch (default: %(default)s)")
-    parser.add_argument("--output", type=Path, default=Path("results/speed.jsonl"), metavar="FILE")
+    parser.add_argument("--output", type=Path, default=Path("runs/speed.jsonl"), metavar="FILE")
     options = parser.parse_args()
     if unknown := set(options.parts) - set(PARTS):
         parser.error(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+    if options.rounds < 2:
+        parser.error(f"--rounds must be at least 2, for there to be a spread, got {options.rounds}")
     torch.set_num_threads(options.threads)
-    if options.rounds:
-        measure(options.parts or PARTS, options.device, options.rounds, options.output)
-    write_tables(options.output, options.device)
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    measure(options.parts or PARTS, options.device, options.rounds, options.output)
+    publish(options.output, options.device)
     return 0
 
 
@@ -50,30 +54,24 @@ def measure(parts: list[str], device: str, rounds: int, output: Path) -> None:
     everything = speed.cases(device) | kit.cases(device)
     environment = describe_environment("fp32", device) | {"peft": version("peft"), "threads": torch.get_num_threads()}
     del environment["precision"]  # each case names its own
-    for part in parts:
-        for case, run in everything[part].items():
-            key = [device, part, case]
-            if key in known:
-                continue
-            print(f"{part}: {case}", file=sys.stderr, flush=True)
-            append_record(output, {"key": key, "rounds": rounds, "environment": environment, "result": run(rounds)})
+    wanted = [(part, case, run) for part in parts for case, run in everything[part].items()]
+    for part, case, run in wanted:
+        key = [device, part, case]
+        if key in known:
+            continue
+        print(f"{part}: {case}", file=sys.stderr, flush=True)
+        fresh = ProcessPoolExecutor(1, get_context("spawn"), torch.set_num_threads, (torch.get_num_threads(),))
+        with fresh as process:
+            result = process.submit(run, rounds).result()
+        append_record(output, {"key": key, "rounds": rounds, "environment": environment, "result": result})
 
 
-def write_tables(file: Path, device: str) -> None:
-    """Print all tables that the file has the parts for, and write them beside it, with the figure."""
-    records = read_records(file)
-    results = show.gather(records, device)
-    tables = {
-        "What it costs, in ratios": (show.headline, ("steps", "memory", "inference", "handling", "prune")),
-        "Every method": (show.methods, ("steps", "memory")),
-        "Every setting": (show.settings, ("steps", "memory")),
-        "Growth": (show.growth, ("growth",)),
-        "The kit": (show.kit, ("kit",)),
-    }
-    known = {title: table for title, (table, needs) in tables.items() if results.keys() >= set(needs)}
-    text = [f"## {title}\n\n{table(results)}\n" for title, table in known.items()]
-    print("\n".join(text))
-    write_whole(file.with_suffix(".md"), "\n".join(text).encode())
+def publish(file: Path, device: str) -> None:
+    """Print the tables that the file has the parts for, and write them beside it, with the figure."""
+    results = show.gather(read_records(file), device)
+    text = show.tables(results)
+    print(text)
+    write_whole(file.with_suffix(".md"), text.encode())
     if "steps" in results:
         picture = io.BytesIO()
         show.figure(results).savefig(picture, dpi=150)

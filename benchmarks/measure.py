@@ -34,16 +34,17 @@ def seconds(
         for step in generator.permutation(list(steps)):
             if before is not None:
                 before()
-            _wait()
+            wait()
             begin = time.perf_counter()
             steps[step]()
-            _wait()
+            wait()
             if number >= WARM_UP:
                 taken[step].append(time.perf_counter() - begin)
     return taken
 
 
-def _wait() -> None:
+def wait() -> None:
+    """Until a GPU has done what it was told."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 

@@ -1,4 +1,4 @@
-"""From ``results/speed.jsonl`` to its tables and its figure."""
+"""From the file of measurements to its tables and its figure."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from benchmarks.contenders import INTERVAL
 from benchmarks.measure import exponent, ratio_of_medians
 from prilora_lite.plots import COLOURS
 
@@ -41,7 +42,7 @@ MEMORY = (
     ("LoRA / frozen encoder", "lora", "frozen"),
     ("LoRA / full fine-tuning", "lora", "full"),
 )
-PRUNE = "one prune of all layers / the 40 steps before it"
+PRUNE = f"one prune of all layers / the {INTERVAL} steps before it"
 
 
 def gather(records: Iterable[dict[str, Any]], device: str) -> Results:
@@ -52,6 +53,20 @@ def gather(records: Iterable[dict[str, Any]], device: str) -> Results:
         if place == device:
             results.setdefault(part, {})[case] = record["result"]
     return results
+
+
+def tables(results: Results) -> str:
+    """All tables that there are the parts for, in Markdown."""
+    known = {
+        "What it costs, in ratios": (headline, ("steps", "memory", "inference", "handling", "prune")),
+        "Every method": (methods, ("steps", "memory")),
+        "Every setting": (settings, ("steps", "memory")),
+        "Growth": (growth, ("growth",)),
+        "The kit": (kit, ("kit",)),
+    }
+    return "\n".join(
+        f"## {title}\n\n{table(results)}\n" for title, (table, parts) in known.items() if set(parts) <= set(results)
+    )
 
 
 def headline(results: Results) -> str:
@@ -81,8 +96,8 @@ def floor(taken: dict[str, list[float]]) -> tuple[float, float, float]:
 def settings(results: Results) -> str:
     """Every setting: LoRA's step and peak memory, and ratios."""
     rows = []
-    for case, taken in results["steps"].items():
-        peaks = results["memory"][case]
+    for case in [case for case in results["steps"] if case in results["memory"]]:
+        taken, peaks = results["steps"][case], results["memory"][case]
         q1, q3 = np.percentile(taken["lora"], [25, 75])
         rows.append([
             case, f"{1000 * np.median(taken['lora']):.0f} ({1000 * q1:.0f} to {1000 * q3:.0f})",
@@ -122,15 +137,17 @@ def growth(results: Results) -> str:
 
 def kit(results: Results) -> str:
     """What a newcomer waits for."""
-    clone, moves = results["kit"]["fresh clone"], results["kit"]["sliders"]
-    wait = clone["seconds"]
-    first = sum(wait[name] for name in ("clone", "environment", "install", "first figure"))
-    rows = [["fresh clone to first figure", f"{first:.0f} s, of which installing {wait['install']:.0f} s"]]
-    rows += [[name, f"{seconds:.0f} s"] for name, seconds in clone["notebooks"].items()]
-    rows.append(["all tests", f"{wait['tests'] / 60:.1f} min ({clone['tests']})"])
-    slowest = max(moves, key=lambda name: np.median(moves[name]))
-    medians = [1000 * np.median(taken) for taken in moves.values()]
-    rows.append(["a slider's move", f"{min(medians):.0f} to {max(medians):.0f} ms (slowest: {slowest})"])
+    rows = []
+    if clone := results["kit"].get("fresh clone"):
+        wait = clone["seconds"]
+        first = sum(wait[name] for name in ("clone", "environment", "install", "first figure"))
+        rows.append(["fresh clone to first figure", f"{first:.0f} s, of which installing {wait['install']:.0f} s"])
+        rows += [[name.removesuffix(".ipynb"), f"{taken:.0f} s"] for name, taken in clone["notebooks"].items()]
+        rows.append(["all tests", f"{wait['tests'] / 60:.1f} min ({clone['tests']})"])
+    if moves := results["kit"].get("sliders"):
+        medians = {name: 1000 * np.median(taken) for name, taken in moves.items()}
+        slowest = max(medians, key=medians.get)
+        rows.append(["a slider's move", f"{min(medians.values()):.0f} to {medians[slowest]:.0f} ms ({slowest})"])
     return _markdown(["", ""], rows)
 
 
@@ -146,7 +163,7 @@ def figure(results: Results) -> Figure:
             colour = COLOURS[1] if ours else COLOURS[0]
             axes.barh(place, ratio, color=colour, height=0.6, alpha=0.85 if ours else 0.6)
             axes.errorbar(ratio, place, xerr=[[ratio - low], [high - ratio]], color="black", capsize=3)
-            axes.annotate(f"{ratio:.2f}", (high, place), (5, 0), textcoords="offset points", va="center", fontsize=9)
+            axes.annotate(f"{ratio:.2f}", (0, place), (5, 0), textcoords="offset points", va="center", fontsize=10)
         bound, _, _ = floor(taken)
         axes.axvline(bound, color="black", linestyle="--", linewidth=1.2)
         axes.annotate(f"LoRA's floor {bound:.2f}", (bound, -0.75), (3, 0), textcoords="offset points", fontsize=9)
@@ -154,7 +171,7 @@ def figure(results: Results) -> Figure:
         axes.set_xlabel("time of a training step / frozen encoder's")
         axes.spines[["top", "right", "left"]].set_visible(False)
         axes.tick_params(axis="y", length=0)
-        axes.set_xlim(0, 1.15 * max(np.median(values) for values in taken.values()) / np.median(taken["frozen"]))
+        axes.set_xlim(0, 1.05 * max(np.median(values) for values in taken.values()) / np.median(taken["frozen"]))
     axes.set_yticks(range(len(LABELS)), LABELS.values())
     axes.set_ylim(len(LABELS) - 0.5, -1.1)
     return drawn
@@ -175,7 +192,7 @@ def _interval(value: float, low: float, high: float) -> str:
 
 
 def _share(taken: dict[str, list[float]]) -> str:
-    ratio, low, high = (value / 40 for value in ratio_of_medians(taken["prune"], taken["step"]))
+    ratio, low, high = (value / INTERVAL for value in ratio_of_medians(taken["prune"], taken["step"]))
     return f"{ratio:.3%} ({low:.3%} to {high:.3%})"
 
 

@@ -16,7 +16,7 @@ from peft import PeftModel
 from torch import nn
 
 from benchmarks.contenders import METHODS, PRODUCTS, Setting, Step, lora, peft_lora, train, training_step
-from benchmarks.measure import peak_bytes, seconds
+from benchmarks.measure import peak_bytes, seconds, wait
 from prilora_lite.adapt import adapt, merge_and_unload
 from prilora_lite.checkpoint import load_adapter, save_adapter
 from prilora_lite.config import PRILoRAConfig
@@ -124,8 +124,10 @@ def prune(setting: Setting, rounds: int) -> dict[str, list[float]]:
     step, step_seconds = train(model, setting, pruner.step), []
 
     def timed_step() -> None:
+        wait()
         begin = time.perf_counter()
         step()
+        wait()
         step_seconds.append(time.perf_counter() - begin)
 
     taken = seconds({"prune": pruner.prune}, rounds, before=timed_step)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -84,6 +85,16 @@ class Report:
         """Trainable parameters, adapter and head, as a share of the base model's."""
         return (self.adapter + self.head) / self.base
 
+    @property
+    def packed_bytes(self) -> int:
+        r"""Bytes of a store of the adapter's values that are not zero, in float32, and one bit for each entry.
+
+        .. math:: 4 \cdot \mathrm{nonzero} + \lceil \mathrm{entries} / 8 \rceil
+
+        It is what sparsity could save: ``save_adapter`` stores zeros like other numbers, 4 bytes for each entry.
+        """
+        return 4 * self.adapter_nonzero + math.ceil(self.adapter / 8)
+
     def to_dataframe(self) -> pd.DataFrame:
         """One row per adapted linear layer."""
         import pandas as pd
@@ -108,6 +119,8 @@ class Report:
         ):
             lines.append(f"{name:<{len(lines[0]) - 24}}  {count:>10,}  {nonzero:>10,}")
         lines.append(f"trainable: {self.share:.2%} of the base model's {self.base:,} parameters")
+        stored, packed = 4 * self.adapter, self.packed_bytes
+        lines.append(f"adapter: {stored:,} bytes in float32; non-zero values and a bit mask: {packed:,}")
         return "\n".join(lines + [f"note: {note}" for note in self.notes])
 
 

@@ -50,12 +50,11 @@ class InputNorms:
         Real tokens are picked out, not multiplied by a mask: 0 times the NaN of a padded place would be NaN.
         """
         x = x.flatten(0, -2)
-        if rows is not None:
-            x = x.index_select(0, rows)
-        if x.dtype != torch.float64:
-            x = x.float()
-        self.squares = self.squares.to(x) + x.square().sum(0)
-        self.tokens = self.tokens.to(x.device) + x.shape[0]
+        counted = x if rows is None else x.index_select(0, rows)
+        counted = counted if x.dtype == torch.float64 else counted.float()
+        squares = counted.square() if counted is x else counted.square_()  # what is a copy already needs no other
+        self.squares = self.squares.to(squares) + squares.sum(0)
+        self.tokens = self.tokens.to(x.device) + counted.shape[0]
 
     @torch.no_grad()
     def fold(self, decay: float) -> None:

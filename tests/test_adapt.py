@@ -1,6 +1,7 @@
 import copy
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 import transformers as hf
@@ -331,12 +332,24 @@ def test_the_report_counts_what_is_zero_now():
     assert now.adapter_nonzero == before.adapter_nonzero - 7
 
 
+def test_the_packed_bytes_are_those_of_a_store_that_gives_the_adapter_back():
+    model = build("bert")
+    adapt(model, CONFIG)
+    flat = torch.cat([p.detach().flatten() for name, p in model.named_parameters() if "lora_" in name]).numpy()
+    values, mask = flat[flat != 0], np.packbits(flat != 0)
+    back = np.zeros_like(flat)
+    back[np.unpackbits(mask, count=len(flat)).astype(bool)] = values
+    assert (back == flat).all()
+    assert report(model).packed_bytes == values.nbytes + mask.nbytes
+
+
 def test_the_report_is_a_table_that_fits_a_terminal():
-    text = repr(adapt(build("bert"), CONFIG))
-    lines = text.splitlines()
+    result = adapt(build("bert"), CONFIG)
+    lines = repr(result).splitlines()
     assert lines[0].split() == ["layer", "module", "shape", "rank", "parameters", "non-zero"]
     assert lines[1].split() == ["0", "attention.self.query", "24x24", "2", "96", "48"]
-    assert len(lines) == 1 + 24 + 1 + 2 + 1
+    assert len(lines) == 1 + 24 + 1 + 2 + 2
+    assert lines[-1].endswith(f"bit mask: {result.packed_bytes:,}")
     assert max(map(len, lines)) <= 80
 
 

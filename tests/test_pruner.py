@@ -68,6 +68,19 @@ def assert_statistics_equal(pruner, reference, rtol=1e-12):
 # The statistic against the reference
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("shape", [(4, 5, 3), (20, 3)])
+@pytest.mark.parametrize("rows", [None, [0, 2, 3, 19]])
+def test_squares_and_tokens_are_counted_and_the_input_stays_as_it_was(dtype, shape, rows):
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(dtype)
+    before, norms = x.clone(), InputNorms(3)
+    norms.add(x, None if rows is None else torch.tensor(rows))
+    real = x.double().reshape(-1, 3)[slice(None) if rows is None else rows]
+    assert torch.equal(x, before)
+    assert norms.tokens == len(real)
+    torch.testing.assert_close(norms.squares.double(), real.square().sum(0), rtol=1e-6, atol=0)
+
+
 @pytest.mark.parametrize("name", [name for name in BUILDERS if name != "deberta_v2"])
 def test_statistics_under_padding(name):
     model = adapted(name)

@@ -11,7 +11,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from benchmarks import environments, learning_rates
+from benchmarks import environments, learning_rates, show
 from benchmarks.environments import COLAB
 from prilora_lite import reporting
 from prilora_lite.cli import _parser
@@ -227,7 +227,7 @@ def test_the_tables_of_learning_rates_are_those_of_the_raw_runs(encoder):
     assert learning_rates.table(ROOT / "results" / f"{encoder}_learning_rates.jsonl") in stated
 
 
-def test_the_readmes_speed_is_that_of_the_benchmarks_file():
-    ratios = json.loads((ROOT / "results" / "step_time.json").read_text(encoding="utf-8"))["ratios"]
-    for label, (ratio, low, high) in ratios.items():
-        assert f"| {label} | {ratio:.2f} | {low:.2f} to {high:.2f} |" in README
+def test_the_tables_of_speed_are_those_of_the_raw_measurements():
+    results = show.gather(read_records(ROOT / "results" / "speed.jsonl"), "cpu")
+    assert show.tables(results) == (ROOT / "results" / "speed.md").read_text(encoding="utf-8")
+    assert show.headline(results) in README
