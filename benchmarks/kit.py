@@ -29,30 +29,38 @@ print(json.dumps({path.name: execute(path) for path in sorted(Path("notebooks").
 
 
 def fresh_clone(rounds: int) -> dict[str, Any]:
-    """Seconds of each thing that a newcomer does, once, in a clone with an environment of its own.
+    """Seconds of each thing that a newcomer does up to the first figure, once, and of every notebook after that."""
+    taken, said = _in_a_clone({"first figure": ("prilora-lite", "ablate"), "notebooks": ("python", "-c", NOTEBOOKS)})
+    return {"seconds": taken, "notebooks": json.loads(said["notebooks"].strip().splitlines()[-1])}
+
+
+def all_tests(rounds: int) -> dict[str, Any]:
+    """Seconds of the README's second command, once, and its last line."""
+    taken, said = _in_a_clone({"tests": ("pytest", "-q")})
+    return {"seconds": taken, "outcome": said["tests"].strip().splitlines()[-1].strip("= ")}
+
+
+def _in_a_clone(commands: dict[str, tuple[str, ...]]) -> tuple[dict[str, float], dict[str, str]]:
+    """Run commands of a fresh environment in a fresh clone: seconds and output of each, installing included.
 
     The package index must be reached; how long installing takes is its speed, and the size of torch's build there.
     """
     with tempfile.TemporaryDirectory() as place:
         clone, programs = Path(place) / "clone", Path(place) / "venv" / ("Scripts" if os.name == "nt" else "bin")
-        python = programs / "python"
-        commands = {
+        everything = {
             "clone": ["git", "clone", "--quiet", ROOT, clone],
             "environment": [sys.executable, "-m", "venv", programs.parent],
-            "install": [python, "-m", "pip", "install", "--quiet", "-r", "requirements.txt"],
-            "first figure": [programs / "prilora-lite", "ablate"],
-            "notebooks": [python, "-c", NOTEBOOKS],
-            "tests": [python, "-m", "pytest", "-q"],
+            "install": [programs / "python", "-m", "pip", "install", "--quiet", "-r", "requirements.txt"],
+            **{name: [programs / program, *arguments] for name, (program, *arguments) in commands.items()},
         }
         taken, said = {}, {}
-        for name, command in commands.items():
+        for name, command in everything.items():
             print(f"{name} ...", end=" ", flush=True)
             begin = time.perf_counter()
             said[name] = _call(command, clone if clone.is_dir() else Path(place))
             taken[name] = time.perf_counter() - begin
             print(f"{taken[name]:.0f} s", flush=True)
-    each = json.loads(said["notebooks"].strip().splitlines()[-1])
-    return {"seconds": taken, "notebooks": each, "tests": said["tests"].strip().splitlines()[-1].strip("= ")}
+    return taken, said
 
 
 def _call(command: list[str | Path], cwd: Path) -> str:
@@ -100,4 +108,4 @@ def _another(control: Any) -> Any:
 
 def cases(device: str) -> dict[str, dict[str, Callable[[int], Any]]]:
     """Part -> case -> what measures it, given the number of rounds."""
-    return {"kit": {"sliders": sliders, "fresh clone": fresh_clone}}
+    return {"kit": {"sliders": sliders, "fresh clone": fresh_clone, "all tests": all_tests}}

@@ -61,7 +61,7 @@ class LoRALinear(nn.Module):
         self.register_buffer("unmerged_weight", None, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        tokens = x.reshape(-1, x.shape[-1])
+        tokens = x.flatten(0, -2) if x.ndim > 1 else x[None]
         y = self.base(tokens)
         if self.merged:
             if self.training and torch.is_grad_enabled():

@@ -150,9 +150,15 @@ def test_the_update_is_added_to_the_bases_output_without_another_tensor_of_its_s
     assert layer(torch.randn(2, 3, layer.in_features, dtype=torch.float64)).data_ptr() == places[0]
 
 
-def test_an_input_of_another_width_is_refused():
-    with pytest.raises(RuntimeError, match="shapes"):
-        make()(torch.randn(2, 3, 14, dtype=torch.float64))
+@pytest.mark.parametrize("shape", [(2, 3, 14), (14,), (), (1,)])
+def test_an_input_of_another_width_is_refused(shape):
+    with pytest.raises(RuntimeError):
+        make()(torch.randn(shape, dtype=torch.float64))
+
+
+def test_a_number_alone_is_refused_by_a_layer_of_one_feature():
+    with pytest.raises(RuntimeError):
+        make(in_features=1, rank=1)(torch.tensor(1.0, dtype=torch.float64))
 
 
 def test_a_base_without_bias():

@@ -19,7 +19,7 @@ BREAKS = {
         '_line(num_layers, _exact(last, "last"), _exact(first, "first"))',
     ),
     "the norm runs over the features": (
-        "04_what_is_important", "pruner.py", "x.square().sum(0)", "x.square().mean(1).sum().expand(x.shape[1])",
+        "04_what_is_important", "pruner.py", "squares.sum(0)", "squares.mean(1).sum().expand(x.shape[1])",
     ),
     "B is pruned": (
         "05_pruning_during_training", "pruner.py", "self.layers[name].lora_A.masked_fill_(~mask, 0)",
