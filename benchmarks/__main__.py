@@ -51,7 +51,7 @@ def main() -> int:
 def measure(parts: list[str], device: str, rounds: int, output: Path) -> None:
     """Measure what the file has not yet, one line for each case."""
     known = [record["key"] for record in read_records(output)]
-    everything = speed.cases(device) | kit.cases(device)
+    everything = speed.cases(device) | {"kit": kit.CASES}
     environment = describe_environment("fp32", device) | {"peft": version("peft"), "threads": torch.get_num_threads()}
     del environment["precision"]  # each case names its own
     wanted = [(part, case, run) for part in parts for case, run in everything[part].items()]
