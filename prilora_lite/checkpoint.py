@@ -102,7 +102,7 @@ def put_adapter(model: nn.Module, config: PRILoRAConfig, tensors: dict[str, Tens
             "this model is merged, so new lora_A and lora_B would have no effect; unmerge() its layers first"
         )
     current = getattr(model, "prilora_config", None)
-    if current is not None and current != config:
+    if current is not None and current.canonical() != config.canonical():
         raise ValueError(f"{path} was saved with {config}, but this model is adapted with {current}; load a fresh base")
     _check_tensors(tensors, expected_shapes(model, config), path)
     if current is None:

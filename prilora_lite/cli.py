@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 COURSE = Path("notebooks/assignments")
 
 # What a study's file may say: lists, and single values
-LISTS = ("methods", "ranks", "ratios", "intervals", "importances", "tasks", "seeds")
-STUDY = (*LISTS, "encoder", "rows", "output", "set", "precision", "device", "jobs", "backend")
+LISTS = ("methods", "ranks", "ratios", "intervals", "importances", "scalings", "tasks", "seeds")
+STUDY = (*LISTS, "margin", "encoder", "rows", "output", "set", "precision", "device", "jobs", "backend")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -71,10 +71,9 @@ def _parser(kind: type[argparse.ArgumentParser] = argparse.ArgumentParser) -> ar
         "--methods",
         nargs="+",
         metavar="M",
-        help="head, lora, ranks, pruning, prilora, prilora_layer, full, bitfit, houlsby, pfeiffer (adapters), adalora "
-        "(needs PEFT), or all for these; lora_r1, "
-        "lora_r1_same_s, lora_bottom, lora_top, pruning_95 turn one knob far (default: lora prilora, or none beside "
-        "configurations)",
+        help="head, lora, ranks, pruning, prilora, full, bitfit, houlsby, pfeiffer (adapters), adalora (PEFT), or "
+        "all for these; lora_r1, lora_r1_same_s, lora_bottom, lora_top, pruning_95, random_75, ranks_sqrt, ranks_mean, "
+        "prilora_sqrt, prilora_mean change one setting more (default: lora prilora, or none beside configurations)",
     )
     crossed = ablate.add_argument_group("configurations, every value with every other one")
     crossed.add_argument(
@@ -85,6 +84,7 @@ def _parser(kind: type[argparse.ArgumentParser] = argparse.ArgumentParser) -> ar
     crossed.add_argument(
         "--importances", nargs="+", metavar="I", help="magnitude_input, magnitude, random (default: magnitude_input)"
     )
+    crossed.add_argument("--scalings", nargs="+", metavar="S", help="layer, sqrt, mean (default: layer)")
     ablate.add_argument(
         "--tasks",
         nargs="+",
@@ -94,6 +94,13 @@ def _parser(kind: type[argparse.ArgumentParser] = argparse.ArgumentParser) -> ar
         "(default: pocket-rte)",
     )
     ablate.add_argument("--seeds", nargs="+", type=int, default=[0, 1], metavar="N", help="default: 0 1")
+    ablate.add_argument(
+        "--margin",
+        type=_margin,
+        default=1.0,
+        metavar="POINTS",
+        help="the largest difference that counts as none, named before the runs (default: 1)",
+    )
     ablate.add_argument(
         "--encoder",
         default="pocket",
@@ -145,9 +152,23 @@ def _parser(kind: type[argparse.ArgumentParser] = argparse.ArgumentParser) -> ar
         description="Print the tables of a file of runs, PRILoRA minus LoRA with intervals, and the other comparisons; "
         "write its tables (.csv, .md) and figures (.png).",
     )
-    report.add_argument("file", type=Path, help="file of runs that ablate wrote, ending in .jsonl")
+    report.add_argument(
+        "file", type=Path, help="file of runs that ablate wrote, ending in .jsonl, or of questions, ending in .toml"
+    )
     report.add_argument("--output", type=Path, metavar="FOLDER", help="where to write them (default: beside the file)")
     report.set_defaults(run=_report, loads=True)
+
+    ask = commands.add_parser(
+        "ask",
+        help="answer questions that were written down before",
+        description="Choose the learning rates and make the runs that a file of questions still lacks, then print the "
+        "answers and write them (.csv, .png). Stopped and started again, it goes on.",
+    )
+    ask.add_argument("file", type=Path, metavar="FILE.toml", help="the questions, as in results/questions.toml")
+    ask.add_argument("--only", nargs="+", default=[], metavar="NAME", help="names of questions (default: all)")
+    ask.add_argument("--rows", metavar="FOLDER", help="GLUE's rows, as for ablate")
+    ask.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time (default: 1)")
+    ask.set_defaults(run=_ask, loads=True)
 
     record = commands.add_parser(
         "record",
@@ -240,6 +261,8 @@ def _ablate(options: argparse.Namespace) -> int:
         print(f"\n{reporting.format_table(reporting.summarize(frame))}\n")
         if text := reporting.published_table(frame):
             print(f"{text}\n")
+        if text := reporting.conclusion(frame, options.margin):
+            print(f"{text}\n")
         print("  ".join([f"runs: {output}", *(f"{kind}: {path}" for kind, path in written.items())]))
         print("notebooks, from the folder of the repository: jupyter lab notebooks")
     if crashed:
@@ -251,7 +274,7 @@ def _methods(options: argparse.Namespace) -> list[str | study.Method]:
     """The methods that are named, and the configurations that are crossed."""
     from prilora_lite import study
 
-    crossed = {name: getattr(options, name) for name in ("ranks", "ratios", "intervals", "importances")}
+    crossed = {name: getattr(options, name) for name in ("ranks", "ratios", "intervals", "importances", "scalings")}
     crossed = {name: values for name, values in crossed.items() if values is not None}
     named = options.methods or ([] if crossed else ["lora", "prilora"])
     if named == ["all"]:
@@ -266,6 +289,16 @@ def _ranks(text: str) -> tuple[int, int]:
         return int(first), int(last if dots else first)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text}: expected FIRST..LAST, such as 4..12, or one rank") from None
+
+
+def _margin(text: str) -> float:
+    try:
+        margin = float(text)
+    except ValueError:
+        margin = 0.0
+    if not 0 < margin < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text}: expected a number of percentage points above 0")
+    return margin
 
 
 def _described(file: Path) -> list[str]:
@@ -315,10 +348,35 @@ def _words(name: str, value: Any) -> list[str]:
 def _report(options: argparse.Namespace) -> int:
     from prilora_lite import reporting, study
 
+    if options.file.suffix == ".toml":
+        return _answers(options.file, options.output)
     if not options.file.is_file():
         raise ValueError(f"there is no file {options.file}; prilora-lite ablate writes one")
     print(reporting.report(study.read_runs(options.file)))
     written = reporting.write(options.file, options.output)
+    print("\n" + "\n".join(f"{kind}: {path}" for kind, path in written.items()))
+    return 0
+
+
+def _ask(options: argparse.Namespace) -> int:
+    from prilora_lite import questions
+
+    asked = questions.read_questions(options.file)
+    if options.jobs < 1:
+        raise ValueError(f"--jobs {options.jobs}: expected a number of at least 1")
+    questions.answer(
+        asked, rows=options.rows, jobs=options.jobs, names=options.only, tell=lambda line: print(line, flush=True)
+    )
+    return _answers(options.file, None)
+
+
+def _answers(file: Path, folder: Path | None) -> int:
+    """Print and write the answers that the runs of a file of questions give so far."""
+    from prilora_lite import questions
+
+    asked = questions.read_questions(file)
+    print(questions.report(asked))
+    written = questions.write(asked, (file.parent if folder is None else folder) / file.stem)
     print("\n" + "\n".join(f"{kind}: {path}" for kind, path in written.items()))
     return 0
 

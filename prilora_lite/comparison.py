@@ -1,15 +1,222 @@
-"""What a study can say: paired differences with intervals, corrected for the number of looks, and what it may miss."""
+"""What a study can say: paired differences with intervals, verdicts for a margin, and how many seeds one would take."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from scipy import optimize, stats
 
 PRIMARY = ("prilora", "lora")  # the one comparison that is named before the runs; all others are exploratory
+MOST_SEEDS = 10_000  # beyond what anybody runs; more is reported as this
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What paired differences say, for a margin that was named before the runs.
+
+    Attributes:
+        pairs: n.
+        mean, sd: of the differences.
+        low, high: 95 % t-interval of the mean.
+        inner_low, inner_high: its 90 % t-interval, which two one-sided tests at 5 % look at.
+        p_difference: of the paired t-test that the mean is 0.
+        p_equal: the larger p of the two one-sided tests that the mean lies outside the margin.
+        margin: the largest difference that counts as none.
+    """
+
+    pairs: int
+    mean: float
+    sd: float
+    low: float
+    high: float
+    inner_low: float
+    inner_high: float
+    p_difference: float
+    p_equal: float
+    margin: float
+
+    @property
+    def word(self) -> str:
+        """``difference``, ``equal`` or ``not decided``."""
+        if self.low > 0 or self.high < 0:
+            return "difference"
+        return "equal" if self.p_equal < 0.05 else "not decided"
+
+    @property
+    def seeds(self) -> int | None:
+        """How many it would take, see :func:`seeds_to_decide`; None where it is decided, or nothing says."""
+        return seeds_to_decide(self.sd, self.margin) if self.word == "not decided" and self.pairs > 1 else None
+
+    @property
+    def sentence(self) -> str:
+        """The verdict as a whole sentence."""
+        if self.word == "difference":
+            return "That is a difference" + (f", smaller than {_points(self.margin)}." if self.p_equal < 0.05 else ".")
+        if self.word == "equal":
+            return f"They are equal within {_points(self.margin)}."
+        if self.pairs == 1:
+            return "One seed says nothing of the scatter, so nothing is decided."
+        return f"That decides nothing within {_points(self.margin)}; it would take some {_count(self.seeds)}."
+
+    @property
+    def verdict(self) -> str:
+        """The word, and what goes with it, for differences in percentage points."""
+        if self.word == "difference":
+            return "difference" + (f", smaller than {_points(self.margin)}" if self.p_equal < 0.05 else "")
+        if self.word == "equal":
+            return f"equal within {_points(self.margin)}"
+        if self.pairs == 1:
+            return "not decided: one seed says nothing of the scatter"
+        return f"not decided: it would take {_count(self.seeds)}"
+
+
+def decide(differences: Sequence[float], margin: float) -> Decision:
+    r"""Whether paired differences show a difference, show equality within a margin, or decide neither.
+
+    A difference is shown if the 95 % t-interval of the mean leaves out zero (paired t-test at 5 %). Equality within the
+    margin is shown if both one-sided t-tests reject at 5 % that the mean lies outside it, which is to say that the
+    90 % interval lies inside it:
+
+    .. math:: -\delta < \bar d - t_{0.95,\,n-1}\,\frac{\mathrm{sd}(d)}{\sqrt n}
+        \quad\text{and}\quad \bar d + t_{0.95,\,n-1}\,\frac{\mathrm{sd}(d)}{\sqrt n} < \delta
+
+    Both may be true: a difference is there, and it is smaller than the margin.
+
+    Args:
+        differences: d, one for each seed, in percentage points.
+        margin: delta, above 0, in the same unit; to be named before the runs.
+
+    Raises:
+        ValueError: no differences, one that is not finite, or a margin that is not above 0.
+
+    Source: two one-sided tests, Schuirmann 1987.
+    """
+    d = np.asarray(differences, dtype=float)
+    if d.ndim != 1 or not len(d) or not np.isfinite(d).all():
+        raise ValueError(f"expected one finite difference for each seed, got {differences!r:.80}")
+    if not (margin > 0 and math.isfinite(margin)):
+        raise ValueError(f"a margin is a finite number above 0, in percentage points, got {margin!r}")
+    n, mean = len(d), float(d.mean())
+    if n == 1:
+        nan = math.nan
+        return Decision(1, mean, nan, nan, nan, nan, nan, nan, nan, margin)
+    low, high = _interval(d, 0.95)
+    inner_low, inner_high = _interval(d, 0.90)
+    if sd := float(d.std(ddof=1)):
+        p_difference = float(stats.ttest_1samp(d, 0).pvalue)
+        p_equal = max(
+            float(stats.ttest_1samp(d, -margin, alternative="greater").pvalue),
+            float(stats.ttest_1samp(d, margin, alternative="less").pvalue),
+        )
+    else:
+        p_difference, p_equal = float(mean == 0), float(abs(mean) >= margin)
+    return Decision(n, mean, sd, low, high, inner_low, inner_high, p_difference, p_equal, margin)
+
+
+def seeds_to_decide(sd: float, margin: float, power: float = 0.8) -> int:
+    """The fewest seeds with which a study is likely to decide, whether the truth is no difference or the margin.
+
+    With so many, a true difference as large as the margin is shown by the t-test, and equality within the margin is
+    shown where there is no difference, each with this power.
+
+    Args:
+        sd: standard deviation of the paired differences.
+        margin: as for :func:`decide`, in the same unit.
+        power: probability to decide, in (0.05, 1).
+
+    Returns:
+        A number of seeds, at most :data:`MOST_SEEDS`.
+
+    Raises:
+        ValueError: a value out of range.
+    """
+    if not (sd >= 0 and margin > 0 and 0.05 < power < 1):
+        raise ValueError(f"expected sd >= 0, margin > 0 and power in (0.05, 1); got {sd!r}, {margin!r}, {power!r}")
+    few, many = 2, MOST_SEEDS
+    while few < many:  # both powers rise with the number of seeds
+        n = (few + many) // 2
+        enough = sd == 0 or min(_powers(margin * math.sqrt(n) / sd, n)) >= power
+        few, many = (few, n) if enough else (n + 1, many)
+    return few
+
+
+def _powers(effect: float, pairs: int) -> tuple[float, float]:
+    """Of the t-test where the truth is the margin, and of two one-sided tests where it is 0.
+
+    Averages over the estimated standard deviation, in units of the true one.
+
+    Args:
+        effect: the margin in units of the true standard error.
+        pairs: n.
+    """
+    places = (np.arange(2000) + 0.5) / 2000
+    s = np.sqrt(stats.chi2.ppf(places, pairs - 1) / (pairs - 1))
+    critical = stats.t.ppf(0.975, pairs - 1) * s
+    shown = stats.norm.sf(critical - effect) + stats.norm.cdf(-critical - effect)
+    inside = 2 * stats.norm.cdf(effect - stats.t.ppf(0.95, pairs - 1) * s) - 1
+    return float(shown.mean()), float(np.maximum(inside, 0).mean())
+
+
+def pooled_difference(runs: pd.DataFrame, first: str, second: str) -> tuple[float, float, float, float]:
+    r"""The difference of two methods on one task, with the scatter of all its methods pooled, and what seeds explain.
+
+    .. math:: \bar a - \bar b \pm t_{0.975,\,\nu}\; s_p \sqrt{1/n_a + 1/n_b}, \qquad
+        s_p^2 = \frac{1}{\nu} \sum_m (n_m - 1)\, s_m^2, \quad \nu = \sum_m (n_m - 1)
+
+    A few pairs can lie close together by luck. Where the seed explains nothing (the last number is large), pairing
+    gains nothing, and the scatter within all methods is the better measure of what a run varies by.
+
+    Args:
+        runs: one row per run of one task, with ``method``, ``seed`` and ``value``.
+        first, second: names of methods.
+
+    Returns:
+        Mean difference, low and high end of its 95 % interval, and the p of the test that seeds explain nothing (F-test
+        of the two-way layout, over the seeds that all methods have; NaN where there are fewer than two).
+
+    Raises:
+        ValueError: no runs of a method, or a single run of each.
+    """
+    values = {name: group["value"].to_numpy() for name, group in runs.groupby("method", sort=False)}
+    for name in (first, second):
+        if name not in values:
+            raise ValueError(f"no runs of {name!r}; there are {', '.join(sorted(values))}")
+    freedom = sum(len(v) - 1 for v in values.values())
+    if not freedom:
+        raise ValueError("one run of each method says nothing of the scatter")
+    variance = sum((len(v) - 1) * v.var(ddof=1) for v in values.values() if len(v) > 1) / freedom
+    a, b = values[first], values[second]
+    mean = float(a.mean() - b.mean())
+    half = float(stats.t.ppf(0.975, freedom) * math.sqrt(variance * (1 / len(a) + 1 / len(b))))
+    return mean, mean - half, mean + half, _p_of_seeds(runs)
+
+
+def _p_of_seeds(runs: pd.DataFrame) -> float:
+    table = runs.pivot_table(index="seed", columns="method", values="value").dropna().to_numpy()
+    seeds, methods = table.shape
+    if seeds < 2 or methods < 2:
+        return math.nan
+    by_seed, by_method = table.mean(1, keepdims=True), table.mean(0, keepdims=True)
+    left = ((table - by_seed - by_method + table.mean()) ** 2).sum() / ((seeds - 1) * (methods - 1))
+    between = methods * ((by_seed - table.mean()) ** 2).sum() / (seeds - 1)
+    return float(stats.f.sf(between / left, seeds - 1, (seeds - 1) * (methods - 1))) if left else math.nan
+
+
+def _interval(d: np.ndarray, level: float) -> tuple[float, float]:
+    half = float(stats.t.ppf((1 + level) / 2, len(d) - 1) * d.std(ddof=1) / math.sqrt(len(d)))
+    return float(d.mean()) - half, float(d.mean()) + half
+
+
+def _points(margin: float) -> str:
+    return f"{margin:g} point{'' if margin == 1 else 's'}"
+
+
+def _count(seeds: int) -> str:
+    return f"{seeds} seeds" if seeds < MOST_SEEDS else f"{MOST_SEEDS:,} seeds or more"
 
 
 def paired_interval(first: Sequence[float], second: Sequence[float]) -> tuple[float, float]:

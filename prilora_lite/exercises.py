@@ -19,6 +19,7 @@ from sklearn import metrics
 
 from prilora_lite.comparison import holm as holm_of_values
 from prilora_lite.comparison import paired_interval as paired_interval_of_differences
+from prilora_lite.config import PRILoRAConfig
 from prilora_lite.lora import LoRALinear
 from prilora_lite.pruner import InputNorms, keep_mask
 from prilora_lite.ranks import budget_ranks
@@ -185,12 +186,42 @@ def verdict(answer: Answer) -> None:
 
 @_check
 def scalings(answer: Answer) -> None:
-    """03: one s for all layers, or LoRA's rule layer by layer."""
+    """03: one s for all layers, LoRA's rule layer by layer, or the rank-stabilised one between them."""
     for ranks, alpha in (([2, 4, 12], 12), ([4, 8, 12], 16)):
-        mean = [alpha * len(ranks) / sum(ranks)] * len(ranks), "alpha over the mean rank"
-        layer = [alpha / rank for rank in ranks], "alpha over its own rank"
-        for rule, (expected, hint) in {"mean": mean, "layer": layer}.items():
-            _equal(f"scalings({ranks}, {alpha}, {rule!r})", answer(list(ranks), alpha, rule), expected, hint)
+        rules = {"mean": "alpha over the mean rank", "layer": "alpha over its own rank"}
+        rules["sqrt"] = "alpha over the root of its own rank times the mean rank"
+        for rule, hint in rules.items():
+            given = answer(list(ranks), alpha, rule)
+            expected = PRILoRAConfig(alpha=alpha, scaling=rule).scalings(ranks)
+            _equal(f"scalings({ranks}, {alpha}, {rule!r})", given, expected, _slip(rule, given, ranks, alpha) or hint)
+
+
+def _slip(rule: str, given: Any, ranks: list[int], alpha: float) -> str:
+    """The sentence for a scaling that is wrong in a way that has a name, or nothing."""
+    mean, middle = sum(ranks) / len(ranks), sorted(ranks)[len(ranks) // 2]
+    slips = {
+        "you gave alpha itself: divide it": [alpha] * len(ranks),
+        "you gave the rank over alpha: alpha stands above": [rank / alpha for rank in ranks],
+        "you gave alpha over the median: the mean rank is sum over number": [alpha / middle] * len(ranks),
+        f"you gave 'layer', alpha over each layer's own rank; in {rule!r} the mean rank counts": [
+            alpha / rank for rank in ranks
+        ],
+        f"you gave 'mean', one s for all layers; {rule!r} looks at each layer's own rank": [alpha / mean] * len(ranks),
+        "you gave alpha over the root of the rank alone; on flat ranks it would not agree with LoRA's rule: "
+        "multiply the rank by the mean rank": [alpha / rank**0.5 for rank in ranks],
+        "you forgot the root: alpha over the root of the rank times the mean rank": [alpha / (r * mean) for r in ranks],
+        "you gave the middle of the two other rules: it is the root of their product": [
+            (alpha / rank + alpha / mean) / 2 for rank in ranks
+        ],
+    }
+    try:
+        numbers = _array(given)
+    except (TypeError, ValueError, RuntimeError):
+        return ""
+    for sentence, values in slips.items():
+        if numbers.shape == (len(ranks),) and np.allclose(numbers.astype(float), values, rtol=1e-5):
+            return sentence
+    return ""
 
 
 @_check
@@ -311,7 +342,7 @@ def number_of_prunes(answer: Answer) -> None:
 @_check
 def matthews(answer: Answer) -> None:
     """07: Matthews correlation from the counts of right and wrong answers."""
-    hint = "right answers multiplied less wrong ones, over the root of the four sums; 0 where that is 0"
+    hint = "right answers multiplied minus wrong ones multiplied, over the root of the four sums; 0 where that is 0"
     for counts in ((6, 1, 3, 2), (1, 7, 2, 4), (0, 5, 3, 0), (3, 3, 3, 3), (9, 0, 2, 0), (4, 4, 0, 0)):
         tp, tn, fp, fn = counts
         labels, given = [1] * (tp + fn) + [0] * (tn + fp), [1] * tp + [0] * fn + [0] * tn + [1] * fp

@@ -61,7 +61,7 @@ def rank_pattern_for(
     last: int = 12,
     *,
     alpha: float = 16.0,
-    scaling: str = "mean",
+    scaling: str | tuple[float, ...] = "layer",
     targets: tuple[str, ...] | None = None,
 ) -> dict[str, dict[str, float]]:
     r"""Rising ranks for PEFT: ``LoraConfig(..., **rank_pattern_for(model))``.
@@ -370,11 +370,12 @@ def _line_through(
         "ratio": 0,
     }
     means = {stack: statistics.mean(PRILoRAConfig(**line).ranks(len(numbered))) for stack, numbered in stacks.items()}
-    alphas = {  # if all were alpha / mean(r), or all alpha / r
-        "mean": [s * means[places[name][0]] for name, (_, s) in layers.items()],
+    alphas = {  # what alpha would be by each rule; the right one gives one alpha for all
         "layer": [s * rank for rank, s in layers.values()],
+        "sqrt": [s * math.sqrt(rank * means[places[name][0]]) for name, (rank, s) in layers.items()],
+        "mean": [s * means[places[name][0]] for name, (_, s) in layers.items()],
     }
-    scaling = "mean" if math.isclose(min(alphas["mean"]), max(alphas["mean"])) else "layer"
+    scaling = next((rule for rule in alphas if math.isclose(min(alphas[rule]), max(alphas[rule]))), "layer")
     return PRILoRAConfig(**line, scaling=scaling, alpha=alphas[scaling][0])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Sequence
 
 import numpy as np
@@ -50,6 +51,47 @@ def plot_ablation(runs: pd.DataFrame, labels: dict[str, str] | None = None) -> F
         axes.tick_params(axis="y", length=0)
     axes.set_yticks(range(len(methods)), [labels.get(method, method) for method in methods])
     axes.set_ylim(len(methods) - 0.5, -0.5)
+    return figure
+
+
+VERDICTS = {"difference": (COLOURS[1], "D"), "equal": (COLOURS[0], "o"), "not decided": ("0.45", "s")}
+
+
+def plot_answers(answers: pd.DataFrame) -> Figure:
+    """All answered questions in one picture: difference, its 95 % interval, and the margin as a grey band.
+
+    Args:
+        answers: one row a question, as :func:`~prilora_lite.questions.table` gives them; those not run are left out.
+
+    Returns:
+        A figure; differences in percentage points.
+    """
+    rows = answers[answers["verdict"] != "not run"].reset_index(drop=True)
+    figure = Figure(figsize=(10, 1.5 + 0.62 * max(1, len(rows))), layout="constrained")
+    axes = figure.subplots()
+    seen = set()
+    for place, row in rows.iterrows():
+        word = next(word for word in VERDICTS if row["verdict"].startswith(word))
+        colour, marker = VERDICTS[word]
+        axes.barh(place, 2 * row["margin"], left=-row["margin"], height=0.8, color="0.9", zorder=0)
+        axes.plot([row["low"], row["high"]], [place] * 2, color=colour, linewidth=3)
+        label = None if word in seen else word
+        axes.plot(row["difference"], place, marker, color=colour, markersize=9, linestyle="none", label=label)
+        seen.add(word)
+    axes.axvline(0, color="0.3", linewidth=1)
+    names = []
+    for _, row in rows.iterrows():
+        contrast = textwrap.fill(
+            row["contrast"].replace(" / ", "\u00a0/\u00a0"), 50
+        )  # no line ends at a fraction's bar
+        names.append(f"{contrast}\n[{row['tasks'].replace('pocket-', '').replace(' ', ', ')}]")
+    axes.set_yticks(range(len(rows)), names)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_xlabel("difference in points, with its 95 % interval (grey: the margin)")
+    _tidy(axes)
+    axes.tick_params(axis="y", labelsize=9, length=0)
+    if seen:
+        figure.legend(loc="outside upper right", ncols=len(seen), frameon=False)
     return figure
 
 
@@ -131,9 +173,41 @@ def plot_cost(runs: pd.DataFrame, labels: dict[str, str] | None = None) -> Figur
     return figure
 
 
+def plot_allocation(ranks: pd.DataFrame, line: Sequence[int]) -> Figure:
+    """Where AdaLoRA put its ranks, every seed thin and their mean thick, beside a schedule; one panel per task.
+
+    Args:
+        ranks: one row for each run and layer, as :func:`~prilora_lite.allocation.allocations` gives them.
+        line: PRILoRA's rank of each layer, first layer first.
+    """
+    tasks = list(dict.fromkeys(ranks["task"]))
+    columns = min(len(tasks), 2)
+    rows = -(-len(tasks) // columns)
+    figure = Figure(figsize=(10, 1 + 2.6 * rows), layout="constrained")
+    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat
+    for axes in list(panels)[len(tasks) :]:
+        axes.set_axis_off()
+    for axes, task in zip(figure.axes, tasks, strict=False):
+        here = ranks[ranks["task"] == task]
+        for _, run in here.groupby("seed"):
+            axes.plot(run["layer"], run["rank"], color=COLOURS[5], linewidth=1)
+        mean = here.groupby("layer")["rank"].mean()
+        axes.plot(mean.index, mean, "o-", color=COLOURS[0], linewidth=2.5, label="AdaLoRA, chosen by the data")
+        axes.plot(range(len(line)), line, "s--", color=COLOURS[1], linewidth=2, label="PRILoRA, a line")
+        axes.set_title(task)
+        axes.set_xlabel("layer")
+        axes.set_ylabel("rank, mean of its matrices")
+        axes.set_ylim(0, None)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        _tidy(axes)
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False)
+    return figure
+
+
 def grid_cells(runs: pd.DataFrame) -> pd.DataFrame:
     """The runs whose configurations differ in slope and ratio alone, at one mean rank; adds the column ``slope``."""
-    usual = runs[(runs["scaling"] == "mean") & runs["layers"].isna()]
+    flat = runs["first_rank"] == runs["last_rank"]  # all scalings are one
+    usual = runs[(flat | (runs["scaling"] == "layer")) & runs["layers"].isna()]
     total = usual["first_rank"] + usual["last_rank"]
     usual = usual[total == total.mode().max()]
     pruned = (usual["interval"] == 40) & (usual["importance"] == "magnitude_input")
@@ -322,7 +396,10 @@ def plot_importance(lora_A: np.ndarray, mean_square: np.ndarray, scores: np.ndar
 
 
 def plot_pruning(trace: dict, step: int | None = None) -> Figure:
-    """A recorded run: loss and sparsity at each step, the watched mask at one prune, survivors and churn over prunes.
+    """A recorded run: its loss at each step; the mass that each prune removes; the watched mask at one prune; churn.
+
+    The mass is the share of A's squared norm. It says what pruning does to the layer; the count of zeros, the thin grey
+    line, does not: exact zeros are gone one step after a prune, while what regrew stays small.
 
     Args:
         trace: as :func:`~prilora_lite.recordings.load_trace` gives it.
@@ -330,28 +407,33 @@ def plot_pruning(trace: dict, step: int | None = None) -> Figure:
     """
     figure = Figure(figsize=(10, 6))
     margins = {"left": 0.08, "right": 0.98, "top": 0.97, "bottom": 0.1, "hspace": 0.42, "wspace": 0.25}
-    (losses, sparsity), (mask_axes, churn_axes) = figure.subplots(2, 2, gridspec_kw=margins)
+    (losses, mass), (mask_axes, churn_axes) = figure.subplots(2, 2, gridspec_kw=margins)
     steps = np.arange(1, len(trace["losses"]) + 1)
     losses.plot(steps, trace["losses"], color="0.75", linewidth=1)
     losses.plot(steps, pd.Series(trace["losses"]).rolling(10, min_periods=1).mean(), color=COLOURS[0], linewidth=2)
     losses.set_ylabel("loss (line: mean of 10)")
     losses.set_ylim(0, None)
-    sparsity.plot(steps, 100 * np.array(trace["sparsity"]), color=COLOURS[1], linewidth=1.5)
-    sparsity.set_ylabel("zeros in all A (%)")
-    sparsity.set_ylim(-3, 103)
+    mass.plot(steps, 100 * np.array(trace["sparsity"]), color="0.75", linewidth=1, label="zeros")
+    mass.plot(
+        trace["mass"].keys(), [100 * share for share in trace["mass"].values()], "o-", color=COLOURS[1],
+        label="removed by a prune,\nof the squared norm",
+    )  # fmt: skip
+    mass.set_ylabel("share of all A (%)")
+    mass.set_ylim(-3, 103)
+    mass.legend(frameon=False, fontsize=9, loc="upper right")
     prunes = [at for at in trace["masks"] if step is None or at <= step]
     if prunes:
         keep = trace["masks"][prunes[-1]]
         _mask(mask_axes, keep, f"A of layer 5, query, after step {prunes[-1]}")
         mask_axes.set_xlabel("input feature j (black survives)")
-        sparsity.axvline(prunes[-1], color="0.4", linestyle="--", linewidth=1)
+        mass.axvline(prunes[-1], color="0.4", linestyle="--", linewidth=1)
     else:
         mask_axes.set_axis_off()
         mask_axes.text(0.5, 0.5, "nothing pruned", ha="center", va="center", fontsize=13)
     churn_axes.plot(trace["churn"].keys(), [100 * share for share in trace["churn"].values()], "o-", color=COLOURS[2])
     churn_axes.set_ylabel("new among the zeros\nof all A (%)")
     churn_axes.set_ylim(-3, 103)
-    for axes in (losses, sparsity, churn_axes):
+    for axes in (losses, mass, churn_axes):
         axes.set_xlabel("optimizer step")
         axes.set_xlim(0, len(steps) + 1)
         _tidy(axes)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from prilora_lite.config import IMPORTANCE_RULES, check_pruning, check_ratio
 from prilora_lite.structure import (
     in_features,
     lora_layers,
@@ -17,9 +18,6 @@ from prilora_lite.structure import (
     source_of_input,
     unwrapped,
 )
-
-IMPORTANCE_RULES = ("magnitude_input", "magnitude", "random")
-PRUNING_SCOPES = ("row", "matrix")
 
 
 class InputNorms:
@@ -114,7 +112,7 @@ def keep_mask(scores: Tensor, ratio: float, scope: str = "row") -> Tensor:
 
     Source: comparing within a row is Wanda's; the rounding and the ties are our choice.
     """
-    _check_ratio(ratio)
+    check_ratio(ratio)
     rows = scores if scope == "row" else scores.reshape(1, -1)
     k = int(ratio * rows.shape[1] + 1e-9)
     least = rows.argsort(dim=1, stable=True)[:, :k]
@@ -126,7 +124,8 @@ class Pruner:
 
     Made once, before training, it listens to the layers' inputs. Call :meth:`step` after each optimizer step: it folds
     the statistics, and every N-th time it prunes. Call :meth:`prune` in the last step, before the model is evaluated
-    and saved. Pruned entries go on training and may come back, unless ``regrow`` is off.
+    and saved. Pruned entries go on training and may come back, unless ``regrow`` is off: then the mask of the first
+    prune stays, and with ``interval=1`` it holds from the first step on.
 
     Only forward passes in training mode count, and of them only the tokens that the model's ``attention_mask`` keeps.
     With gradient checkpointing, run the backward pass of one forward pass before the next forward pass: the repeated
@@ -141,11 +140,14 @@ class Pruner:
         decay: :math:`\beta` of the moving average of the inputs' mean squares.
         rule: importance rule, see :func:`importance`.
         scope: ``row`` or ``matrix``, see :func:`keep_mask`.
-        regrow: whether a pruned entry may return; otherwise its mask is permanent.
-        seed: of the noise of rule ``random``.
+        regrow: whether a pruned entry may return; otherwise the mask of the first prune is permanent.
+        seed: of the noise of rule ``random``, which is drawn once, here, and kept. (A mask drawn anew at each prune
+            would zero trained weights in the last step: no fair control for a rule that chooses much the same entries
+            each time.)
 
     Attributes:
-        history: for each prune its step, and the share of zeros in all A before and after it.
+        history: for each prune that chose entries its ``step``; the share of zeros in all A ``before`` and ``after``
+            it; and its ``mass``, the share of A's squared norm that it removed, over all layers.
 
     Raises:
         TypeError: no model.
@@ -181,8 +183,11 @@ class Pruner:
         self.rule, self.scope, self.regrow = rule, scope, regrow
         self.steps = 0
         self.history: list[dict[str, float]] = []
+        self._pruned_at: int | None = None
         self._masks: dict[str, Tensor] = {}  # permanent masks, where regrowth is off
-        self._generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(seed)  # on the CPU, so that every device and process draws the same
+        drawn = self.layers if rule == "random" else {}
+        self._noise = {n: importance(l.lora_A, None, "random", generator).cpu() for n, l in drawn.items()}
         # Of the forward pass under way, for each kind of tokens: the attention mask's shape, and where real tokens are
         self._tokens: dict[str, tuple[torch.Size, Tensor | None] | None] = {}
 
@@ -248,33 +253,42 @@ class Pruner:
             return
         if self.steps == 0:
             raise RuntimeError("no statistics yet: call step() after each optimizer step, then prune()")
-        before = self.sparsity()
-        masks = {}
         for name, layer in self.layers.items():
             if layer.merged:
                 raise RuntimeError(f"{name} is merged: its pruned A would not match its weight; call unmerge() first")
+        if self._masks:
+            self._apply_masks()
+            self._pruned_at = self.steps
+            return
+        before = self.sparsity()
+        masks = {}
+        for name, layer in self.layers.items():
             mean_square = self.norms[self._source[name]].mean_square
             if mean_square is None and self.rule == "magnitude_input":
                 raise RuntimeError(
                     f"in {self.steps} steps no forward pass in training has reached {name}, so nothing says which of "
                     "its inputs matter: leave it out by naming targets, or choose the rule 'magnitude'"
                 )
-            scores = importance(layer.lora_A, mean_square, self.rule, self._generator)
-            if not scores.isfinite().all():
+            noise = self._noise.get(name)
+            scores = importance(layer.lora_A, mean_square, self.rule) if noise is None else noise.to(layer.lora_A)
+            if not (scores.isfinite().all() and layer.lora_A.isfinite().all()):
                 raise ValueError(f"NaN or infinity in lora_A of {name} at step {self.steps}: lower the learning rate")
-            if name in self._masks:
-                scores = scores.masked_fill(~self._masks[name], -1)  # what is gone stays first in line
             masks[name] = keep_mask(scores, self.ratio, self.scope)
+        squares = {name: self.layers[name].lora_A.square() for name in masks}
+        sums = [[square.sum(), (square * ~masks[name]).sum()] for name, square in squares.items()]
+        norm, pruned = torch.tensor(sums).sum(0).tolist()
         for name, mask in masks.items():
             self.layers[name].lora_A.masked_fill_(~mask, 0)
         if not self.regrow:
             self._masks = masks
-        self.history.append({"step": self.steps, "before": before, "after": self.sparsity()})
+        mass = pruned / norm if norm else 0.0
+        self.history.append({"step": self.steps, "before": before, "after": self.sparsity(), "mass": mass})
+        self._pruned_at = self.steps
 
     @property
     def pruned_at(self) -> int | None:
         """Step of the latest prune, None before the first."""
-        return self.history[-1]["step"] if self.history else None
+        return self._pruned_at
 
     @torch.no_grad()
     def sparsity(self) -> float:
@@ -289,18 +303,19 @@ class Pruner:
         self._hooks = []
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a resumed run needs: statistics, step, masks, history, state of the noise, and the settings."""
+        """All that a resumed run needs: statistics, step, masks, history, noise, and the settings."""
         return {
             "settings": dict(self.settings),
             "layers": self._shapes(),
             "steps": self.steps,
+            "pruned_at": self._pruned_at,
             "history": [dict(entry) for entry in self.history],
             "norms": {
                 name: {"squares": n.squares, "tokens": n.tokens, "mean_square": n.mean_square}
                 for name, n in self.norms.items()
             },
             "masks": dict(self._masks),
-            "generator": self._generator.get_state(),
+            "noise": dict(self._noise),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -317,10 +332,16 @@ class Pruner:
                 "the saved pruner had other settings: "
                 + ", ".join(f"{key}={state['settings'].get(key)!r}, now {self.settings[key]!r}" for key in differ)
             )
+        if self._noise and "noise" not in state:
+            raise ValueError(
+                "the saved pruner drew random scores anew at each prune; they are drawn once a run now: start anew"
+            )
         self.steps = state["steps"]
         self.history = [dict(entry) for entry in state["history"]]
+        latest = self.history[-1]["step"] if self.history else None
+        self._pruned_at = state.get("pruned_at", latest)  # older states have it in their history alone
+        self._noise = {name: noise.cpu() for name, noise in state.get("noise", {}).items()}
         self._masks = {name: mask.to(self.layers[name].lora_A.device) for name, mask in state["masks"].items()}
-        self._generator.set_state(state["generator"])
         for name, saved in state["norms"].items():
             norms = self.norms[name]
             device = norms.squares.device
@@ -401,21 +422,3 @@ def _without_padding(ids: Tensor | None, padding: int | None) -> Tensor | None:
     real = ids != padding
     real[:, :1] = True
     return real
-
-
-def _check_ratio(ratio: float) -> None:
-    if not 0 <= ratio < 1:
-        raise ValueError(f"the pruning ratio must lie in [0, 1), for example 0.5 for half of A, got {ratio!r}")
-
-
-def check_pruning(ratio: float, interval: int, decay: float, rule: str, scope: str) -> None:
-    """Raise ValueError with the way out if a pruning setting is out of range."""
-    _check_ratio(ratio)
-    if isinstance(interval, bool) or not isinstance(interval, int) or interval < 1:
-        raise ValueError(f"the pruning interval must be an integer of at least 1 optimizer step, got {interval!r}")
-    if not 0 <= decay < 1:
-        raise ValueError(f"the decay of the input norms must lie in [0, 1), got {decay!r}")
-    if rule not in IMPORTANCE_RULES:
-        raise ValueError(f"the importance rule must be one of {', '.join(IMPORTANCE_RULES)}, got {rule!r}")
-    if scope not in PRUNING_SCOPES:
-        raise ValueError(f"the pruning scope must be one of {', '.join(PRUNING_SCOPES)}, got {scope!r}")

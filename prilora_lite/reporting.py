@@ -14,11 +14,22 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from prilora_lite import plots, published
-from prilora_lite.comparison import PRIMARY, compare, detectable, detectable_by_seeds, explore, verdict
+from prilora_lite import allocation, plots, published
+from prilora_lite.comparison import (
+    PRIMARY,
+    compare,
+    decide,
+    detectable,
+    detectable_by_seeds,
+    explore,
+    pooled_difference,
+    verdict,
+)
+from prilora_lite.config import PRILoRAConfig
 from prilora_lite.encoders import settings_for
 from prilora_lite.files import write_whole
-from prilora_lite.study import METHODS, read_runs
+from prilora_lite.ranks import linear_ranks
+from prilora_lite.study import METHODS, method_name, read_runs
 from prilora_lite.tasks import TASKS
 
 CONFIGURATION = ("first_rank", "last_rank", "scaling", "layers", "ratio", "interval", "importance")
@@ -38,7 +49,8 @@ def to_dataframe(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
             config["layers"] = " ".join(map(str, config["layers"]))
         rows.append(
             {
-                "group": _group(record), "encoder": record["encoder"], "task": record["task"], "method": record["name"],
+                "group": _group(record), "encoder": record["encoder"], "task": record["task"],
+                "method": method_name(record),
                 "seed": record["seed"], "metric": metric, "value": value,
                 **{name: config.get(name) for name in CONFIGURATION}, **record["counts"],
                 "steps": record["steps"], "epochs": record["settings"]["epochs"],
@@ -73,8 +85,9 @@ def write(file: Path, folder: Path | None = None) -> dict[str, Path]:
     """Write all tables and figures that a file of runs gives, by the file's name.
 
     ``.csv``: one row per run, below comment lines (#) that say on what they were measured. ``.md``: a table for each
-    of :func:`groups`. ``.png``: every run of the first of them. Where the runs allow it, ``_ideas.png``: each idea
-    alone and both; ``_cost.png``: metric against parameters; ``_grid.png``: metric against slope and pruning ratio.
+    of :func:`groups`, and the ranks that AdaLoRA chose. ``.png``: every run of the first of them. Where the runs allow
+    it, ``_ideas.png``: each idea alone and both; ``_cost.png``: metric against parameters; ``_grid.png``: metric
+    against slope and pruning ratio; ``_allocation.png``: AdaLoRA's ranks by layer.
 
     Args:
         file: the runs, ending in .jsonl.
@@ -91,8 +104,15 @@ def write(file: Path, folder: Path | None = None) -> dict[str, Path]:
     heads = ["# " + ", ".join(f"{name} {value}" for name, value in e.items()) + "\n" for e in environments.values()]
     write_whole(paths["table"], ("".join(heads) + runs.to_csv(index=False, lineterminator="\n")).encode())
     tables = [f"{title}\n\n{markdown_table(part)}\n" for title, part in parts.items()]
+    ranks = allocation.allocations(records)
+    if len(ranks):
+        tables.append(f"AdaLoRA: final rank by layer, mean over seeds and matrices\n\n{allocation.markdown(ranks)}\n")
     write_whole(paths["markdown"], "\n".join(tables).encode())
-    for kind, figure in _figures(next(iter(parts.values()))).items():
+    figures = _figures(next(iter(parts.values())))
+    if len(ranks):
+        line = linear_ranks(ranks["layer"].max() + 1, PRILoRAConfig.first_rank, PRILoRAConfig.last_rank)
+        figures["allocation"] = plots.plot_allocation(ranks, line)
+    for kind, figure in figures.items():
         paths[kind] = stem.with_name(stem.name + ("" if kind == "figure" else f"_{kind}") + ".png")
         picture = io.BytesIO()
         figure.savefig(picture, dpi=150)
@@ -165,7 +185,7 @@ def published_table(runs: pd.DataFrame) -> str:
 
 
 def markdown_table(runs: pd.DataFrame) -> str:
-    """One row per method, one column per task, in percent, with the counts: the tables of the README.
+    """One row per method, one column per task, in percent, with the counts.
 
     In brackets the standard deviation; in square ones the number of seeds where it is not that of the other cells.
     """
@@ -183,6 +203,35 @@ def markdown_table(runs: pd.DataFrame) -> str:
         counts = ("-", "-") if not row["adapter"] else (f"{row['adapter']:,}", f"{row['adapter_nonzero']:,}")
         lines.append([_label(method), *values, *counts, f"{row['head']:,}"])
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def conclusion(runs: pd.DataFrame, margin: float) -> str:
+    """What runs say of PRILoRA minus LoRA (or of the second of two methods minus the first), a sentence for each task.
+
+    Args:
+        runs: one row per run, of one group.
+        margin: the largest difference that counts as none, in percentage points.
+
+    Returns:
+        Lines of 80 columns at most; empty where there is no such pair.
+    """
+    methods = list(dict.fromkeys(runs["method"]))
+    if not set(PRIMARY) <= set(methods) and len(methods) != 2:
+        return ""
+    first, second = PRIMARY if set(PRIMARY) <= set(methods) else methods[::-1]
+    sentences = []
+    for task, here in runs.groupby("task", sort=False):
+        table = 100 * here.pivot_table(index="seed", columns="method", values="value")
+        if not {first, second} <= set(table.columns) or not (pairs := len(table := table.dropna())):
+            continue
+        found = decide(table[first] - table[second], margin)
+        interval = f" (95 % interval {found.low:.1f} to {found.high:.1f})" if pairs > 1 else ""
+        sentences += textwrap.wrap(
+            f"{_label(first)} minus {_label(second)} on {task}, {pairs} seed{'s' if pairs > 1 else ''}: "
+            f"{found.mean:+.1f} points{interval}. {found.sentence}",
+            80,
+        )
+    return "\n".join(sentences)
 
 
 def report(records: Iterable[dict[str, Any]]) -> str:
@@ -212,9 +261,13 @@ def _section(title: str, runs: pd.DataFrame) -> str:
         parts += ["", f"every other method minus {METHODS[PRIMARY[1]].label}: exploratory"]
         for method, rows in table.groupby("method", sort=False):
             parts.append(f" {_label(method)}")
-            parts += [_line(row, row.p_holm) for row in rows.itertuples()]
+            for row in rows.itertuples():
+                parts.append(_line(row, row.p_holm))
+                parts += _pooled_line(runs[runs["task"] == row.task], method, row)
         if looks := table["p"].notna().sum():
             parts.append(f"p: of the paired t-test, corrected for {looks} looks (Holm)")
+            if any("pooled" in part for part in parts):
+                parts.append("pooled: by the scatter of all methods' runs, where seeds explain nothing")
         if smallest := detectable_by_seeds(table):
             parts += ["", "smallest true difference shown in 4 studies of 5, at the median scatter of these"]
             parts += [f"  {seeds:>2} seeds: {100 * difference:5.1f}" for seeds, difference in smallest.items()]
@@ -233,6 +286,16 @@ def _line(row: Any, p_holm: float | None = None) -> str:
         return f"{text}  p {p_holm:.3f}  {word}{' (uncorrected)' if hint else ''}"
     smallest = f" [{row.pairs}: {100 * detectable(row.sd, row.pairs):.1f}]" if row.sd else ""
     return f"{text}  {verdict(row.low, row.high)}{smallest}"
+
+
+def _pooled_line(runs: pd.DataFrame, method: str, row: Any) -> list[str]:
+    """Below a paired interval without zero: the one by the pooled scatter, where pairing by seed gains nothing."""
+    if row.pairs < 2 or verdict(row.low, row.high) == "no difference shown":
+        return []
+    _, low, high, p_of_seeds = pooled_difference(runs, method, PRIMARY[1])
+    if not p_of_seeds > 0.05:
+        return []
+    return [f"{'pooled':>14}{'':>7} ({100 * low:5.1f} to {100 * high:5.1f})  {'':>7}  {verdict(low, high)}"]
 
 
 def _group(record: dict[str, Any]) -> str:

@@ -24,7 +24,7 @@ from prilora_lite.config import PRILoRAConfig
 from prilora_lite.encoders import Settings, settings_for
 from prilora_lite.errors import expect, unknown
 from prilora_lite.records import append_record, read_records
-from prilora_lite.tasks import get_task, load_rows
+from prilora_lite.tasks import check_rows, get_task, load_rows
 from prilora_lite.training import (
     RANK,
     WORLD_SIZE,
@@ -64,7 +64,6 @@ METHODS = {
         Method("ranks", PRILoRAConfig(ratio=0.0), "ranks only (4..12)"),
         Method("pruning", PRILoRAConfig(first_rank=8, last_rank=8), "pruning only (r = 8)"),
         Method("prilora", PRILoRAConfig(), "PRILoRA (4..12, pruned)"),
-        Method("prilora_layer", PRILoRAConfig(scaling="layer"), "PRILoRA, alpha / r_l"),
         Method("full", "full", "full fine-tuning"),
         Method("bitfit", "bitfit", "BitFit (biases)"),
         Method("houlsby", "houlsby", "adapter (Houlsby)"),
@@ -74,7 +73,7 @@ METHODS = {
 }
 
 # One knob turned far: a rank of one, with LoRA's rule s = alpha / r and with the s of rank 8; four layers of twelve
-# alone; hardly any of A left.
+# alone; hardly any of A left; a quarter of A, drawn before the first step; rising ranks under the other two scalings.
 _ONE = replace(_LORA, first_rank=1, last_rank=1)
 CONTRASTS = {
     method.name: method
@@ -84,6 +83,15 @@ CONTRASTS = {
         Method("lora_bottom", replace(_LORA, layers=range(4)), "LoRA, layers 0 to 3"),
         Method("lora_top", replace(_LORA, layers=range(8, 12)), "LoRA, layers 8 to 11"),
         Method("pruning_95", replace(_LORA, ratio=0.95), "LoRA, 95 % of A pruned"),
+        Method(
+            "random_75",
+            replace(_LORA, ratio=0.75, interval=1, importance="random", regrow=False),
+            "LoRA, a random quarter of A",
+        ),
+        Method("ranks_sqrt", PRILoRAConfig(ratio=0.0, scaling="sqrt"), "ranks only, rank-stabilised"),
+        Method("ranks_mean", PRILoRAConfig(ratio=0.0, scaling="mean"), "ranks only, one s"),
+        Method("prilora_sqrt", PRILoRAConfig(scaling="sqrt"), "PRILoRA, rank-stabilised"),
+        Method("prilora_mean", PRILoRAConfig(scaling="mean"), "PRILoRA, one s"),
     )
 }
 METHODS |= CONTRASTS
@@ -140,6 +148,7 @@ def configurations(
     ratios: Iterable[float] = (0.5,),
     intervals: Iterable[int] = (40,),
     importances: Iterable[str] = ("magnitude_input",),
+    scalings: Iterable[str] = ("layer",),
 ) -> list[Method]:
     """Every schedule with every pruning: configurations crossed, each once, those that have a name under that name.
 
@@ -148,18 +157,39 @@ def configurations(
         ratios: shares of A to prune; 0 is no pruning, whatever interval and importance.
         intervals: N, optimizer steps from one prune to the next.
         importances: ``magnitude_input``, ``magnitude`` or ``random``.
+        scalings: ``layer``, ``sqrt`` or ``mean``; on flat ranks they are one.
 
     Raises:
         ValueError: a value that :class:`~.config.PRILoRAConfig` refuses.
     """
-    named = {method.trains: method for method in reversed(METHODS.values()) if method.alpha_share == 1}
     methods = {}
-    for (first, last), ratio, interval, importance in product(ranks, ratios, intervals, importances):
-        config = PRILoRAConfig(first_rank=first, last_rank=last, ratio=ratio)
-        if ratio:
-            config = replace(config, interval=interval, importance=importance)
-        methods[config] = named.get(config) or Method(label := _label(config), config, label)
+    crossed = product(ranks, ratios, intervals, importances, scalings)
+    for (first, last), ratio, interval, importance, scaling in crossed:
+        config = PRILoRAConfig(
+            first_rank=first, last_rank=last, scaling=scaling, ratio=ratio, interval=interval, importance=importance
+        ).canonical()
+        methods[config] = _NAMED.get(config) or Method(label := _label(config), config, label)
     return list(methods.values())
+
+
+_NAMED = {
+    method.trains.canonical(): method
+    for method in reversed(METHODS.values())
+    if isinstance(method.trains, PRILoRAConfig) and method.alpha_share == 1
+}
+
+
+def method_name(record: dict[str, Any]) -> str:
+    """What a run's method is called today, told by its configuration: older files call other things by that name."""
+    if isinstance(record["method"], str):
+        return record["method"]
+    config, alpha = PRILoRAConfig.from_dict(record["method"]), record["settings"]["alpha"]
+    for method in METHODS.values():
+        if isinstance(method.trains, PRILoRAConfig):
+            same = replace(method.trains, alpha=alpha * method.alpha_share)
+            if same.canonical() == config.canonical():
+                return method.name
+    return _label(config) if record["name"] in METHODS else record["name"]
 
 
 def ablate(
@@ -167,7 +197,7 @@ def ablate(
     output: str | Path,
     *,
     encoder: str = "pocket",
-    rows: str | Path | None = None,
+    rows: str | Path | dict[str, dict[str, Dataset]] | None = None,
     overrides: dict[str, Any] | None = None,
     precision: str = "auto",
     device: str | None = None,
@@ -185,7 +215,9 @@ def ablate(
         runs: the grid.
         output: the file of JSON lines; runs with the same method, task, rows, seed, encoder, settings and precision
             are not repeated.
-        encoder, rows, precision, device, progress: see :func:`~.training.finetune`.
+        encoder, precision, device, progress: see :func:`~.training.finetune`.
+        rows: a folder of Parquet files, or the rows themselves by task and split; default: see
+            :func:`~.tasks.load_rows`.
         overrides: settings to change for all runs, such as ``{"epochs": 1}``.
         jobs: runs at a time; default: one, in this process, and with Ray as many as the cluster has processors.
         backend: where they are made: ``processes`` of this machine, or ``ray``, the Ray cluster that runs here (one on
@@ -214,13 +246,13 @@ def ablate(
     output.parent.mkdir(parents=True, exist_ok=True)
     output.open("ab").close()  # a place that can't be written to is better found before the first run
     precision = pick_precision(precision, encoder, device)
-    data = {task: load_rows(task, rows) for task in dict.fromkeys(run.task for run in runs)}
+    data = {task: _rows(task, rows) for task in dict.fromkeys(run.task for run in runs)}
     digests = {task: rows_digest(splits) for task, splits in data.items()}
     plans = {}
     for run in runs:
-        settings, trains = _settle(run, encoder, overrides or {})
+        settings, trains = settle(run, encoder, overrides or {})
         key = run_key(run, encoder, settings, trains, precision, digests[run.task])
-        plans.setdefault(_same(key), _Plan(len(plans) + 1, run, key, encoder, settings, trains))
+        plans.setdefault(same_run(key), _Plan(len(plans) + 1, run, key, encoder, settings, trains))
     at_start = _finished(output)  # under torchrun all processes must choose the same runs, before one of them writes
     waiting = [plan for same, plan in plans.items() if same not in at_start]
     for task in dict.fromkeys(plan.run.task for plan in waiting):  # what can't be is said once, before the first run
@@ -247,6 +279,14 @@ def ablate(
         announce(plan, record)
     finished = _finished(output)
     return [finished[same] for same in plans if same in finished]
+
+
+def _rows(task: str, rows: str | Path | dict[str, dict[str, Dataset]] | None) -> dict[str, Dataset]:
+    if not isinstance(rows, dict):
+        return load_rows(task, rows)
+    if task not in rows:
+        raise ValueError(f"rows holds {', '.join(rows)}, but not {task}")
+    return check_rows(get_task(task), rows[task])
 
 
 def describe_environment(precision: str = "auto", device: str | None = None) -> dict[str, str]:
@@ -280,7 +320,7 @@ def rows_digest(rows: dict[str, Dataset]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _settle(run: Run, encoder: str, overrides: dict[str, Any]) -> tuple[Settings, str | PRILoRAConfig]:
+def settle(run: Run, encoder: str, overrides: dict[str, Any]) -> tuple[Settings, str | PRILoRAConfig]:
     """The settings and configuration that a run has once preset, method and overrides are laid over one another."""
     trains = run.method.trains
     settings = replace(settings_for(encoder, run.task, trains), **overrides)
@@ -290,11 +330,13 @@ def _settle(run: Run, encoder: str, overrides: dict[str, Any]) -> tuple[Settings
 
 
 def _label(config: PRILoRAConfig) -> str:
-    """Ranks and pruning in short: ``12..4, ratio 0.25, N 10, random``; what is at its default is left out."""
+    """Ranks and pruning in short: ``12..4, mean, ratio 0.25, N 10, random``; what is at its default is left out."""
     parts = [
         f"{config.first_rank}..{config.last_rank}" if config.first_rank != config.last_rank else f"{config.last_rank}"
     ]
-    default = PRILoRAConfig()
+    config, default = config.canonical(), PRILoRAConfig()
+    if config.scaling != default.scaling:
+        parts.append(config.scaling if isinstance(config.scaling, str) else "own scaling")
     parts.append(f"ratio {config.ratio:g}")
     if config.interval != default.interval:
         parts.append(f"N {config.interval}")
@@ -303,11 +345,14 @@ def _label(config: PRILoRAConfig) -> str:
     return ", ".join(parts)
 
 
-def _same(key: list[Any]) -> str:
-    """Two keys name the same run if this is equal: a setting that a record is too old to have is at its default."""
+def same_run(key: list[Any]) -> str:
+    """Two keys name the same run if this is equal.
+
+    Settings that a record is too old to have are filled with their defaults; those without effect do not count.
+    """
     task, seed, encoder, method, settings, *rest = key
     if isinstance(method, dict):
-        method = PRILoRAConfig.from_dict(method).to_dict()
+        method = PRILoRAConfig.from_dict(method).canonical().to_dict()
     return json.dumps([task, seed, encoder, method, asdict(Settings(**settings)), *rest], sort_keys=True)
 
 
@@ -321,7 +366,7 @@ def read_runs(path: str | Path) -> list[dict[str, Any]]:
 
 
 def _finished(output: Path) -> dict[str, dict[str, Any]]:
-    return {_same(record["key"]): record for record in read_runs(output)}
+    return {same_run(record["key"]): record for record in read_runs(output)}
 
 
 def _make(

@@ -175,7 +175,7 @@ class PRILoRACallback(SealCheckpoints, ExportableState):
         self._model, self.pruned_after_evaluation = model, False
         if self.pruner is not None:
             self.pruner.detach()  # of a run that was interrupted
-        self.pruner = Pruner(model, **config.pruning()) if config.ratio else None
+        self.pruner = Pruner(model, **config.pruning(args.seed)) if config.ratio else None
         if state.global_step:
             if damaged := damaged_file(_checkpoint(args, state)):
                 raise RuntimeError(f"{damaged} is not as it was written: it is damaged; {LAST_WHOLE}")
@@ -209,7 +209,7 @@ class PRILoRACallback(SealCheckpoints, ExportableState):
 
     @property
     def history(self) -> list[dict[str, float]]:
-        """The pruner's: for each prune its step and the share of zeros before and after."""
+        """The pruner's: for each prune its step, the share of zeros before and after, and the mass removed."""
         return self.pruner.history if self.pruner else []
 
     def state(self) -> dict[str, Any]:

@@ -17,7 +17,8 @@ from matplotlib.figure import Figure
 from transformers import TrainerCallback
 
 from prilora_lite import plots, recordings
-from prilora_lite.pruner import IMPORTANCE_RULES, InputNorms, check_pruning, importance, keep_mask
+from prilora_lite.config import IMPORTANCE_RULES, check_pruning
+from prilora_lite.pruner import InputNorms, importance, keep_mask
 from prilora_lite.ranks import adapter_parameters, budget_ranks
 from prilora_lite.training import Result, finetune
 
@@ -208,7 +209,7 @@ def explore_pruning() -> Explorer:
         ),
         "step": ipywidgets.IntSlider(steps, 1, steps, description="mask at step", **_SLIDER),
     }
-    return Explorer(draw, controls, "Loss, sparsity, mask and churn of a recorded run at each step")
+    return Explorer(draw, controls, "Loss, zeros and mass removed, mask and churn of a recorded run")
 
 
 def explore_grid(runs: pd.DataFrame) -> Explorer:

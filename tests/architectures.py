@@ -1,6 +1,6 @@
 """Every architecture with every head that the library is tested on: small random models and their inputs.
 
-``python -m tests.architectures`` prints the README's table.
+``python -m tests.architectures`` prints the table of docs/models.md.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ def predictions(model: nn.Module, rows: dict[str, Tensor]) -> Tensor:
 
 @functools.cache
 def table() -> str:
-    """The README's table: which heads, which layers are adapted, what to know."""
+    """The table of docs/models.md: which heads, which layers are adapted, what to know."""
     lines = ["| architecture | heads | adapted in each layer | |", "|---|---|---|---|"]
     for a in ARCHITECTURES:
         result = adapt(build_with(a, CLASSIFICATION), CONFIG)

@@ -135,7 +135,8 @@ def test_each_stack_of_an_encoder_decoder_has_a_schedule_of_its_own():
     result = adapt(encoder_decoder(), PRILoRAConfig(first_rank=2, last_rank=5))
     assert result.ranks == [2, 5, *linear_ranks(4, 2, 5)]
     scalings = {(module.stack, module.scaling) for module in result.modules}
-    assert scalings == {("encoder.block", 16 / 3.5), ("decoder.block", 16 / 3.5)}
+    assert scalings == {(m.stack, 16 / m.rank) for m in result.modules}
+    assert {s for stack, s in scalings if stack == "encoder.block"} == {16 / 2, 16 / 5}
 
 
 def test_the_report_of_an_encoder_decoder_names_its_stacks():

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from prilora_lite import LoRALinear, PRILoRAConfig, adapt, load_adapter, merge_a
 from tests.models import BUILDERS, batch, build, train
 
 CONFIG = PRILoRAConfig(first_rank=2, last_rank=5, interval=2)
+DATA = Path(__file__).parent / "data"
 
 
 def trained(name="bert"):
@@ -92,6 +94,23 @@ def test_a_second_process_gets_the_same_logits(saved, tmp_path):
     root = os.path.dirname(os.path.dirname(__file__))
     subprocess.run([sys.executable, "-c", code, path, tmp_path / "logits.pt"], check=True, cwd=root)
     assert torch.equal(torch.load(tmp_path / "logits.pt", weights_only=True), model(**batch()).logits)
+
+
+def test_an_adapter_saved_when_one_s_was_the_default_loads_as_it_was():
+    """Written by the version whose default was one scaling for all layers, with that version's logits."""
+    model = build("bert")
+    load_adapter(model, DATA / "adapter_one_s.safetensors")
+    expected = load_file(DATA / "adapter_one_s_logits.safetensors")["logits"]
+    torch.testing.assert_close(model.eval()(**batch()).logits, expected, rtol=0, atol=1e-6)
+    assert {layer.scaling for layer in model.modules() if isinstance(layer, LoRALinear)} == {16 / 3.5}
+
+
+def test_a_model_whose_configuration_differs_in_nothing_that_has_an_effect_is_adapted_alike(tmp_path):
+    flat = PRILoRAConfig(first_rank=3, last_rank=3, ratio=0.0)
+    adapt(model := build("bert"), flat)
+    path = save_adapter(model, tmp_path / "adapter.safetensors")
+    adapt(other := build("bert"), dataclasses.replace(flat, scaling="mean", seed=7))
+    load_adapter(other, path)
 
 
 def test_loading_into_a_model_adapted_alike_works_and_adapted_otherwise_does_not(saved):

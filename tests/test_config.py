@@ -1,6 +1,9 @@
 import json
+from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from prilora_lite import PRILoRAConfig
 
@@ -12,13 +15,52 @@ def test_the_defaults_are_the_papers_as_we_read_it():
 
 
 def test_one_scaling_for_all_layers_rests_on_the_mean_rank():
-    config = PRILoRAConfig(alpha=16)
+    config = PRILoRAConfig(alpha=16, scaling="mean")
     assert config.scalings(config.ranks(12)) == [2.0] * 12  # mean rank 8
 
 
 def test_scaling_layer_by_layer_is_loras_rule():
-    config = PRILoRAConfig(alpha=12, scaling="layer")
+    config = PRILoRAConfig(alpha=12)
+    assert config.scaling == "layer"
     assert config.scalings([4, 8, 12]) == [3.0, 1.5, 1.0]
+
+
+def test_the_three_rules_are_powers_of_the_mean_rank_over_the_rank():
+    ranks = [1, 2, 4, 9]
+    mean = sum(ranks) / len(ranks)
+    for rule, power in (("layer", 1), ("sqrt", 0.5), ("mean", 0)):
+        expected = [7 / mean * (mean / rank) ** power for rank in ranks]
+        assert PRILoRAConfig(alpha=7, scaling=rule).scalings(ranks) == pytest.approx(expected, rel=1e-15)
+
+
+@given(rank=st.integers(1, 64), layers=st.integers(1, 40), alpha=st.integers(1, 128))
+def test_the_three_rules_agree_on_flat_ranks(rank, layers, alpha):
+    rules = [PRILoRAConfig(alpha=alpha, scaling=rule).scalings([rank] * layers) for rule in ("layer", "sqrt", "mean")]
+    assert rules[0] == rules[1] == rules[2]
+
+
+def test_the_rank_stabilised_rule_lies_between_the_others():
+    layer, sqrt, mean = (PRILoRAConfig(scaling=rule).scalings([4, 12]) for rule in ("layer", "sqrt", "mean"))
+    assert layer[0] > sqrt[0] > mean[0]
+    assert layer[1] < sqrt[1] < mean[1]
+
+
+def test_a_list_of_scalings_is_taken_as_it_is():
+    config = PRILoRAConfig(scaling=[1, 0.5])
+    assert config.scalings([4, 12]) == [1.0, 0.5]
+    assert PRILoRAConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    with pytest.raises(ValueError, match="lists 2 numbers, but there are 3 layers"):
+        config.scalings([4, 8, 12])
+
+
+def test_what_has_no_effect_makes_no_other_training():
+    flat = PRILoRAConfig(first_rank=8, last_rank=8, ratio=0)
+    assert replace(flat, scaling="mean", interval=7, decay=0.5, seed=3).canonical() == flat.canonical()
+    assert PRILoRAConfig(seed=3).canonical() == PRILoRAConfig()
+    for changed in ({"scaling": "mean"}, {"interval": 7}, {"decay": 0.5}, {"importance": "random", "seed": 3}):
+        assert replace(PRILoRAConfig(), **changed).canonical() != PRILoRAConfig().canonical()
+    random = PRILoRAConfig(importance="random")
+    assert replace(random, seed=3).canonical() != random.canonical()
 
 
 def test_survives_json():
@@ -46,6 +88,7 @@ def test_a_mistyped_setting_gets_the_nearest_name():
         ({"alpha": float("nan")}, "alpha must be a finite number above 0, got nan"),
         ({"alpha": "16"}, "alpha must be a finite number above 0, got '16'"),
         ({"scaling": "men"}, r"unknown scaling 'men': did you mean 'mean'\?"),
+        ({"scaling": (1.0, 0)}, r"one finite number above 0 for each layer, got \(1\.0, 0\)"),
         ({"dropout": 1}, r"dropout must lie in \[0, 1\), got 1"),
         ({"dropout": None}, r"dropout must be a number in \[0, 1\), got None"),
         ({"targets": "query"}, r"targets must be several names, like \('query',\)"),

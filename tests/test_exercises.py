@@ -75,6 +75,16 @@ def below_zero_touching_is_enough(mean, half):
     return "first" if mean - half > 0 else "second" if mean + half <= 0 else "no difference shown"
 
 
+def with_root(below):
+    """Right but for the rule "sqrt", which divides alpha by something else."""
+
+    def scalings(ranks, alpha, rule):
+        mean = sum(ranks) / len(ranks)
+        return [alpha / {"mean": mean, "layer": r, "sqrt": below(r, mean)}[rule] for r in ranks]
+
+    return scalings
+
+
 def levels_the_ranks(ranks, alpha, rule):
     ranks[:] = [sum(ranks) / len(ranks)] * len(ranks)
     return [alpha / rank for rank in ranks]
@@ -113,9 +123,21 @@ WRONG = [
     (check.verdict, lambda mean, half: None, "got None"),
     (check.verdict, touching_is_enough, "from 0 to 2"),
     (check.verdict, below_zero_touching_is_enough, "from -2 to 0"),
-    (check.scalings, lambda ranks, alpha, rule: [alpha] * len(ranks), "mean rank"),
-    (check.scalings, lambda ranks, alpha, rule: [alpha / sorted(ranks)[1]] * 3, "mean rank"),
-    (check.scalings, lambda ranks, alpha, rule: [alpha / r for r in ranks], "mean rank"),
+    (check.scalings, lambda ranks, alpha, rule: [alpha] * len(ranks), "alpha itself: divide"),
+    (check.scalings, lambda ranks, alpha, rule: [r / alpha for r in ranks], "alpha stands above"),
+    (check.scalings, lambda ranks, alpha, rule: [alpha / sorted(ranks)[1]] * 3, "over the median"),
+    (
+        check.scalings,
+        lambda ranks, alpha, rule: [alpha / r for r in ranks],
+        "'layer', .* in 'mean' the mean rank counts",
+    ),
+    (check.scalings, lambda ranks, alpha, rule: [alpha * 3 / sum(ranks)] * 3, "'mean', .* 'layer' looks at each"),
+    (check.scalings, with_root(lambda r, mean: r), "'layer', .* in 'sqrt' the mean rank counts"),
+    (check.scalings, with_root(lambda r, mean: mean), "'sqrt' looks at each"),
+    (check.scalings, with_root(lambda r, mean: r**0.5), "would not agree with LoRA's rule"),
+    (check.scalings, with_root(lambda r, mean: r * mean), "forgot the root"),
+    (check.scalings, with_root(lambda r, mean: 2 / (1 / r + 1 / mean)), "the root of their product"),
+    (check.scalings, with_root(lambda r, mean: mean**0.5), "its own rank times the mean rank"),
     (check.ranks_at_budget, floor_ranks, "no budget left over"),
     (check.running_mean_square, padding_counted, "real tokens"),
     (check.running_mean_square, mean_of_means, "over their number"),
@@ -175,7 +197,7 @@ WRONG = [
     (check.truncate, lambda update, r: ("a", "b"), "B at r = 1: expected .* which is no such thing"),
     (check.truncate, lambda update, r: (None, None), "B at r = 1 came back as None"),
     (check.full_parameters, 6, r"a function, got 6: .*full_parameters\(full_parameters\), without calling it"),
-    (check.scalings, levels_the_ranks, "its own rank"),
+    (check.scalings, levels_the_ranks, "own rank"),
     (check.keep_in_matrix, levels_the_scores, "True where the entry survives"),
     (check.merged_weight, empties_a, "W0 . s B A"),
     (check.sparsify_for_good, by_sign, "go on training"),

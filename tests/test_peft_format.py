@@ -90,7 +90,12 @@ def test_layer_1_is_not_taken_for_layer_11_nor_one_output_dense_for_another():
 
 
 @pytest.mark.parametrize(
-    ("options", "alphas"), [({"alpha": 7}, [4, 6, 8, 10]), ({"alpha": 7, "scaling": "layer"}, [7, 7, 7, 7])]
+    ("options", "alphas"),
+    [
+        ({"alpha": 7}, [7, 7, 7, 7]),
+        ({"alpha": 7, "scaling": "mean"}, [4, 6, 8, 10]),
+        ({"alpha": 7, "scaling": "sqrt"}, [7 * (rank / 3.5) ** 0.5 for rank in (2, 3, 4, 5)]),
+    ],
 )
 def test_alpha_is_rank_times_the_scaling_that_was_asked_for(options, alphas):
     patterns = rank_pattern_for(build("bert"), first=2, last=5, **options)
@@ -478,11 +483,15 @@ PLAIN = {"rank_pattern": {}, "alpha_pattern": {}, "r": 3, "lora_alpha": 6}
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        (PLAIN, {"first_rank": 3, "last_rank": 3, "targets": None, "layers": None, "scaling": "mean"}),
+        (PLAIN, {"first_rank": 3, "last_rank": 3, "targets": None, "layers": None, "scaling": "layer"}),
         (PLAIN | {"target_modules": ["query", "value"]}, {"targets": ("attention.self.query", "attention.self.value")}),
         (PLAIN | {"target_modules": ["query"], "layers_to_transform": [1, 3]}, {"layers": (1, 3), "first_rank": 3}),
         (PLAIN | {"use_rslora": True}, {"alpha": pytest.approx(6 * 3**0.5)}),
         (PLAIN | {"lora_dropout": 0.25}, {"dropout": 0.25}),
+        (
+            {"alpha_pattern": {}, "lora_alpha": 12, "use_rslora": True},
+            {"first_rank": 2, "last_rank": 5, "scaling": "sqrt", "alpha": pytest.approx(12 * 3.5**0.5)},
+        ),
         ({"alpha_pattern": {}, "lora_alpha": 12}, {"first_rank": 2, "last_rank": 5, "scaling": "layer", "alpha": 12}),
     ],
 )

@@ -61,9 +61,11 @@ def test_importance_shows_the_four_things_that_decide():
 @pytest.mark.parametrize("step", [None, 1, 19, 20, 39, 40, 125])
 def test_pruning_shows_the_mask_of_the_last_prune_up_to_a_step(step):
     trace = recordings.load_trace(0.5, 20)
-    losses, sparsity, mask, churn = plots.plot_pruning(trace, step).axes
+    losses, mass, mask, churn = plots.plot_pruning(trace, step).axes
     assert losses.lines[0].get_ydata().tolist() == trace["losses"]
-    assert sparsity.lines[0].get_ydata() == pytest.approx(100 * np.array(trace["sparsity"]))
+    assert mass.lines[0].get_ydata() == pytest.approx(100 * np.array(trace["sparsity"]))
+    assert list(mass.lines[1].get_xdata()) == list(trace["masks"])
+    assert mass.lines[1].get_ydata() == pytest.approx([100 * share for share in trace["mass"].values()])
     assert churn.lines[0].get_ydata() == pytest.approx([100 * share for share in trace["churn"].values()])
     prunes = [at for at in trace["masks"] if step is None or at <= step]
     if prunes:
@@ -89,7 +91,7 @@ def grid_of_runs():
     """Two tasks, five slopes, two ratios, three seeds; the value says which cell it is."""
     rows = []
     for task, slope, ratio, seed in product(("a", "b"), (-8, -4, 0, 4, 8), (0.0, 0.5), range(3)):
-        config = {"first_rank": 8 - slope // 2, "last_rank": 8 + slope // 2, "ratio": ratio, "scaling": "mean"}
+        config = {"first_rank": 8 - slope // 2, "last_rank": 8 + slope // 2, "ratio": ratio, "scaling": "layer"}
         config |= {"layers": None, "interval": 40, "importance": "magnitude_input"}
         value = 0.5 + slope / 100 + ratio / 10 + (0.2 if task == "b" else 0) + seed / 1000
         rows.append({"task": task, "method": f"{slope} {ratio}", "seed": seed, "metric": "m", "value": value} | config)

@@ -424,7 +424,11 @@ def test_prunes_every_nth_step_and_entries_return_in_between():
         sparsities.append(pruner.sparsity())
     assert [entry["step"] for entry in pruner.history] == [3, 6]
     assert sparsities == [0, 0, 0.5, 0, 0, 0.5, 0]
-    assert pruner.history[1] == {"step": 6, "before": 0.0, "after": 0.5}
+    assert {name: pruner.history[1][name] for name in ("step", "before", "after")} == {
+        "step": 6,
+        "before": 0,
+        "after": 0.5,
+    }
 
 
 def test_each_row_gets_k_zeros_where_importance_is_least():
@@ -497,6 +501,90 @@ def test_a_permanent_mask_stays_under_random_importance():
     assert all(torch.equal(gone[name], layer.lora_A == 0) for name, layer in pruner.layers.items())
 
 
+def zeros(pruner):
+    return {name: layer.lora_A == 0 for name, layer in pruner.layers.items()}
+
+
+def equal(masks, others):
+    return all(torch.equal(masks[name], others[name]) for name in masks)
+
+
+def test_random_scores_are_drawn_once_a_run():
+    model = adapted()
+    pruner = Pruner(model, interval=2, rule="random")
+    optimizer = train(model, pruner, 2)
+    first = zeros(pruner)
+    train(model, pruner, 4, optimizer=optimizer)
+    assert len(pruner.history) == 3
+    assert equal(first, zeros(pruner))
+
+
+def test_random_scores_depend_on_the_seed_and_on_nothing_else():
+    masks = []
+    for seed, dtype in ((0, torch.float64), (0, torch.float32), (1, torch.float32)):
+        model = adapted(dtype=dtype)
+        torch.manual_seed(len(masks))  # the state of torch's own generator has no part in it
+        pruner = Pruner(model, interval=1, rule="random", seed=seed)
+        train(model, pruner, 1, seed=len(masks))
+        masks.append(zeros(pruner))
+    assert equal(masks[0], masks[1])
+    assert not equal(masks[1], masks[2])
+
+
+def test_a_state_whose_scores_were_drawn_anew_at_each_prune_is_refused():
+    pruner = Pruner(adapted(), rule="random")
+    state = pruner.state_dict()
+    del state["noise"]
+    with pytest.raises(ValueError, match="drawn once a run now: start anew"):
+        pruner.load_state_dict(state)
+
+
+def test_a_state_from_before_the_noise_was_kept_goes_on_where_there_is_none():
+    model = adapted()
+    pruner = Pruner(model, interval=2)
+    train(model, pruner, 3)
+    state = pruner.state_dict()
+    del state["noise"], state["pruned_at"]
+    state["generator"] = torch.Generator().get_state()
+    again = Pruner(model, interval=2)
+    again.load_state_dict(state)
+    assert (again.steps, again.pruned_at, again.history) == (3, 2, pruner.history)
+
+
+@pytest.mark.parametrize("rule", ["magnitude_input", "magnitude", "random"])
+def test_a_permanent_mask_can_hold_from_the_first_step_on(rule):
+    model = adapted()
+    pruner = Pruner(model, interval=1, regrow=False, rule=rule)
+    optimizer = train(model, pruner, 1)
+    first = zeros(pruner)
+    for step in range(4):
+        train(model, pruner, 1, seed=step, optimizer=optimizer)
+        assert equal(first, zeros(pruner))
+        assert pruner.pruned_at == pruner.steps
+    assert [entry["step"] for entry in pruner.history] == [1]
+
+
+def test_the_history_has_the_share_of_the_squared_norm_that_each_prune_removes():
+    model = adapted()
+    pruner = Pruner(model, interval=1, ratio=0.5)
+    before = {name: layer.lora_A.detach().clone() for name, layer in pruner.layers.items()}
+    model(**batch())
+    pruner.step()  # no optimizer step: A is as it was before the prune
+    removed = sum(float((before[name][layer.lora_A == 0] ** 2).sum()) for name, layer in pruner.layers.items())
+    norm = sum(float((A**2).sum()) for A in before.values())
+    assert pruner.history[0]["mass"] == pytest.approx(removed / norm, rel=1e-6)
+
+
+def test_the_smaller_half_of_uniform_entries_holds_an_eighth_of_the_squared_norm():
+    """The integral of x^2 from 0 to 1/2 over that from 0 to 1."""
+    model = adapted("bert", first_rank=12, last_rank=12)
+    pruner = Pruner(model, interval=1, ratio=0.5, rule="magnitude")
+    model(**batch())
+    pruner.step()
+    entries = sum(layer.lora_A.numel() for layer in pruner.layers.values())
+    assert pruner.history[0]["mass"] == pytest.approx(1 / 8, abs=3 / entries**0.5)
+
+
 @pytest.mark.parametrize("rule", ["magnitude_input", "magnitude", "random"])
 def test_pruning_twice_in_a_step_changes_nothing_more(rule):
     model = adapted()
@@ -540,7 +628,7 @@ def test_a_resumed_pruner_goes_on_as_if_never_stopped(options, tmp_path):
     for (name, expected), got in zip(model.state_dict().items(), resumed.state_dict().values(), strict=True):
         assert torch.equal(expected, got), name
     assert again.history == pruner.history
-    assert len(pruner.history) == 3
+    assert len(pruner.history) == (3 if options.get("regrow", True) else 1)  # a permanent mask is chosen once
 
 
 def test_the_state_of_another_pruner_is_refused():
@@ -734,7 +822,7 @@ def test_the_method_needs_torch_and_the_standard_library_alone(name):
             assert top == "torch" or top in sys.stdlib_module_names or module in OWN_IMPORTS, module
 
 
-OWN_IMPORTS = {f"prilora_lite.{name}" for name in (*METHOD, "structure", "errors")}
+OWN_IMPORTS = {f"prilora_lite.{name}" for name in (*METHOD, "config", "structure", "errors")}
 
 
 def test_the_three_method_files_are_about_400_lines_of_code():

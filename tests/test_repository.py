@@ -7,6 +7,7 @@ import shlex
 import tomllib
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
@@ -15,7 +16,7 @@ from benchmarks import environments, learning_rates, show
 from benchmarks.environments import COLAB
 from prilora_lite import reporting
 from prilora_lite.cli import _parser
-from prilora_lite.comparison import PRIMARY, compare
+from prilora_lite.comparison import compare
 from prilora_lite.records import read_records
 from tests import architectures
 
@@ -25,10 +26,10 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 # Each room may import from those before it, none after.
 ROOMS = (
-    "errors", "files", "ranks", "lora", "structure", "pruner", "config", "adapt", "checkpoint", "pocket.grammar",
+    "errors", "files", "ranks", "lora", "structure", "config", "pruner", "adapt", "checkpoint", "pocket.grammar",
     "pocket.tasks", "tasks", "encoders", "peft_format", "baselines", "training", "comparison", "records", "study",
-    "recordings", "plots", "published", "reporting", "exercises", "widgets", "notebooks", "sandbox", "classroom", "cli",
-    "__main__", "pocket.pretrain",
+    "recordings", "plots", "published", "allocation", "reporting", "questions", "exercises", "widgets", "notebooks",
+    "sandbox", "classroom", "cli", "__main__", "pocket.pretrain",
 )  # fmt: skip
 
 
@@ -140,27 +141,50 @@ def test_the_pins_lie_in_the_ranges_and_end_with_the_project():
         assert requirement.specifier.contains(pin.version), text
 
 
-def test_the_readmes_table_of_architectures_is_that_of_their_tests():
-    assert architectures.table() in README
+def test_the_table_of_architectures_is_that_of_their_tests():
+    assert architectures.table() in (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
 
 
-STUDIES = ("pocket", "minilm_glue", "pocket_grid")
+STUDIES = ("pocket", "minilm_glue", "pocket_grid", "pocket_grid_one_s")
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "results" / "README.md"]
 
 
 def commands(start):
-    """The README's command lines that begin with a word, continuation lines joined, environment settings dropped."""
-    blocks = "\n".join(re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL)).replace("\\\n", " ")
+    """The pages' command lines that begin with a word, continuation lines joined, environment settings dropped."""
+    pages = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+    blocks = "\n".join(re.findall(r"```bash\n(.*?)```", pages, flags=re.DOTALL)).replace("\\\n", " ")
     for line in re.split(r"\n|&&", blocks):
         words = [word for word in shlex.split(line, comments=True) if not re.match(r"[A-Z_]+=", word)]
         if words[:1] == [start]:
             yield words
 
 
-def test_the_readmes_commands_are_understood():
+def test_the_pages_commands_are_understood():
     found = list(commands("prilora-lite"))
     assert found
     for words in found:
         assert _parser().parse_args(words[1:]).run
+
+
+@pytest.mark.parametrize(
+    "page", PAGES, ids=lambda page: page.name if page.parent == ROOT else f"{page.parent.name}/{page.name}"
+)
+def test_a_pages_links_lead_somewhere(page):
+    """To a file of the repository, and to a heading there where one is named."""
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        if re.match(r"https?:", target):
+            continue
+        name, _, heading = target.partition("#")
+        file = page.parent / name if name else page
+        assert file.exists(), target
+        if heading:
+            lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
+            slugs = [re.sub(r"[^\w\- ]", "", line.lstrip("# ").lower()).replace(" ", "-") for line in lines]
+            assert heading in slugs, target
+
+
+def test_the_readme_is_short_enough_to_be_read():
+    assert len(README.splitlines()) <= 150
 
 
 def test_the_check_of_a_clean_clone_runs_the_readmes_test_command():
@@ -177,38 +201,34 @@ def test_the_readme_says_how_long_the_notebooks_take():
     assert max(int(re.search(r"runs in (\d+) s", head).group(1)) for head in heads) <= int(stated)
 
 
-def section(title):
-    """The README's text below a heading, up to the next of its kind."""
-    return README.split(f"## {title}\n")[1].split("\n## ")[0]
+DIFFERENCE = r"([+-]?\d+\.\d) points?(?: [^.()]*)? \((-?\d+\.\d) to (-?\d+\.\d)\)"
 
 
-def cells(text, label):
-    """The cells of the table row that begins with a label."""
-    (line,) = [line for line in text.splitlines() if line.startswith(f"| {label} |")]
-    return [cell.strip() for cell in line.strip("|").split("|")][1:]
+def test_the_readmes_answers_are_those_of_the_questions():
+    answers = pd.read_csv(ROOT / "results" / "questions.csv")
+    found = {
+        tuple(f"{value:.1f}" for value in (row.difference, row.low, row.high))
+        for row in answers.itertuples()
+        if row.verdict != "not run"
+    }
+    text = " ".join(README.split("## Does it work?")[1].split("\n## ")[0].split())
+    said = re.findall(DIFFERENCE, text)
+    assert len(said) >= 2
+    for mean, low, high in said:
+        assert (mean.lstrip("+"), low, high) in found, (mean, low, high)
 
 
-def test_the_readmes_tables_are_those_of_the_raw_runs():
-    tables = {}
-    for name in ("pocket", "minilm_glue"):
-        parts = reporting.groups(read_records(ROOT / "results" / f"{name}.jsonl"))
-        tables |= {title: reporting.markdown_table(runs) for title, runs in parts.items()}
-    shown = re.findall(r"<!-- (.*) -->\n\n((?:\|.*\n)+)", README)
-    assert {"pocket", "minilm"} <= {title for title, _ in shown}
-    for title, table in shown:
-        assert table.strip() == tables[title], title
-
-
-@pytest.mark.parametrize("name", ["pocket", "minilm_glue"])
-def test_the_readmes_differences_are_those_of_the_raw_runs(name):
-    runs = next(iter(reporting.groups(read_records(ROOT / "results" / f"{name}.jsonl")).values()))
-    text = " ".join(README.split())
-    for row in compare(runs, *PRIMARY).itertuples():
-        if row.task != "all":
-            task = row.task.removeprefix("pocket-")
-            mean, low, high = (f"{100 * value:.1f}" for value in (row.mean, row.low, row.high))
-            sign = "" if row.mean < 0 else r"\+"
-            assert re.search(rf"{sign}{mean} on `(pocket-)?{task}` \({low} to {high}", text), row
+def test_the_page_on_pocket_says_what_the_raw_runs_say():
+    parts = reporting.groups(read_records(ROOT / "results" / "pocket.jsonl"))
+    text = " ".join((ROOT / "docs" / "pocket.md").read_text(encoding="utf-8").split())
+    for part, method, task in (
+        ("pocket", "full", "pocket-mrpc"),
+        ("pocket", "full", "pocket-rte"),
+        ("pocket, epochs=0.5", "random_75", "pocket-cola"),
+    ):
+        table = compare(parts[part], method, "lora").set_index("task")
+        mean, low, high = (f"{100 * table.loc[task, name]:.1f}" for name in ("mean", "low", "high"))
+        assert f"{mean} ({low} to {high})" in text, (method, task)
 
 
 @pytest.mark.parametrize("name", STUDIES)
@@ -230,4 +250,4 @@ def test_the_tables_of_learning_rates_are_those_of_the_raw_runs(encoder):
 def test_the_tables_of_speed_are_those_of_the_raw_measurements():
     results = show.gather(read_records(ROOT / "results" / "speed.jsonl"), "cpu")
     assert show.tables(results) == (ROOT / "results" / "speed.md").read_text(encoding="utf-8")
-    assert show.headline(results) in README
+    assert show.headline(results) in (ROOT / "docs" / "costs.md").read_text(encoding="utf-8")

@@ -3,6 +3,7 @@ import os
 import re
 import sys
 import threading
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import psutil
 import pytest
 
 from benchmarks import killed_study
-from prilora_lite import reporting, study
+from prilora_lite import PRILoRAConfig, reporting, study
 from prilora_lite.cli import main
 from prilora_lite.plots import plot_ablation
 from prilora_lite.records import append_record, read_records
@@ -77,11 +78,9 @@ def test_mistyped_methods_and_tasks_get_the_nearest_name():
 def test_the_low_rank_methods_have_equal_budgets():
     methods = [method for name, method in study.METHODS.items() if name not in study.CONTRASTS]
     configs = {method.name: method.trains for method in methods if not isinstance(method.trains, str)}
-    assert set(configs) == {"lora", "ranks", "pruning", "prilora", "prilora_layer"}
+    assert set(configs) == {"lora", "ranks", "pruning", "prilora"}
     assert {sum(config.ranks(12)) for config in configs.values()} == {96}
-    by_layer = configs.pop("prilora_layer")
-    assert by_layer.scalings([4, 12]) == [4.0, 16 / 12]
-    assert {config.scalings(config.ranks(12))[0] for config in configs.values()} == {2.0}
+    assert {config.scaling for config in configs.values()} == {"layer"}
     assert {name for name, config in configs.items() if config.ratio} == {"pruning", "prilora"}
 
 
@@ -103,6 +102,30 @@ def test_slopes_about_a_mean_rank_cost_the_same():
 def test_a_configuration_with_a_name_keeps_it():
     names = [m.name for m in study.configurations([(8, 8), (4, 12)], [0, 0.5])]
     assert names == ["lora", "pruning", "ranks", "prilora"]
+
+
+def test_scalings_are_crossed_with_slopes_and_flat_ranks_have_one():
+    methods = study.configurations([(8, 8), (4, 12)], [0], scalings=["layer", "sqrt", "mean"])
+    assert [m.name for m in methods] == ["lora", "ranks", "ranks_sqrt", "ranks_mean"]
+
+
+def record_of(name, config, alpha=16.0):
+    return {
+        "name": name,
+        "method": config if isinstance(config, str) else config.to_dict(),
+        "settings": {"alpha": alpha},
+    }
+
+
+def test_a_run_is_called_by_its_configuration_and_not_by_the_name_of_its_day():
+    assert study.method_name(record_of("prilora", PRILoRAConfig(scaling="mean"))) == "prilora_mean"
+    assert study.method_name(record_of("ranks", PRILoRAConfig(ratio=0.0, scaling="mean"))) == "ranks_mean"
+    lora = PRILoRAConfig(first_rank=8, last_rank=8, ratio=0.0, scaling="mean", seed=0)
+    assert study.method_name(record_of("lora", lora)) == "lora"
+    assert study.method_name(record_of("lora", replace(lora, alpha=32), alpha=32)) == "lora"
+    assert study.method_name(record_of("prilora", PRILoRAConfig(interval=7))) == "4..12, ratio 0.5, N 7"
+    assert study.method_name(record_of("mine", PRILoRAConfig(interval=7))) == "mine"
+    assert study.method_name(record_of("full", "full")) == "full"
 
 
 def test_other_configurations_are_named_by_what_they_are():

@@ -27,7 +27,7 @@ from prilora_lite.encoders import POCKET_SHORT, Settings, settings_for
 from prilora_lite.errors import unknown
 from prilora_lite.lora import LoRALinear
 from prilora_lite.records import append_record, read_records
-from prilora_lite.study import describe_environment
+from prilora_lite.study import describe_environment, same_run
 from prilora_lite.training import Result, finetune, pick_precision
 
 FOLDER = Path(__file__).parent
@@ -120,7 +120,7 @@ def record(name: str, *, folder: Path = FOLDER, rows: str | None = None, device:
     output.open("ab").close()  # a place that can't be written to is better found before the first run
     for number, recipe in enumerate(planned, start=1):
         key = _key(recipe)
-        if any(run["key"] == key for run in read_records(output)):
+        if any(_same(run["key"]) == _same(key) for run in read_records(output)):
             continue
         watch = Watch()
         result = finetune(
@@ -176,8 +176,8 @@ def load_study(name: str) -> pd.DataFrame:
 
 
 def load_trace(ratio: float, interval: int, folder: Path = FOLDER) -> dict[str, Any]:
-    """How one recorded run of ``pruning`` went, step by step: losses and sparsity; churn and mask (r, n) by
-    the step of the prune.
+    """How one recorded run of ``pruning`` went, step by step: losses and sparsity; and by the step of the prune the
+    mass that it removed, its churn and its mask (r, n).
 
     Raises:
         ValueError: that pair was not recorded; those that were are named.
@@ -187,7 +187,8 @@ def load_trace(ratio: float, interval: int, folder: Path = FOLDER) -> dict[str, 
         if "trace" in run and (run["key"][4]["ratio"], run["key"][4]["interval"]) == (ratio, interval):
             trace = dict(run["trace"])
             trace["masks"] = {int(step): _unpack(bits, trace["shape"]) for step, bits in trace["masks"].items()}
-            trace["churn"] = {int(step): share for step, share in trace["churn"].items()}
+            for name in ("mass", "churn"):
+                trace[name] = {int(step): share for step, share in trace[name].items()}
             return trace
     raise ValueError(f"recorded are the ratios {RATIOS} and the intervals {INTERVALS}, not {ratio} every {interval}")
 
@@ -198,10 +199,15 @@ def _key(recipe: Recipe) -> list[Any]:
     return [recipe.name, recipe.task, recipe.seed, recipe.encoder, method, asdict(recipe.settings)]
 
 
+def _same(key: list[Any]) -> str:
+    """Two keys name the same run if this is equal, as in a study's file."""
+    return json.dumps([key[0], same_run(key[1:])])
+
+
 def _runs(name: str, folder: Path) -> list[dict[str, Any]]:
     """The planned runs of a recording, in their order; what else the file may hold is left aside."""
-    made = {json.dumps(run["key"]): run for run in read_records(Path(folder) / f"{name}.jsonl")}
-    keys = [json.dumps(_key(recipe)) for recipe in recipes(name)]
+    made = {_same(run["key"]): run for run in read_records(Path(folder) / f"{name}.jsonl")}
+    keys = [_same(_key(recipe)) for recipe in recipes(name)]
     missing = [key for key in keys if key not in made]
     if missing:
         raise FileNotFoundError(
@@ -219,6 +225,7 @@ def _trace(result: Result, alive: list[dict[str, np.ndarray]]) -> dict[str, Any]
     return {
         "losses": [round(loss, 4) for loss in result.losses],
         "sparsity": [round(1 - float(step.mean()), 4) for step in flat],
+        "mass": {entry["step"]: entry["mass"] for entry in result.history},
         "churn": {after: round(churn(flat[before - 1], flat[after - 1]), 4) for before, after in pairwise(prunes)},
         "shape": next((list(mask.shape) for mask in masks.values()), None),
         "masks": {step: np.packbits(mask).tobytes().hex() for step, mask in masks.items()},

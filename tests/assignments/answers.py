@@ -249,7 +249,18 @@ WRONG = {
                 ("first_rank=8, last_rank=8, ratio=0.75", "first_rank=4, last_rank=12, ratio=0.5"),
                 {"a4_methods_test"},
             ),
-            "no effect": (("ratio=0.75", "ratio=0, importance='random'"), {"a4_methods_test"}),
+            "a slope and another scaling": (
+                ("first_rank=8, last_rank=8, ratio=0.75", "first_rank=4, last_rank=12, ratio=0, scaling='mean'"),
+                {"a4_methods_test"},
+            ),
+            "no effect": (
+                ("ratio=0.75", "ratio=0, importance='random'"),
+                {"a4_methods_test", "a4_table_test", "a4_runs_test", "a4_claim_test"},
+            ),
+            "a scaling that has no effect": (
+                ("ratio=0.75", "ratio=0, scaling='sqrt'"),
+                {"a4_methods_test", "a4_table_test", "a4_runs_test", "a4_claim_test"},
+            ),
             "no change": (
                 ("ratio=0.75", "ratio=0"),
                 {"a4_methods_test", "a4_table_test", "a4_runs_test", "a4_claim_test"},
@@ -287,7 +298,7 @@ WRONG = {
                 ("differences.std()", "math.hypot(pd.Series(mine).std(), pd.Series(lora).std())"),
                 {"a4_interval_test"},
             ),
-            "lora less mine": (
+            "lora minus mine": (
                 ("pd.Series(mine) - pd.Series(lora)", "pd.Series(lora) - pd.Series(mine)"),
                 {"a4_interval_test"},
             ),
