@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import EngFormatter, MaxNLocator, NullFormatter
 from scipy import stats
 
@@ -51,6 +52,51 @@ def plot_ablation(runs: pd.DataFrame, labels: dict[str, str] | None = None) -> F
         axes.tick_params(axis="y", length=0)
     axes.set_yticks(range(len(methods)), [labels.get(method, method) for method in methods])
     axes.set_ylim(len(methods) - 0.5, -0.5)
+    return figure
+
+
+def plot_method(ranks: Sequence[int]) -> Figure:
+    """The method in one picture: a layer with its update, whose A is half zero, and the encoder as a stack of them.
+
+    Args:
+        ranks: r_l, first layer first.
+    """
+    figure = Figure(figsize=(10, 4.4), layout="constrained")
+    layer, stack = figure.subplots(1, 2, width_ratios=(1.6, 1))
+    frozen, update, size, rank = "0.82", COLOURS[1], 8, 3
+    alive = np.random.default_rng(0).permuted(np.tile(np.arange(2 * size) % 2 == 0, (rank, 1)), axis=1)
+    layer.add_patch(Rectangle((0, 0), size, size, color=frozen))
+    layer.text(size / 2, size / 2, "$W_0$\nfrozen", ha="center", va="center", fontsize=15)
+    left = size + 4
+    for (i, j), kept in np.ndenumerate(alive):  # A lies below, B stands on it
+        cell = (left + j * size / (2 * size), i * 0.6)
+        layer.add_patch(
+            Rectangle(cell, 0.5, 0.6, facecolor=update if kept else "white", edgecolor=update, linewidth=0.8)
+        )
+    layer.add_patch(Rectangle((left + size / 2 - 0.9, 3), 1.8, 5, color=update))
+    layer.text(left + size / 2, 5.5, "$B$", ha="center", va="center", fontsize=15, color="white")
+    layer.text(left + size + 0.3, 0.9, "$A$: half of it\nis zero, pruned\nagain and again", va="center", fontsize=11)
+    layer.text(size + 2, size / 2, "+ s", ha="center", va="center", fontsize=15)
+    layer.annotate("", (size / 2, -0.1), (left / 2 + 3, -1.8), arrowprops={"arrowstyle": "->"})
+    layer.annotate("", (left + size / 2, -0.1), (left / 2 + 5, -1.8), arrowprops={"arrowstyle": "->"})
+    layer.text(left / 2 + 4, -2, "input $x$", ha="center", va="top", fontsize=12)
+    layer.set_title("one layer: $y = W_0\\,x + s\\,B A\\,x$")
+    layer.set_xlim(-0.3, left + size + 5)
+    layer.set_ylim(-2.8, size + 0.3)
+    layer.set_aspect("equal")
+    places = range(len(ranks))
+    stack.barh(places, [6] * len(ranks), left=-6, height=0.8, color=frozen, label="frozen weights")
+    bars = stack.barh(places, ranks, height=0.8, color=update, label="rank of the update")
+    stack.bar_label(bars, padding=3)
+    stack.set_yticks([0, len(ranks) - 1], ["first layer", "last layer"])
+    stack.set_xlim(-6, max(ranks) * 1.15)
+    stack.set_title("all layers: the rank grows with depth")
+    stack.legend(loc="upper center", bbox_to_anchor=(0.45, 0.0), ncols=2, frameon=False)
+    for axes in (layer, stack):
+        axes.spines[:].set_visible(False)
+        axes.tick_params(length=0)
+        axes.set_xticks([])
+    layer.set_yticks([])
     return figure
 
 

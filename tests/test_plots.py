@@ -75,6 +75,17 @@ def test_pruning_shows_the_mask_of_the_last_prune_up_to_a_step(step):
         assert not mask.images
 
 
+def test_the_picture_of_the_method_has_the_ranks_as_bars_and_half_of_a_zero():
+    layer, stack = plots.plot_method([4, 8, 12]).axes
+    frozen, ranks = stack.containers
+    assert [bar.get_width() for bar in ranks] == [4, 8, 12]
+    assert len({bar.get_width() for bar in frozen}) == 1
+    cells = [patch for patch in layer.patches if patch.get_width() == 0.5]
+    white = [patch for patch in cells if patch.get_facecolor() == (1.0, 1.0, 1.0, 1.0)]
+    for row in {patch.get_y() for patch in cells}:
+        assert sum(p.get_y() == row for p in white) * 2 == sum(p.get_y() == row for p in cells)
+
+
 def test_layers_draws_every_seed_its_mean_and_the_reference():
     runs = recordings.load("layers")
     names = ["bottom third", "top third"]
