@@ -97,7 +97,7 @@ def _parser(kind: type[argparse.ArgumentParser] = argparse.ArgumentParser) -> ar
     ablate.add_argument(
         "--margin",
         type=_margin,
-        default=1.0,
+        default="1",
         metavar="POINTS",
         help="the largest difference that counts as none, named before the runs (default: 1)",
     )

@@ -237,7 +237,7 @@ def paired_interval(first: Sequence[float], second: Sequence[float]) -> tuple[fl
     return float(difference.mean()), float(stats.t.ppf(0.975, n - 1) * difference.std(ddof=1) / math.sqrt(n))
 
 
-def compare(runs: pd.DataFrame, first: str, second: str) -> pd.DataFrame:
+def paired_differences(runs: pd.DataFrame, first: str, second: str) -> dict[str, pd.Series]:
     """One method minus another, paired by seed: for each task, and for the mean over the tasks.
 
     Args:
@@ -246,8 +246,7 @@ def compare(runs: pd.DataFrame, first: str, second: str) -> pd.DataFrame:
             that lack a task as well.
 
     Returns:
-        One row per task and one for ``all`` if there are several: pairs, mean, low and high end of the 95 %
-        t-interval, p of the paired t-test, sd of the differences. A single pair has a mean and no interval.
+        Task -> one difference for each seed; ``all`` is the mean over the tasks, if there are several.
 
     Raises:
         ValueError: a method without runs, or no seed in common.
@@ -263,10 +262,27 @@ def compare(runs: pd.DataFrame, first: str, second: str) -> pd.DataFrame:
     }
     if len(differences) > 1:
         differences["all"] = pd.DataFrame(differences).dropna().mean(axis=1)
-    rows = [{"task": task, **_test(difference)} for task, difference in differences.items() if len(difference)]
-    if not rows:
+    differences = {task: difference for task, difference in differences.items() if len(difference)}
+    if not differences:
         raise ValueError(f"{first} and {second} have no seed of a task in common")
-    return pd.DataFrame(rows)
+    return differences
+
+
+def compare(runs: pd.DataFrame, first: str, second: str) -> pd.DataFrame:
+    """What :func:`paired_differences` come to, as a table.
+
+    Args:
+        runs, first, second: see there.
+
+    Returns:
+        One row per task and one for ``all`` if there are several: pairs, mean, low and high end of the 95 %
+        t-interval, p of the paired t-test, sd of the differences. A single pair has a mean and no interval.
+
+    Raises:
+        ValueError: a method without runs, or no seed in common.
+    """
+    found = paired_differences(runs, first, second)
+    return pd.DataFrame([{"task": task, **_test(difference)} for task, difference in found.items()])
 
 
 def explore(runs: pd.DataFrame, reference: str = "lora") -> pd.DataFrame:

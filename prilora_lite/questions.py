@@ -31,7 +31,7 @@ from prilora_lite.tasks import get_task, load_rows
 RATES = (1e-3, 2e-3, 4e-3)  # tried first for each arm; extended by factors of 2 while the best is the first or the last
 RATE_SEEDS = (0, 1, 2)
 LOWEST, HIGHEST = 1e-3 / 64, 4e-3 * 16  # no rates beyond these are tried
-CLIFF = 0.1  # a rate is not chosen if doubling it loses more of the metric than this
+CLIFF = 0.2  # a rate is not chosen if doubling it loses more of the metric than this: training collapses there
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,10 @@ from matplotlib.figure import Figure
 from prilora_lite import allocation, plots, published
 from prilora_lite.comparison import (
     PRIMARY,
-    compare,
     decide,
-    detectable,
     detectable_by_seeds,
     explore,
+    paired_differences,
     pooled_difference,
     verdict,
 )
@@ -32,6 +31,7 @@ from prilora_lite.ranks import linear_ranks
 from prilora_lite.study import METHODS, method_name, read_runs
 from prilora_lite.tasks import TASKS
 
+MARGIN = 1.0  # percentage points; the largest difference that counts as none, unless another is named
 CONFIGURATION = ("first_rank", "last_rank", "scaling", "layers", "ratio", "interval", "importance")
 
 
@@ -219,15 +219,17 @@ def conclusion(runs: pd.DataFrame, margin: float) -> str:
     if not set(PRIMARY) <= set(methods) and len(methods) != 2:
         return ""
     first, second = PRIMARY if set(PRIMARY) <= set(methods) else methods[::-1]
+    one, other = (runs.loc[runs["method"] == method, ["task", "seed"]] for method in (first, second))
+    if one.merge(other).empty:
+        return ""
     sentences = []
-    for task, here in runs.groupby("task", sort=False):
-        table = 100 * here.pivot_table(index="seed", columns="method", values="value")
-        if not {first, second} <= set(table.columns) or not (pairs := len(table := table.dropna())):
+    for task, differences in paired_differences(runs, first, second).items():
+        if task == "all":
             continue
-        found = decide(table[first] - table[second], margin)
-        interval = f" (95 % interval {found.low:.1f} to {found.high:.1f})" if pairs > 1 else ""
+        found = decide(100 * differences, margin)
+        interval = f" (95 % interval {found.low:.1f} to {found.high:.1f})" if found.pairs > 1 else ""
         sentences += textwrap.wrap(
-            f"{_label(first)} minus {_label(second)} on {task}, {pairs} seed{'s' if pairs > 1 else ''}: "
+            f"{_label(first)} minus {_label(second)} on {task}, {found.pairs} seed{'s' if found.pairs > 1 else ''}: "
             f"{found.mean:+.1f} points{interval}. {found.sentence}",
             80,
         )
@@ -254,8 +256,10 @@ def _section(title: str, runs: pd.DataFrame) -> str:
     if set(PRIMARY) <= methods:
         first, second = map(_label, PRIMARY)
         parts += ["", f"{first} minus {second}: named before the runs"]
-        parts += [_line(row) for row in compare(runs, *PRIMARY).itertuples()]
-        parts += ["[n: d]: n seeds show a true difference of d in 4 studies of 5"]
+        for task, differences in paired_differences(runs, *PRIMARY).items():
+            found = decide(100 * differences, MARGIN)
+            interval = f" ({found.low:5.1f} to {found.high:5.1f})" if found.pairs > 1 else ""
+            parts.append(f"  {task:<12} {found.mean:+6.1f}{interval}  {found.verdict}")
     if PRIMARY[1] in methods and methods - set(PRIMARY):
         table = explore(runs, PRIMARY[1])
         parts += ["", f"every other method minus {METHODS[PRIMARY[1]].label}: exploratory"]
@@ -274,18 +278,15 @@ def _section(title: str, runs: pd.DataFrame) -> str:
     return "\n".join(parts)
 
 
-def _line(row: Any, p_holm: float | None = None) -> str:
-    """One difference in points, with what may be said of it."""
+def _line(row: Any, p_holm: float) -> str:
+    """One exploratory difference in points, with what may be said of it."""
     text = f"  {row.task:<12} {100 * row.mean:+6.1f}"
     if row.pairs == 1:
         return f"{text}   (one seed: no interval)"
-    text += f" ({100 * row.low:5.1f} to {100 * row.high:5.1f})"
-    if p_holm is not None:
-        word = verdict(row.low, row.high)
-        hint = p_holm >= 0.05 and word in ("above", "below")
-        return f"{text}  p {p_holm:.3f}  {word}{' (uncorrected)' if hint else ''}"
-    smallest = f" [{row.pairs}: {100 * detectable(row.sd, row.pairs):.1f}]" if row.sd else ""
-    return f"{text}  {verdict(row.low, row.high)}{smallest}"
+    word = verdict(row.low, row.high)
+    hint = p_holm >= 0.05 and word in ("above", "below")
+    interval = f"({100 * row.low:5.1f} to {100 * row.high:5.1f})"
+    return f"{text} {interval}  p {p_holm:.3f}  {word}{' (uncorrected)' if hint else ''}"
 
 
 def _pooled_line(runs: pd.DataFrame, method: str, row: Any) -> list[str]:

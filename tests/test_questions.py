@@ -140,6 +140,7 @@ def test_two_questions_of_one_name_are_refused(file):
         ({1e-3: 0.5, 2e-3: 0.6, 4e-3: 0.7}, (None, [8e-3])),  # the best is the last
         ({1e-3: 0.7, 2e-3: 0.6, 4e-3: 0.5}, (None, [5e-4])),  # the best is the first
         ({1e-3: 0.6, 2e-3: 0.7, 4e-3: 0.1}, (None, [5e-4])),  # 2e-3 stands at the cliff
+        ({1e-3: 0.6, 2e-3: 0.7, 4e-3: 0.55}, (2e-3, [])),  # a loss, but no collapse
         ({5e-4: 0.5, 1e-3: 0.6, 2e-3: 0.7, 4e-3: 0.1}, (1e-3, [])),
         ({1e-3: 0.7, 2e-3: 0.1, 4e-3: 0.1}, (None, [5e-4])),
         ({5e-4: 0.69, 1e-3: 0.7, 2e-3: 0.1, 4e-3: 0.1}, (None, [2.5e-4])),
@@ -346,3 +347,44 @@ def test_the_questions_were_written_down_before_their_runs(asked):
     if not (questions and runs):
         pytest.skip("no history here")
     assert min(questions) < min(runs)
+
+
+def t_quantile(level, freedom):
+    """By numpy alone: the density of Student's t, summed up finely, and searched."""
+    t = np.linspace(-60, 60, 1_200_001)
+    log_density = -(freedom + 1) / 2 * np.log1p(t**2 / freedom)
+    density = np.exp(log_density)
+    below = np.cumsum(density) / density.sum()
+    return t[np.searchsorted(below, level)]
+
+
+@pytest.mark.parametrize(
+    ("name", "plus", "minus"),
+    [
+        ("one scaling for rising ranks", {"last_rank": 12, "scaling": "mean"}, {"last_rank": 12, "scaling": "layer"}),
+        ("tilted scaling on flat ranks", {"last_rank": 8, "tilted": True}, {"last_rank": 8, "tilted": False}),
+    ],
+)
+def test_a_verdict_follows_from_the_raw_runs_by_numpy_alone(name, plus, minus):
+    """Read by hand: pocket-rte, half an epoch, LoRA's rate, no pruning, seeds 100 to 159."""
+    values = {}
+    for line in (RESULTS / "questions.jsonl").read_text(encoding="utf-8").splitlines():
+        run = json.loads(line)
+        method, settings = run["method"], run["settings"]
+        here = run["task"] == "pocket-rte" and (settings["epochs"], settings["learning_rate"]) == (0.5, 0.004)
+        if here and not method["ratio"] and method["layers"] is None and 100 <= run["seed"] < 160:
+            tilted = isinstance(method["scaling"], list)
+            for arm, wanted in (("plus", plus), ("minus", minus)):
+                found = method | {"tilted": tilted}
+                if all(found[key] == value for key, value in wanted.items()):
+                    values[arm, run["seed"]] = 100 * run["metrics"]["accuracy"]
+    d = np.array([values["plus", seed] - values["minus", seed] for seed in range(100, 160)])
+    error = d.std(ddof=1) / np.sqrt(len(d))
+    low, high = d.mean() - t_quantile(0.975, 59) * error, d.mean() + t_quantile(0.975, 59) * error
+    inner = t_quantile(0.95, 59) * error
+    row = pd.read_csv(RESULTS / "questions.csv").set_index("question").loc[name]
+    assert (row["difference"], row["low"], row["high"]) == pytest.approx((d.mean(), low, high), abs=0.006)
+    expected = (
+        "difference" if low > 0 or high < 0 else "equal" if abs(d.mean()) + inner < row["margin"] else "not decided"
+    )
+    assert row["verdict"].startswith(expected)

@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 
 from prilora_lite.cli import main
-from prilora_lite.comparison import compare, detectable_by_seeds, explore
+from prilora_lite.comparison import compare, decide, detectable_by_seeds, explore, paired_differences
 from prilora_lite.records import read_records
-from prilora_lite.reporting import groups, report, summarize, write
+from prilora_lite.reporting import conclusion, groups, report, summarize, write
 
 RESULTS = Path(__file__).parent.parent / "results"
 FILES = [RESULTS / "pocket.jsonl", RESULTS / "minilm_glue.jsonl", RESULTS / "pocket_grid.jsonl"]
@@ -43,9 +43,18 @@ def test_it_fits_a_terminal(file):
     assert max(map(len, report(read_records(file)).split("\n"))) <= 80
 
 
+@pytest.mark.parametrize("file", [FILES[0], FILES[2]], ids=lambda file: file.stem)
+def test_the_named_comparison_says_what_it_decides(file):
+    records = read_records(file)
+    runs = groups(records)[next(iter(groups(records)))]
+    text = report(records)
+    for task, differences in paired_differences(runs, "prilora", "lora").items():
+        assert re.search(rf"{task} .*\)  {re.escape(decide(100 * differences, 1).verdict)}\n", text)
+
+
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_what_spans_zero_is_called_no_difference_shown(file):
-    lines = re.findall(r"\(\s*(-?[\d.]+) to\s+(-?[\d.]+)\)(.*)", report(read_records(file)))
+    lines = re.findall(r"\(\s*(-?[\d.]+) to\s+(-?[\d.]+)\)(?:  p|   ) (.*)", report(read_records(file)))
     assert lines
     for low, high, rest in lines:
         assert re.search("above|below|no difference shown", rest), rest
@@ -69,6 +78,34 @@ def test_a_paired_difference_stands_beside_the_pooled_one_where_seeds_explain_no
     text = report(read_records(FILES[1]))
     below = text[text.index("\n ranks only, one s\n") + 1 :]
     assert re.match(r".*\n  cola +-2\.5 .*below\n +pooled +\( -5\.0 to   0\.0\) +no difference shown\n", below)
+
+
+def test_the_conclusion_is_a_sentence_for_each_task():
+    runs = groups(read_records(FILES[0]))["pocket"]
+    text = conclusion(runs, 1)
+    assert max(map(len, text.split("\n"))) <= 80
+    for task, differences in paired_differences(runs, "prilora", "lora").items():
+        if task != "all":
+            found = decide(100 * differences, 1)
+            sentence = (
+                f"on {task}, 5 seeds: {found.mean:+.1f} points (95 % interval {found.low:.1f} to {found.high:.1f})."
+            )
+            assert f"{sentence} {found.sentence}" in " ".join(text.split())
+
+
+def test_the_conclusion_of_one_seed_decides_nothing():
+    runs = groups(read_records(FILES[0]))["pocket"]
+    text = conclusion(runs[(runs["seed"] == 0) & (runs["task"] == "pocket-rte")], 1)
+    assert " ".join(text.split()).endswith("points. One seed says nothing of the scatter, so nothing is decided.")
+
+
+def test_there_is_no_conclusion_without_a_pair():
+    runs = groups(read_records(FILES[0]))["pocket"]
+    assert conclusion(runs[runs["method"] == "lora"], 1) == ""
+    apart = runs[
+        ((runs["method"] == "lora") & (runs["seed"] == 0)) | ((runs["method"] == "prilora") & (runs["seed"] == 1))
+    ]
+    assert conclusion(apart, 1) == ""
 
 
 def test_the_looks_are_those_of_explore():
