@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -163,7 +164,8 @@ def test_a_study_writes_each_run_once_and_speaks_with_one_voice(encoder, rows, t
     ]  # fmt: skip
     assert {r["steps"] for r in read_records(output)} == {5}  # 40 rows in batches of 8, whoever computes them
     assert len(output.read_bytes().splitlines()) == 4
-    assert out.count("PRILoRA (4..12, pruned)") == 1
+    assert re.findall(r"^  PRILoRA \(4\.\.12, pruned\) ", out, flags=re.MULTILINE) == ["  PRILoRA (4..12, pruned) "]
+    assert out.count("PRILoRA (4..12, pruned) minus head only on cola") == 1
     assert err.count("[4/4] cola PRILoRA (4..12, pruned), seed 1:") == 1
     before = output.read_bytes()
     start(TWO, "-m", "prilora_lite", *arguments)
