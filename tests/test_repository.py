@@ -14,7 +14,7 @@ from packaging.version import Version
 
 from benchmarks import environments, learning_rates, show
 from benchmarks.environments import COLAB
-from prilora_lite import reporting
+from prilora_lite import recordings, reporting
 from prilora_lite.cli import _parser
 from prilora_lite.comparison import compare
 from prilora_lite.records import read_records
@@ -225,6 +225,12 @@ def test_the_readmes_older_runs_of_minilm_are_those_of_the_raw_runs():
         mean, low, high = (f"{100 * table.loc[task, column]:.1f}" for column in ("mean", "low", "high"))
         assert f"{mean} ({low} to {high}) on {name}" in text
         assert table.loc[task, "pairs"] == 5
+
+
+def test_the_readme_says_what_the_recorded_prunes_remove():
+    first, *later = recordings.load_trace(0.5, 20)["mass"].values()
+    assert f"some {first:.0%} of that norm".replace("%", " %") in " ".join(README.split())
+    assert max(later) < 0.02  # almost nothing
 
 
 def test_the_page_on_pocket_says_what_the_raw_runs_say():
