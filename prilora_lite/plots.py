@@ -128,7 +128,7 @@ def plot_answers(answers: pd.DataFrame) -> Figure:
     names = []
     for _, row in rows.iterrows():
         contrast = textwrap.fill(
-            row["contrast"].replace(" / ", "\u00a0/\u00a0"), 50
+            row["contrast"].replace(" / ", "\u00a0/\u00a0"), 62
         )  # no line ends at a fraction's bar
         names.append(f"{contrast}\n[{row['tasks'].replace('pocket-', '').replace(' ', ', ')}]")
     axes.set_yticks(range(len(rows)), names)
