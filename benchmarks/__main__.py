@@ -22,9 +22,9 @@ from pathlib import Path
 import torch
 
 from benchmarks import kit, show, speed
-from prilora_lite.files import write_whole
-from prilora_lite.records import append_record, read_records
-from prilora_lite.study import describe_environment
+from prilora_lite.experiments.study import describe_environment
+from prilora_lite.shared.files import write_whole
+from prilora_lite.shared.records import append_record, read_records
 
 PARTS = ("steps", "memory", "inference", "handling", "prune", "growth", "kit")
 

@@ -23,7 +23,7 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
-from prilora_lite.study import _processor
+from prilora_lite.experiments.study import _processor
 from tests.assignments.answers import WRONG
 from tests.assignments.hostile import HOSTILE, A
 from tests.assignments.submissions import COURSE, notebook, perfect, points, wrong

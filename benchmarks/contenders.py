@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, BertConfig, DebertaV2Config, PreTrainedConfig
 
 from prilora_lite.adapt import adapt, find_stacks, head_modules, head_parameters
-from prilora_lite.baselines import make_trainable
 from prilora_lite.config import PRILoRAConfig
+from prilora_lite.experiments.baselines import make_trainable
 from prilora_lite.lora import linear_shape
 from prilora_lite.pruner import Pruner
 

@@ -19,9 +19,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from prilora_lite.records import read_records
-from prilora_lite.study import describe_environment
-from prilora_lite.training import pick_precision
+from prilora_lite.experiments.finetune import pick_precision
+from prilora_lite.experiments.study import describe_environment
+from prilora_lite.shared.records import read_records
 
 
 def start(arguments: list[str]) -> subprocess.Popen:

@@ -36,10 +36,10 @@ from prilora_lite import (
     load_encoder,
     save_adapter,
 )
-from prilora_lite import training as library
-from prilora_lite.encoders import settings_for
-from prilora_lite.files import write_whole
-from prilora_lite.tasks import get_task
+from prilora_lite.experiments import finetune as library
+from prilora_lite.experiments.encoders import settings_for
+from prilora_lite.experiments.tasks import get_task
+from prilora_lite.shared.files import write_whole
 
 STEP, SAVING, SAVE_SECONDS = range(3)  # places in what a run tells while it is under way
 ESSENCE = ("metrics", "curve", "pruning", "counts", "steps")  # what a kill must not change, beside the adapter
@@ -100,7 +100,7 @@ def save_for_ever(options: dict[str, Any], path: Path, told: Any) -> None:
 
 def _start(work: Callable[..., None], options: dict[str, Any], place: Path) -> tuple[Any, Any]:
     context = get_context("forkserver")
-    context.set_forkserver_preload(["prilora_lite.training"])
+    context.set_forkserver_preload(["prilora_lite.experiments.finetune"])
     told = context.RawArray("d", 3)
     told[STEP] = -1
     process = context.Process(target=work, args=(options, place, told))

@@ -15,14 +15,14 @@ from typing import Any
 import torch
 
 from benchmarks.measure import seconds
-from prilora_lite import recordings, widgets
+from prilora_lite.teaching import recordings, widgets
 
 ROOT = Path(__file__).parent.parent
 
 NOTEBOOKS = """
 import json
 from pathlib import Path
-from prilora_lite.notebooks import execute
+from prilora_lite.teaching.notebook_files import execute
 
 print(json.dumps({path.name: execute(path) for path in sorted(Path("notebooks").glob("*.ipynb"))}))
 """

@@ -15,11 +15,17 @@ from prilora_lite.ranks import adapter_parameters, budget_ranks, linear_ranks
 
 _LOADED_WHEN_USED = {
     "save_adapter": "checkpoint", "load_adapter": "checkpoint",
-    "rank_pattern_for": "peft_format", "save_peft_adapter": "peft_format", "load_peft_adapter": "peft_format",
-    "PRILoRACallback": "training", "finetune": "training", "evaluate": "training", "latest_checkpoint": "training",
-    "TASKS": "tasks", "load_rows": "tasks", "compute_metrics": "tasks",
-    "Settings": "encoders", "load_encoder": "encoders",
-    "ablate": "study", "grid": "study",
+    "rank_pattern_for": "integrations.peft_format", "save_peft_adapter": "integrations.peft_format",
+    "load_peft_adapter": "integrations.peft_format",
+    "PRILoRACallback": "experiments.finetune", "latest_checkpoint": "experiments.finetune",
+    "finetune": "experiments.finetune", "evaluate": "experiments.finetune",
+    "TASKS": "experiments.tasks", "load_rows": "experiments.tasks", "compute_metrics": "experiments.tasks",
+    "Settings": "experiments.encoders", "load_encoder": "experiments.encoders",
+    "ablate": "experiments.study", "grid": "experiments.study",
+}  # fmt: skip
+_MODULES = {
+    "study": "experiments.study", "exercises": "teaching.exercises", "plots": "teaching.plots",
+    "recordings": "teaching.recordings",
 }  # fmt: skip
 
 __version__ = "0.1.0"
@@ -42,10 +48,12 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return import_module(f"prilora_lite.{_MODULES[name]}")
     if name not in _LOADED_WHEN_USED:
         raise AttributeError(f"module 'prilora_lite' has no attribute {name!r}; it has {', '.join(__all__)}")
     return getattr(import_module(f"prilora_lite.{_LOADED_WHEN_USED[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, *_MODULES})

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from prilora_lite.config import PRILoRAConfig
-from prilora_lite.errors import expect, unknown
 from prilora_lite.lora import LoRALinear, is_conv1d, linear_shape
-from prilora_lite.structure import is_encoder_decoder, lora_layers
+from prilora_lite.models.structure import is_encoder_decoder, lora_layers
+from prilora_lite.shared.errors import expect, unknown
 
 if TYPE_CHECKING:
     import pandas as pd

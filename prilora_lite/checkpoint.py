@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from prilora_lite.adapt import Report, adapt, head_parameters, plan, report
 from prilora_lite.config import PRILoRAConfig
-from prilora_lite.errors import expect
-from prilora_lite.files import write_whole
 from prilora_lite.lora import LoRALinear, linear_shape
+from prilora_lite.shared.errors import expect
+from prilora_lite.shared.files import write_whole
 
 KEY, FORMAT = "prilora_lite", 2  # of the metadata; one entry only, as safetensors keeps several in no fixed order
 SEAL = ', "sha256": "'  # what goes before the checksum, the last entry
@@ -27,8 +27,8 @@ SEAL = ', "sha256": "'  # what goes before the checksum, the last entry
 def save_adapter(model: nn.Module, path: str | Path) -> Path:
     """Write lora_A, lora_B, pooler and head of an adapted model to one safetensors file.
 
-    The file is moved to its place in one step, see :func:`~prilora_lite.files.write_whole`: a crash leaves an older
-    file whole.
+    The file is moved to its place in one step, see :func:`~.shared.files.write_whole`: a crash leaves an older file
+    whole.
 
     Args:
         model: a model that :func:`~prilora_lite.adapt.adapt` has been called on, merged or not.

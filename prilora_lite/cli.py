@@ -9,10 +9,10 @@ import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from prilora_lite.errors import unknown
+from prilora_lite.shared.errors import unknown
 
 if TYPE_CHECKING:
-    from prilora_lite import study
+    from prilora_lite.experiments import study
 
 COURSE = Path("notebooks/assignments")
 
@@ -224,7 +224,7 @@ def _parser(kind: type[argparse.ArgumentParser] = argparse.ArgumentParser) -> ar
 
 
 def _ablate(options: argparse.Namespace) -> int:
-    from prilora_lite import reporting, study
+    from prilora_lite.experiments import reporting, study
 
     output = options.output or Path(options.study or "runs/ablation").with_suffix(".jsonl")
     if output.suffix != ".jsonl":
@@ -272,7 +272,7 @@ def _ablate(options: argparse.Namespace) -> int:
 
 def _methods(options: argparse.Namespace) -> list[str | study.Method]:
     """The methods that are named, and the configurations that are crossed."""
-    from prilora_lite import study
+    from prilora_lite.experiments import study
 
     crossed = {name: getattr(options, name) for name in ("ranks", "ratios", "intervals", "importances", "scalings")}
     crossed = {name: values for name, values in crossed.items() if values is not None}
@@ -346,7 +346,7 @@ def _words(name: str, value: Any) -> list[str]:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from prilora_lite import reporting, study
+    from prilora_lite.experiments import reporting, study
 
     if options.file.suffix == ".toml":
         return _answers(options.file, options.output)
@@ -359,7 +359,7 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _ask(options: argparse.Namespace) -> int:
-    from prilora_lite import questions
+    from prilora_lite.experiments import questions
 
     asked = questions.read_questions(options.file)
     if options.jobs < 1:
@@ -372,7 +372,7 @@ def _ask(options: argparse.Namespace) -> int:
 
 def _answers(file: Path, folder: Path | None) -> int:
     """Print and write the answers that the runs of a file of questions give so far."""
-    from prilora_lite import questions
+    from prilora_lite.experiments import questions
 
     asked = questions.read_questions(file)
     print(questions.report(asked))
@@ -382,7 +382,7 @@ def _answers(file: Path, folder: Path | None) -> int:
 
 
 def _record(options: argparse.Namespace) -> int:
-    from prilora_lite import recordings
+    from prilora_lite.teaching import recordings
 
     names = options.names or recordings.RECORDINGS
     for name in names:
@@ -398,7 +398,7 @@ def _record(options: argparse.Namespace) -> int:
 def _notebooks(options: argparse.Namespace) -> int:
     from nbclient.exceptions import CellExecutionError
 
-    from prilora_lite import notebooks
+    from prilora_lite.teaching import notebook_files as notebooks
 
     paths = options.paths or sorted(Path("notebooks").glob("*.ipynb"))
     if not paths:
@@ -417,7 +417,7 @@ def _notebooks(options: argparse.Namespace) -> int:
 
 
 def _assignments(options: argparse.Namespace) -> int:
-    from prilora_lite import classroom
+    from prilora_lite.teaching import grading as classroom
 
     for path in classroom.release(options.release, options.course):
         print(path)
@@ -427,7 +427,7 @@ def _assignments(options: argparse.Namespace) -> int:
 def _grade(options: argparse.Namespace) -> int:
     from tqdm import tqdm
 
-    from prilora_lite import classroom
+    from prilora_lite.teaching import grading as classroom
 
     if options.jobs < 1:
         raise ValueError(f"--jobs {options.jobs}: expected a number of at least 1")
@@ -450,7 +450,7 @@ def _grade(options: argparse.Namespace) -> int:
 
 def _settings(pairs: list[str]) -> dict[str, Any]:
     """``["epochs=1"]`` -> ``{"epochs": 1}``, checked against the settings there are."""
-    from prilora_lite.encoders import Settings
+    from prilora_lite.experiments.encoders import Settings
 
     kinds = {field.name: field for field in dataclasses.fields(Settings)}
     values: dict[str, Any] = {}

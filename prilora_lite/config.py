@@ -7,8 +7,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from prilora_lite.errors import unknown
 from prilora_lite.ranks import MOST_LAYERS, linear_ranks
+from prilora_lite.shared.errors import unknown
 
 SCALINGS = ("layer", "sqrt", "mean")
 IMPORTANCE_RULES = ("magnitude_input", "magnitude", "random")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from prilora_lite.config import IMPORTANCE_RULES, check_pruning, check_ratio
-from prilora_lite.structure import (
+from prilora_lite.models.structure import (
     in_features,
     lora_layers,
     mask_entries,

@@ -14,7 +14,7 @@ import transformers as hf
 from torch import Tensor, nn
 
 from prilora_lite import PRILoRAConfig, adapt
-from tests.models import HIDDEN, INNER, LAYERS, VOCABULARY, batch, build
+from tests.small_models import HIDDEN, INNER, LAYERS, VOCABULARY, batch, build
 
 CONFIG = PRILoRAConfig(first_rank=2, last_rank=5, interval=1)
 END = 1  # T5's end of sequence

@@ -12,9 +12,9 @@ import pytest
 import torch
 from hypothesis import settings
 
-from prilora_lite.tasks import TASKS
+from prilora_lite.experiments.tasks import TASKS
 from tests.environments import call
-from tests.models import write_encoder, write_rows
+from tests.small_models import write_encoder, write_rows
 
 torch.set_num_threads(1)
 settings.register_profile("project", deadline=None, print_blob=True)

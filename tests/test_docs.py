@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import prilora_lite
-from tests.test_repository import ROOMS, file_of
+from tests.test_house import MODULES
 
 PAGE = (Path(__file__).parent.parent / "docs" / "api.md").read_text(encoding="utf-8")
 
@@ -33,13 +33,13 @@ def test_the_pages_examples_print_what_they_say():
     assert not runner.failures, "".join(said)
 
 
-WITH_EXAMPLES = [room for room in ROOMS if ">>> " in file_of(room).read_text(encoding="utf-8")]
+WITH_EXAMPLES = [name for name, path in MODULES.items() if ">>> " in path.read_text(encoding="utf-8")]
 
 
-@pytest.mark.parametrize("room", WITH_EXAMPLES)
-def test_the_examples_in_docstrings_print_what_they_say(room):
-    if room == "peft_format":
+@pytest.mark.parametrize("name", WITH_EXAMPLES)
+def test_the_examples_in_docstrings_print_what_they_say(name):
+    if name.endswith("peft_format"):
         pytest.importorskip("peft")
-    result = doctest.testmod(importlib.import_module(f"prilora_lite.{room}"))
+    result = doctest.testmod(importlib.import_module(name))
     assert result.attempted
     assert not result.failed

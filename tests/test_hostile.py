@@ -47,10 +47,10 @@ from prilora_lite import (
     save_adapter,
     save_peft_adapter,
 )
-from prilora_lite.records import read_records
-from prilora_lite.tasks import TASKS, get_task
-from prilora_lite.training import LengthGroupedSampler
-from tests.models import build
+from prilora_lite.experiments.finetune import LengthGroupedSampler
+from prilora_lite.experiments.tasks import TASKS, get_task
+from prilora_lite.shared.records import read_records
+from tests.small_models import build
 
 KINDS = (ValueError, TypeError, RuntimeError, OSError)  # no AttributeError, KeyError, IndexError, OverflowError ...
 METHOD = ("prilora_lite.lora", "prilora_lite.pruner", "prilora_lite.adapt", "torch.nn.modules.module")

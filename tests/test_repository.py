@@ -1,4 +1,4 @@
-"""The house itself: imports run one way, what Colab ships is enough, and the pins fit the ranges."""
+"""What the repository promises: what Colab ships is enough, the pins fit the ranges, the README says what is so."""
 
 import ast
 import json
@@ -14,55 +14,27 @@ from packaging.version import Version
 
 from benchmarks import environments, learning_rates, show
 from benchmarks.environments import COLAB
-from prilora_lite import recordings, reporting
 from prilora_lite.cli import _parser
-from prilora_lite.comparison import compare
-from prilora_lite.records import read_records
+from prilora_lite.experiments import reporting
+from prilora_lite.experiments.comparison import compare
+from prilora_lite.shared.records import read_records
+from prilora_lite.teaching import recordings
 from tests import architectures
+from tests.test_house import MODULES, tree_of
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-
-# Each room may import from those before it, none after.
-ROOMS = (
-    "errors", "files", "ranks", "lora", "structure", "config", "pruner", "adapt", "checkpoint", "pocket.grammar",
-    "pocket.tasks", "tasks", "encoders", "peft_format", "baselines", "training", "comparison", "records", "study",
-    "recordings", "plots", "published", "allocation", "reporting", "questions", "exercises", "widgets", "notebooks",
-    "sandbox", "classroom", "cli", "__main__", "pocket.pretrain",
-)  # fmt: skip
-
-
-def test_every_room_is_listed():
-    package = ROOT / "prilora_lite"
-    files = [path.relative_to(package).with_suffix("") for path in package.rglob("*.py") if path.stem != "__init__"]
-    folders = [path.parent.relative_to(package) for path in package.glob("recordings/__init__.py")]
-    assert sorted(".".join(file.parts) for file in files + folders) == sorted(ROOMS)
-
-
-def file_of(room):
-    path = ROOT / "prilora_lite" / room.replace(".", "/")
-    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-
-
-@pytest.mark.parametrize("room", ROOMS)
-def test_imports_run_one_way(room):
-    for node in ast.walk(ast.parse(file_of(room).read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("prilora_lite"):
-            name = node.module.removeprefix("prilora_lite").removeprefix(".")
-            for imported in [name] if name in ROOMS else [f"{name}.{alias.name}".strip(".") for alias in node.names]:
-                assert ROOMS.index(imported) < ROOMS.index(room), f"{room} imports {imported}"
-
 
 HUB_CALLS = ("from_pretrained", "snapshot_download", "hf_hub_download", "load_dataset")
 
 
 def test_whatever_asks_the_hub_names_a_revision():
     asked = 0
-    for room in ROOMS:
-        for node in ast.walk(ast.parse(file_of(room).read_text(encoding="utf-8"))):
+    for name in MODULES:
+        for node in ast.walk(tree_of(name)):
             if isinstance(node, ast.Call) and getattr(node.func, "attr", getattr(node.func, "id", "")) in HUB_CALLS:
-                assert "revision" in {keyword.arg for keyword in node.keywords}, f"{room}, line {node.lineno}"
+                assert "revision" in {keyword.arg for keyword in node.keywords}, f"{name}, line {node.lineno}"
                 asked += 1
     assert asked
 

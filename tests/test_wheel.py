@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from prilora_lite import recordings
+from prilora_lite.teaching import recordings
 from tests.environments import call, fresh
 
 ROOT = Path(__file__).parent.parent
@@ -40,7 +40,7 @@ def test_the_wheel_holds_the_weights_and_no_tests(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     assert "prilora_lite/pocket/model/model.safetensors" in names
     assert "prilora_lite/pocket/model/README.md" in names
-    assert "prilora_lite/recordings/pruning.jsonl" in names
+    assert "prilora_lite/teaching/recordings/pruning.jsonl" in names
     assert {name.split("/")[0] for name in names} == {"prilora_lite", "prilora_lite-0.1.0.dist-info"}
 
 

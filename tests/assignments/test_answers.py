@@ -2,7 +2,7 @@
 
 import pytest
 
-from prilora_lite import study
+from prilora_lite.experiments import study
 from tests.assignments import submissions
 from tests.assignments.answers import WRONG
 from tests.assignments.submissions import ASSIGNMENTS

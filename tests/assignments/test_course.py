@@ -10,9 +10,9 @@ import sys
 import nbformat
 import pytest
 
-from prilora_lite import classroom
-from prilora_lite import notebooks as tool
 from prilora_lite.cli import _parser, main
+from prilora_lite.teaching import grading as classroom
+from prilora_lite.teaching import notebook_files as tool
 from tests.assignments import submissions
 from tests.assignments.submissions import ASSIGNMENTS, COURSE, named, notebook, points, solutions, text
 from tests.environments import call, fresh

@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from prilora_lite import classroom
+from prilora_lite.teaching import grading as classroom
 from tests.assignments.hostile import HOSTILE, A
 from tests.assignments.submissions import COURSE, answered, notebook, perfect, points, solutions, wrong
 

@@ -8,8 +8,8 @@ import pytest
 from nbclient.exceptions import CellExecutionError
 from nbconvert import HTMLExporter
 
-from prilora_lite import notebooks as tool
 from prilora_lite.cli import main
+from prilora_lite.teaching import notebook_files as tool
 
 ROOT = Path(__file__).parent.parent.parent
 PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))

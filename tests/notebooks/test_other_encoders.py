@@ -4,10 +4,10 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from prilora_lite.records import read_records
-from prilora_lite.tasks import TASKS
-from tests.models import write_encoder, write_rows
+from prilora_lite.experiments.tasks import TASKS
+from prilora_lite.shared.records import read_records
 from tests.notebooks.test_form import ROOT
+from tests.small_models import write_encoder, write_rows
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from prilora_lite.notebooks import setup_cell
+from prilora_lite.teaching.notebook_files import setup_cell
 from tests.environments import call, fresh
 from tests.notebooks.test_form import PATHS, cells
 

@@ -1,0 +1,339 @@
+"""From raw runs to tables, comparisons and figures: ``prilora-lite report FILE``."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import textwrap
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from prilora_lite.config import PRILoRAConfig
+from prilora_lite.experiments import allocation, published
+from prilora_lite.experiments.comparison import (
+    PRIMARY,
+    decide,
+    detectable_by_seeds,
+    explore,
+    paired_differences,
+    pooled_difference,
+    verdict,
+)
+from prilora_lite.experiments.encoders import settings_for
+from prilora_lite.experiments.study import METHODS, method_name, read_runs
+from prilora_lite.experiments.tasks import TASKS
+from prilora_lite.ranks import linear_ranks
+from prilora_lite.shared.files import write_whole
+from prilora_lite.teaching import plots
+
+MARGIN = 1.0  # percentage points; the largest difference that counts as none, unless another is named
+CONFIGURATION = ("first_rank", "last_rank", "scaling", "layers", "ratio", "interval", "importance")
+
+
+def to_dataframe(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
+    """One row per run: encoder, task, method, seed, the main metric (name and value), configuration, counts and times.
+
+    ``group`` is the encoder with what departs from its preset's settings. The configuration's columns are empty for a
+    method that has none.
+    """
+    rows = []
+    for record in records:
+        metric, value = next(iter(record["metrics"].items()))
+        config = dict(record["method"]) if isinstance(record["method"], dict) else {}
+        if config.get("layers") is not None:
+            config["layers"] = " ".join(map(str, config["layers"]))
+        rows.append(
+            {
+                "group": _group(record), "encoder": record["encoder"], "task": record["task"],
+                "method": method_name(record),
+                "seed": record["seed"], "metric": metric, "value": value,
+                **{name: config.get(name) for name in CONFIGURATION}, **record["counts"],
+                "steps": record["steps"], "epochs": record["settings"]["epochs"],
+                "learning_rate": record["settings"]["learning_rate"],
+                "seconds_per_step": record["seconds_per_step"], "seconds": record["seconds"],
+            }
+        )  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def summarize(runs: pd.DataFrame) -> pd.DataFrame:
+    """One row per task and method: mean and standard deviation of the metric over seeds, counts, seconds per step.
+
+    The deviation is that of a sample (n - 1); with one seed there is none.
+    """
+    groups = runs.groupby(["task", "method", "metric"], sort=False)
+    table = groups.agg(
+        seeds=("seed", "nunique"),
+        mean=("value", "mean"),
+        sd=("value", "std"),
+        adapter=("adapter", "first"),
+        adapter_nonzero=("adapter_nonzero", "median"),
+        head=("head", "first"),
+        head_nonzero=("head_nonzero", "median"),
+        seconds_per_step=("seconds_per_step", "median"),
+    ).reset_index()
+    table = table.astype({"adapter_nonzero": int, "head_nonzero": int})
+    return table.sort_values(["task", "method"], key=_place, kind="stable", ignore_index=True)
+
+
+def write(file: Path, folder: Path | None = None) -> dict[str, Path]:
+    """Write all tables and figures that a file of runs gives, by the file's name.
+
+    ``.csv``: one row per run, below comment lines (#) that say on what they were measured. ``.md``: a table for each
+    of :func:`groups`, and the ranks that AdaLoRA chose. ``.png``: every run of the first of them. Where the runs allow
+    it, ``_ideas.png``: each idea alone and both; ``_cost.png``: metric against parameters; ``_grid.png``: metric
+    against slope and pruning ratio; ``_allocation.png``: AdaLoRA's ranks by layer.
+
+    Args:
+        file: the runs, ending in .jsonl.
+        folder: where to write; default: beside the file.
+
+    Returns:
+        Kind of file -> path.
+    """
+    records = read_runs(file)
+    stem = (file.parent if folder is None else folder) / file.stem
+    runs, parts = to_dataframe(records), groups(records)
+    environments = {json.dumps(record["environment"]): record["environment"] for record in records}
+    paths = {"table": stem.with_suffix(".csv"), "markdown": stem.with_suffix(".md")}
+    heads = ["# " + ", ".join(f"{name} {value}" for name, value in e.items()) + "\n" for e in environments.values()]
+    write_whole(paths["table"], ("".join(heads) + runs.to_csv(index=False, lineterminator="\n")).encode())
+    tables = [f"{title}\n\n{markdown_table(part)}\n" for title, part in parts.items()]
+    ranks = allocation.allocations(records)
+    if len(ranks):
+        tables.append(f"AdaLoRA: final rank by layer, mean over seeds and matrices\n\n{allocation.markdown(ranks)}\n")
+    write_whole(paths["markdown"], "\n".join(tables).encode())
+    figures = _figures(next(iter(parts.values())))
+    if len(ranks):
+        line = linear_ranks(ranks["layer"].max() + 1, PRILoRAConfig.first_rank, PRILoRAConfig.last_rank)
+        figures["allocation"] = plots.plot_allocation(ranks, line)
+    for kind, figure in figures.items():
+        paths[kind] = stem.with_name(stem.name + ("" if kind == "figure" else f"_{kind}") + ".png")
+        picture = io.BytesIO()
+        figure.savefig(picture, dpi=150)
+        write_whole(paths[kind], picture.getvalue())
+    return paths
+
+
+def _figures(runs: pd.DataFrame) -> dict[str, Figure]:
+    """The figures that these runs have enough of."""
+    labels = {name: method.label for name, method in METHODS.items()}
+    figures = {"figure": plots.plot_ablation(runs, labels)}
+    several = runs["seed"].nunique() > 1
+    if several and set(plots.IDEAS) <= set(runs["method"]):
+        figures["ideas"] = plots.plot_ideas(runs)
+    if several and 2 < runs["method"].nunique() <= len(METHODS):  # the legend of a grid would hide its points
+        figures["cost"] = plots.plot_cost(runs, labels)
+    slopes, ratios = plots.grid_values(runs)
+    if len(slopes) > 2 and len(ratios) > 1:
+        figures["grid"] = plots.plot_grid(runs, *plots.grid_default(runs))
+    return figures
+
+
+def format_table(summary: pd.DataFrame) -> str:
+    """The summary for a terminal 80 columns wide: metrics in percent, parameters in thousands."""
+    lines = [f"{'':<38} {'trainable':>14} {'non-zero':>14}"]
+    task = None
+    for row in summary.itertuples():
+        if row.task != task:
+            task, title = row.task, f"{row.task}, {row.metric} %"
+            lines.append(f"{title:<38} {'adapter':>7}{'head':>7} {'adapter':>7}{'head':>7}{'s/step':>7}")
+        label = _label(row.method)
+        if len(label) > 24:
+            lines.append(f"  {label}")
+            label = ""
+        sd = "" if pd.isna(row.sd) else f" ({100 * row.sd:.1f})"
+        counts = [_thousands(n) for n in (row.adapter, row.head, row.adapter_nonzero, row.head_nonzero)]
+        lines.append(
+            f"  {label:<24}{f'{100 * row.mean:.1f}{sd}':>12} "
+            f"{counts[0]:>7}{counts[1]:>7} {counts[2]:>7}{counts[3]:>7}{row.seconds_per_step:>7.3f}"
+        )
+    seeds = sorted(set(summary.seeds))
+    count = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
+    lines.append(f"mean (standard deviation) over {count} seed{'s' if seeds[-1] > 1 else ''}; parameters in thousands")
+    if "full" in set(summary.method):
+        lines.append("head: pooler and classifier; of full fine-tuning all weights")
+    return "\n".join(lines)
+
+
+def groups(records: Iterable[dict[str, Any]]) -> dict[str, pd.DataFrame]:
+    """Runs that may be compared with one another: same encoder, and the same departures from its preset's settings.
+
+    Returns:
+        Title, such as ``pocket, epochs=0.5`` -> one row per run; those as the preset has it first.
+    """
+    runs = to_dataframe(records)
+    titles = sorted(dict.fromkeys(runs["group"]), key=lambda title: "=" in title)
+    return {title: runs[runs["group"] == title].reset_index(drop=True) for title in titles}
+
+
+def published_table(runs: pd.DataFrame) -> str:
+    """Published results on the tasks of runs with the paper's encoder, for a terminal; empty for other encoders."""
+    tasks = [task for task in published.TASKS if task.partition("-")[0] in set(runs["task"])]
+    if set(runs["encoder"]) != {"paper"} or not tasks:
+        return ""
+    lines = [f"{'published, %':<24}" + "".join(f"{task:>10}" for task in tasks)]
+    for method, results in published.RESULTS.items():
+        label = "LoRA (r = 8)" if method == "lora" else METHODS[method].label
+        lines.append(f"  {label:<22}" + "".join(f"{results[task]:>10.2f}" for task in tasks))
+    return "\n".join([*lines, *textwrap.wrap(published.SOURCE, 80)])
+
+
+def markdown_table(runs: pd.DataFrame) -> str:
+    """One row per method, one column per task, in percent, with the counts.
+
+    In brackets the standard deviation; in square ones the number of seeds where it is not that of the other cells.
+    """
+    summary = summarize(runs)
+    tasks = [task for task in TASKS if task in set(runs["task"])]
+    metrics = {task: summary.loc[summary["task"] == task, "metric"].iloc[0] for task in tasks}
+    titles = [f"{task}, {metrics[task]} %" for task in tasks]
+    usual = summary["seeds"].max()
+    header = ["method", *titles, "adapter: trainable", "non-zero", "head"]
+    lines = [header, ["---"] * len(header)]
+    for method, rows in _in_order(summary).groupby("method", sort=False):
+        by_task = {row.task: row for row in rows.itertuples()}
+        values = [_cell(by_task.get(task), usual) for task in tasks]
+        row = rows.iloc[0]
+        counts = ("-", "-") if not row["adapter"] else (f"{row['adapter']:,}", f"{row['adapter_nonzero']:,}")
+        lines.append([_label(method), *values, *counts, f"{row['head']:,}"])
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def conclusion(runs: pd.DataFrame, margin: float) -> str:
+    """What runs say of PRILoRA minus LoRA (or of the second of two methods minus the first), a sentence for each task.
+
+    Args:
+        runs: one row per run, of one group.
+        margin: the largest difference that counts as none, in percentage points.
+
+    Returns:
+        Lines of 80 columns at most; empty where there is no such pair.
+    """
+    methods = list(dict.fromkeys(runs["method"]))
+    if not set(PRIMARY) <= set(methods) and len(methods) != 2:
+        return ""
+    first, second = PRIMARY if set(PRIMARY) <= set(methods) else methods[::-1]
+    one, other = (runs.loc[runs["method"] == method, ["task", "seed"]] for method in (first, second))
+    if one.merge(other).empty:
+        return ""
+    sentences = []
+    for task, differences in paired_differences(runs, first, second).items():
+        if task == "all":
+            continue
+        found = decide(100 * differences, margin)
+        interval = f" (95 % interval {found.low:.1f} to {found.high:.1f})" if found.pairs > 1 else ""
+        sentences += textwrap.wrap(
+            f"{_label(first)} minus {_label(second)} on {task}, {found.pairs} seed{'s' if found.pairs > 1 else ''}: "
+            f"{found.mean:+.1f} points{interval}. {found.sentence}",
+            80,
+        )
+    return "\n".join(sentences)
+
+
+def report(records: Iterable[dict[str, Any]]) -> str:
+    """Tables, the comparison that was named before the runs, and the exploratory ones, for a terminal of 80 columns.
+
+    Raises:
+        ValueError: no runs.
+    """
+    records = list(records)
+    if not records:
+        raise ValueError("there are no runs to report")
+    return "\n\n".join(_section(title, runs) for title, runs in groups(records).items())
+
+
+def _section(title: str, runs: pd.DataFrame) -> str:
+    parts = [title, "=" * len(title), format_table(summarize(runs))]
+    if text := published_table(runs):
+        parts += ["", text]
+    methods = set(runs["method"])
+    if set(PRIMARY) <= methods:
+        first, second = map(_label, PRIMARY)
+        parts += ["", f"{first} minus {second}: named before the runs"]
+        for task, differences in paired_differences(runs, *PRIMARY).items():
+            found = decide(100 * differences, MARGIN)
+            interval = f" ({found.low:5.1f} to {found.high:5.1f})" if found.pairs > 1 else ""
+            parts.append(f"  {task:<12} {found.mean:+6.1f}{interval}  {found.verdict}")
+    if PRIMARY[1] in methods and methods - set(PRIMARY):
+        table = explore(runs, PRIMARY[1])
+        parts += ["", f"every other method minus {METHODS[PRIMARY[1]].label}: exploratory"]
+        for method, rows in table.groupby("method", sort=False):
+            parts.append(f" {_label(method)}")
+            for row in rows.itertuples():
+                parts.append(_line(row, row.p_holm))
+                parts += _pooled_line(runs[runs["task"] == row.task], method, row)
+        if looks := table["p"].notna().sum():
+            parts.append(f"p: of the paired t-test, corrected for {looks} looks (Holm)")
+            if any("pooled" in part for part in parts):
+                parts.append("pooled: by the scatter of all methods' runs, where seeds explain nothing")
+        if smallest := detectable_by_seeds(table):
+            parts += ["", "smallest true difference shown in 4 studies of 5, at the median scatter of these"]
+            parts += [f"  {seeds:>2} seeds: {100 * difference:5.1f}" for seeds, difference in smallest.items()]
+    return "\n".join(parts)
+
+
+def _line(row: Any, p_holm: float) -> str:
+    """One exploratory difference in points, with what may be said of it."""
+    text = f"  {row.task:<12} {100 * row.mean:+6.1f}"
+    if row.pairs == 1:
+        return f"{text}   (one seed: no interval)"
+    word = verdict(row.low, row.high)
+    hint = p_holm >= 0.05 and word in ("above", "below")
+    interval = f"({100 * row.low:5.1f} to {100 * row.high:5.1f})"
+    return f"{text} {interval}  p {p_holm:.3f}  {word}{' (uncorrected)' if hint else ''}"
+
+
+def _pooled_line(runs: pd.DataFrame, method: str, row: Any) -> list[str]:
+    """Below a paired interval without zero: the one by the pooled scatter, where pairing by seed gains nothing."""
+    if row.pairs < 2 or verdict(row.low, row.high) == "no difference shown":
+        return []
+    _, low, high, p_of_seeds = pooled_difference(runs, method, PRIMARY[1])
+    if not p_of_seeds > 0.05:
+        return []
+    return [f"{'pooled':>14}{'':>7} ({100 * low:5.1f} to {100 * high:5.1f})  {'':>7}  {verdict(low, high)}"]
+
+
+def _group(record: dict[str, Any]) -> str:
+    preset = asdict(settings_for(record["encoder"], record["task"], record["method"]))
+    settings = record["settings"].items()
+    return record["encoder"] + "".join(f", {name}={value:g}" for name, value in settings if value != preset[name])
+
+
+def _label(method: str) -> str:
+    return METHODS[method].label if method in METHODS else method
+
+
+def _place(column: pd.Series) -> pd.Series:
+    """Sorting by method: those with a name first, in their order, then the rest by the numbers in their names."""
+    if column.name != "method":
+        return column
+    named = list(METHODS)
+
+    def key(name: str) -> tuple[Any, ...]:
+        place = named.index(name) if name in METHODS else len(named)
+        return place, [float(number) for number in re.findall(r"\d+(?:\.\d+)?", name)], name
+
+    places = {name: place for place, name in enumerate(sorted(set(column), key=key))}
+    return column.map(places)
+
+
+def _in_order(summary: pd.DataFrame) -> pd.DataFrame:
+    return summary.sort_values("method", key=_place, kind="stable")
+
+
+def _cell(row: Any, usual_seeds: int) -> str:
+    if row is None:
+        return "-"
+    sd = "" if pd.isna(row.sd) else f" ({100 * row.sd:.1f})"
+    return f"{100 * row.mean:.1f}{sd}" + (f" [{row.seeds}]" if row.seeds != usual_seeds else "")
+
+
+def _thousands(count: int) -> str:
+    return f"{count / 1000:,.0f}" if count < 10_000_000 else f"{count / 1e6:,.0f}M"

@@ -1,0 +1,441 @@
+"""The ablation: methods x tasks x seeds, one JSON line per run, on one machine or several."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from itertools import product, starmap
+from pathlib import Path
+from typing import Any
+
+import joblib
+import torch
+from datasets import Dataset
+from joblib.externals.loky.process_executor import TerminatedWorkerError
+
+from prilora_lite.config import PRILoRAConfig
+from prilora_lite.experiments.encoders import Settings, settings_for
+from prilora_lite.experiments.finetune import (
+    RANK,
+    WORLD_SIZE,
+    check_encoder,
+    check_seed,
+    finetune,
+    pick_device,
+    pick_precision,
+    result_record,
+)
+from prilora_lite.experiments.tasks import check_rows, get_task, load_rows
+from prilora_lite.shared.errors import expect, unknown
+from prilora_lite.shared.records import append_record, read_records
+
+RECORD = (  # what the record of a finished run has, beside its key
+    "name", "encoder", "settings", "task", "method", "seed", "metrics", "curve", "pruning", "counts", "steps",
+    "seconds_per_step", "seconds", "environment",
+)  # fmt: skip
+BACKENDS = {"processes": "loky", "ray": "prilora-ray"}  # our name -> joblib's
+
+
+@dataclass(frozen=True)
+class Method:
+    """A named method of the ablation: what is trained, how tables call it, and its share of the settings' alpha."""
+
+    name: str
+    trains: str | PRILoRAConfig
+    label: str
+    alpha_share: float = 1.0
+
+
+_LORA = PRILoRAConfig(first_rank=8, last_rank=8, ratio=0.0)
+
+# Equal budgets: ranks 4..12 over the layers cost what rank 8 costs everywhere.
+METHODS = {
+    method.name: method
+    for method in (
+        Method("head", "head", "head only"),
+        Method("lora", _LORA, "LoRA (r = 8)"),
+        Method("ranks", PRILoRAConfig(ratio=0.0), "ranks only (4..12)"),
+        Method("pruning", PRILoRAConfig(first_rank=8, last_rank=8), "pruning only (r = 8)"),
+        Method("prilora", PRILoRAConfig(), "PRILoRA (4..12, pruned)"),
+        Method("full", "full", "full fine-tuning"),
+        Method("bitfit", "bitfit", "BitFit (biases)"),
+        Method("houlsby", "houlsby", "adapter (Houlsby)"),
+        Method("pfeiffer", "pfeiffer", "adapter (Pfeiffer)"),
+        Method("adalora", "adalora", "AdaLoRA (r 12 to 8)"),
+    )
+}
+
+# One knob turned far: a rank of one, with LoRA's rule s = alpha / r and with the s of rank 8; four layers of twelve
+# alone; hardly any of A left; a quarter of A, drawn before the first step; rising ranks under the other two scalings.
+_ONE = replace(_LORA, first_rank=1, last_rank=1)
+CONTRASTS = {
+    method.name: method
+    for method in (
+        Method("lora_r1", _ONE, "LoRA, r = 1, s = alpha"),
+        Method("lora_r1_same_s", _ONE, "LoRA, r = 1, s of r = 8", alpha_share=1 / 8),
+        Method("lora_bottom", replace(_LORA, layers=range(4)), "LoRA, layers 0 to 3"),
+        Method("lora_top", replace(_LORA, layers=range(8, 12)), "LoRA, layers 8 to 11"),
+        Method("pruning_95", replace(_LORA, ratio=0.95), "LoRA, 95 % of A pruned"),
+        Method(
+            "random_75",
+            replace(_LORA, ratio=0.75, interval=1, importance="random", regrow=False),
+            "LoRA, a random quarter of A",
+        ),
+        Method("ranks_sqrt", PRILoRAConfig(ratio=0.0, scaling="sqrt"), "ranks only, rank-stabilised"),
+        Method("ranks_mean", PRILoRAConfig(ratio=0.0, scaling="mean"), "ranks only, one s"),
+        Method("prilora_sqrt", PRILoRAConfig(scaling="sqrt"), "PRILoRA, rank-stabilised"),
+        Method("prilora_mean", PRILoRAConfig(scaling="mean"), "PRILoRA, one s"),
+    )
+}
+METHODS |= CONTRASTS
+
+
+@dataclass(frozen=True)
+class Run:
+    """One cell of the grid."""
+
+    method: Method
+    task: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """A run with everything settled, and its place in the grid."""
+
+    number: int
+    run: Run
+    key: list[Any]
+    encoder: str
+    settings: Settings
+    trains: str | PRILoRAConfig
+
+
+def grid(methods: Iterable[str | Method], tasks: Iterable[str], seeds: Iterable[int]) -> list[Run]:
+    """All runs, each once, seed by seed, so that a study cut short has whole comparisons.
+
+    Args:
+        methods: names of :data:`METHODS`, or methods of your own such as :func:`configurations` gives.
+        tasks: names of tasks.
+        seeds: numbers from 0 to 2**32 - 1.
+
+    Raises:
+        TypeError: methods, tasks or seeds that are no lists of these.
+        ValueError: an unknown method or task, whose nearest name is given, or a seed that is none.
+    """
+    chosen = []
+    for method in methods:
+        if not isinstance(method, Method) and not (isinstance(method, str) and method in METHODS):
+            raise unknown("method", method, METHODS)
+        chosen.append(method if isinstance(method, Method) else METHODS[method])
+    chosen, tasks, seeds = dict.fromkeys(chosen), dict.fromkeys(tasks), dict.fromkeys(seeds)
+    for name in tasks:
+        get_task(name)
+    for seed in seeds:
+        check_seed(seed)
+    return [Run(method, task, seed) for seed, task, method in product(seeds, tasks, chosen)]
+
+
+def configurations(
+    ranks: Iterable[tuple[int, int]] = ((4, 12),),
+    ratios: Iterable[float] = (0.5,),
+    intervals: Iterable[int] = (40,),
+    importances: Iterable[str] = ("magnitude_input",),
+    scalings: Iterable[str] = ("layer",),
+) -> list[Method]:
+    """Every schedule with every pruning: configurations crossed, each once, those that have a name under that name.
+
+    Args:
+        ranks: first and last rank: (12, 4) falls, (8, 8) is flat, (4, 12) rises, all at the same budget.
+        ratios: shares of A to prune; 0 is no pruning, whatever interval and importance.
+        intervals: N, optimizer steps from one prune to the next.
+        importances: ``magnitude_input``, ``magnitude`` or ``random``.
+        scalings: ``layer``, ``sqrt`` or ``mean``; on flat ranks they are one.
+
+    Raises:
+        ValueError: a value that :class:`~.config.PRILoRAConfig` refuses.
+    """
+    methods = {}
+    crossed = product(ranks, ratios, intervals, importances, scalings)
+    for (first, last), ratio, interval, importance, scaling in crossed:
+        config = PRILoRAConfig(
+            first_rank=first, last_rank=last, scaling=scaling, ratio=ratio, interval=interval, importance=importance
+        ).canonical()
+        methods[config] = _NAMED.get(config) or Method(label := _label(config), config, label)
+    return list(methods.values())
+
+
+_NAMED = {
+    method.trains.canonical(): method
+    for method in reversed(METHODS.values())
+    if isinstance(method.trains, PRILoRAConfig) and method.alpha_share == 1
+}
+
+
+def method_name(record: dict[str, Any]) -> str:
+    """What a run's method is called today, told by its configuration: older files call other things by that name."""
+    if isinstance(record["method"], str):
+        return record["method"]
+    config, alpha = PRILoRAConfig.from_dict(record["method"]), record["settings"]["alpha"]
+    for method in METHODS.values():
+        if isinstance(method.trains, PRILoRAConfig):
+            same = replace(method.trains, alpha=alpha * method.alpha_share)
+            if same.canonical() == config.canonical():
+                return method.name
+    return _label(config) if record["name"] in METHODS else record["name"]
+
+
+def ablate(
+    runs: Iterable[Run],
+    output: str | Path,
+    *,
+    encoder: str = "pocket",
+    rows: str | Path | dict[str, dict[str, Dataset]] | None = None,
+    overrides: dict[str, Any] | None = None,
+    precision: str = "auto",
+    device: str | None = None,
+    jobs: int | None = None,
+    backend: str = "processes",
+    progress: bool = True,
+    on_run: Callable[[int, int, Run, dict[str, Any] | None], None] | None = None,
+) -> list[dict[str, Any]]:
+    """Make the runs that the output file does not hold yet, and append one JSON line for each.
+
+    A run that crashes is written down with its error, the others go on, and the next call tries it again.
+    Under torchrun a crash ends the study and is not written down: the run's other processes wait for the crashed one.
+
+    Args:
+        runs: the grid.
+        output: the file of JSON lines; runs with the same method, task, rows, seed, encoder, settings and precision
+            are not repeated.
+        encoder, precision, device, progress: see :func:`~.training.finetune`.
+        rows: a folder of Parquet files, or the rows themselves by task and split; default: see
+            :func:`~.tasks.load_rows`.
+        overrides: settings to change for all runs, such as ``{"epochs": 1}``.
+        jobs: runs at a time; default: one, in this process, and with Ray as many as the cluster has processors.
+        backend: where they are made: ``processes`` of this machine, or ``ray``, the Ray cluster that runs here (one on
+            this machine alone is started if none does). On GPUs, each run takes one: give as many jobs as GPUs.
+        on_run: called with number, count, run and its record before each run (record None; not with several jobs) and
+            after it. The record of a run that crashed has an ``error``.
+
+    Returns:
+        The records of all the runs that are finished, those made earlier too.
+
+    Raises:
+        TypeError, ValueError: a bad argument, or rows or settings that no run could be made with.
+        OSError: rows or an encoder that can't be had, or an output that can't be written.
+        ChildProcessError: a worker process was killed.
+    """
+    runs, encoder, output = list(runs), str(encoder), Path(output)
+    for run in runs:
+        expect(Run, run, "runs as grid(methods, tasks, seeds) gives them")
+    if backend not in list(BACKENDS):
+        raise unknown("backend", backend, BACKENDS)
+    if jobs is not None and not (isinstance(jobs, int) and jobs >= 1):
+        raise ValueError(f"jobs must be an integer of at least 1, got {jobs!r}")
+    jobs = min(jobs, max(1, len(runs))) if jobs else (-1 if backend == "ray" else 1)
+    if jobs != 1 and WORLD_SIZE > 1:
+        raise ValueError("several jobs under torchrun: either several runs at a time, or several processes for one run")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.open("ab").close()  # a place that can't be written to is better found before the first run
+    precision = pick_precision(precision, encoder, device)
+    data = {task: _rows(task, rows) for task in dict.fromkeys(run.task for run in runs)}
+    digests = {task: rows_digest(splits) for task, splits in data.items()}
+    plans = {}
+    for run in runs:
+        settings, trains = settle(run, encoder, overrides or {})
+        key = run_key(run, encoder, settings, trains, precision, digests[run.task])
+        plans.setdefault(same_run(key), _Plan(len(plans) + 1, run, key, encoder, settings, trains))
+    at_start = _finished(output)  # under torchrun all processes must choose the same runs, before one of them writes
+    waiting = [plan for same, plan in plans.items() if same not in at_start]
+    for task in dict.fromkeys(plan.run.task for plan in waiting):  # what can't be is said once, before the first run
+        here = [plan for plan in waiting if plan.run.task == task]
+        configs = {plan.trains for plan in here if isinstance(plan.trains, PRILoRAConfig)}
+        check_encoder(encoder, task, data[task], here[-1].settings, configs)
+
+    def announce(plan: _Plan, record: dict[str, Any] | None) -> None:
+        if on_run:
+            on_run(plan.number, len(plans), plan.run, record)
+
+    def missing() -> Iterator[tuple[Any, ...]]:
+        for same, plan in plans.items():
+            if record := (at_start if WORLD_SIZE > 1 else _finished(output)).get(same):
+                announce(plan, record)
+                continue
+            if jobs == 1:
+                announce(plan, None)
+            yield plan, data[plan.run.task], precision, device, progress and jobs == 1
+
+    for plan, record in _each(_make, missing(), jobs, backend, device):
+        if RANK == 0:
+            append_record(output, record)
+        announce(plan, record)
+    finished = _finished(output)
+    return [finished[same] for same in plans if same in finished]
+
+
+def _rows(task: str, rows: str | Path | dict[str, dict[str, Dataset]] | None) -> dict[str, Dataset]:
+    if not isinstance(rows, dict):
+        return load_rows(task, rows)
+    if task not in rows:
+        raise ValueError(f"rows holds {', '.join(rows)}, but not {task}")
+    return check_rows(get_task(task), rows[task])
+
+
+def describe_environment(precision: str = "auto", device: str | None = None) -> dict[str, str]:
+    """Versions, machine and arithmetic that a figure was measured with."""
+    place = pick_device(device)
+    machine = torch.cuda.get_device_name() if place == "cuda" else f"{_processor()}, {os.cpu_count()} cores"
+    packages = ("prilora-lite", "torch", "transformers", "datasets", "accelerate")
+    return {
+        "python": platform.python_version(),
+        **{name: version(name) for name in packages},
+        "device": place,
+        "machine": machine,
+        "precision": pick_precision(precision, device=device),
+    }
+
+
+def run_key(
+    run: Run, encoder: str, settings: Settings, trains: str | PRILoRAConfig, precision: str, rows: str
+) -> list[Any]:
+    """What makes two runs the same one: task, seed, encoder, method as configured, settings, precision and rows."""
+    method = trains if isinstance(trains, str) else trains.to_dict()
+    return [run.task, run.seed, encoder, method, asdict(settings), precision, rows]
+
+
+def rows_digest(rows: dict[str, Dataset]) -> str:
+    """A short hash of all texts and labels, so that a run on a sample is not taken for one on all rows."""
+    digest = hashlib.sha256()
+    for split in sorted(rows):
+        for column in sorted(set(rows[split].column_names) - {"idx"}):
+            digest.update(json.dumps([split, column, list(rows[split][column])]).encode())
+    return digest.hexdigest()[:16]
+
+
+def settle(run: Run, encoder: str, overrides: dict[str, Any]) -> tuple[Settings, str | PRILoRAConfig]:
+    """The settings and configuration that a run has once preset, method and overrides are laid over one another."""
+    trains = run.method.trains
+    settings = replace(settings_for(encoder, run.task, trains), **overrides)
+    if isinstance(trains, str):
+        return settings, trains
+    return settings, replace(trains, alpha=settings.alpha * run.method.alpha_share)
+
+
+def _label(config: PRILoRAConfig) -> str:
+    """Ranks and pruning in short: ``12..4, mean, ratio 0.25, N 10, random``; what is at its default is left out."""
+    parts = [
+        f"{config.first_rank}..{config.last_rank}" if config.first_rank != config.last_rank else f"{config.last_rank}"
+    ]
+    config, default = config.canonical(), PRILoRAConfig()
+    if config.scaling != default.scaling:
+        parts.append(config.scaling if isinstance(config.scaling, str) else "own scaling")
+    parts.append(f"ratio {config.ratio:g}")
+    if config.interval != default.interval:
+        parts.append(f"N {config.interval}")
+    if config.importance != default.importance:
+        parts.append(config.importance)
+    return ", ".join(parts)
+
+
+def same_run(key: list[Any]) -> str:
+    """Two keys name the same run if this is equal.
+
+    Settings that a record is too old to have are filled with their defaults; those without effect do not count.
+    """
+    task, seed, encoder, method, settings, *rest = key
+    if isinstance(method, dict):
+        method = PRILoRAConfig.from_dict(method).canonical().to_dict()
+    return json.dumps([task, seed, encoder, method, asdict(Settings(**settings)), *rest], sort_keys=True)
+
+
+def read_runs(path: str | Path) -> list[dict[str, Any]]:
+    """The finished runs of a study's file.
+
+    Raises:
+        ValueError: a line that is no run of a study.
+    """
+    return read_records(path, RECORD)
+
+
+def _finished(output: Path) -> dict[str, dict[str, Any]]:
+    return {same_run(record["key"]): record for record in read_runs(output)}
+
+
+def _make(
+    plan: _Plan, rows: dict[str, Dataset], precision: str, device: str | None, progress: bool
+) -> tuple[_Plan, dict[str, Any]]:
+    """One run's record: its results, or the error that it ended in."""
+    started = time.time()
+    record = {"key": plan.key, "name": plan.run.method.name, "encoder": plan.encoder, "settings": asdict(plan.settings)}
+    try:
+        result = finetune(
+            plan.run.task, plan.trains, encoder=plan.encoder, rows=rows, settings=plan.settings, seed=plan.run.seed,
+            precision=precision, device=device, progress=progress,
+        )  # fmt: skip
+        record |= result_record(result)
+    except Exception as error:  # whatever it was, it is written down and shown, and the other runs go on
+        if WORLD_SIZE > 1:
+            raise  # the other processes of this run wait for this one
+        method = plan.trains if isinstance(plan.trains, str) else plan.trains.to_dict()
+        record |= {"task": plan.run.task, "method": method, "seed": plan.run.seed}
+        record |= {"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
+    seconds = round(time.time() - started, 1)
+    return plan, record | {"seconds": seconds, "environment": describe_environment(precision, device)}
+
+
+def _each(
+    work: Callable[..., Any], calls: Iterator[tuple[Any, ...]], jobs: int, backend: str, device: str | None
+) -> Iterator[Any]:
+    """What ``work`` gives for each call's arguments: one by one in this process, or as several are done in others."""
+    if jobs == 1 and backend == "processes":
+        yield from starmap(work, calls)
+        return
+    options, killed = _join_ray(device) if backend == "ray" else ({}, TerminatedWorkerError)
+    with joblib.parallel_config(backend=BACKENDS[backend], n_jobs=jobs, **options):
+        try:
+            parallel = joblib.Parallel(return_as="generator_unordered", pre_dispatch="n_jobs")
+            yield from parallel(starmap(joblib.delayed(work), calls))
+        except killed as error:
+            raise ChildProcessError(
+                "a worker process was killed, perhaps for want of memory: start again, with fewer jobs at a time"
+            ) from error
+
+
+def _join_ray(device: str | None) -> tuple[dict[str, Any], type[Exception]]:
+    """Connect to the Ray cluster that runs here, or start one on this machine.
+
+    Returns:
+        joblib's options for it, and the error by which it says that a worker died.
+    """
+    import ray
+    from ray.util.joblib.ray_backend import RayBackend
+
+    class RayAsDone(RayBackend):
+        """Gives each result when it is there: ``ray.util.joblib`` keeps them to the end, and a kill would lose all."""
+
+        supports_return_generator = True
+
+    if not ray.is_initialized():
+        try:
+            ray.init(address="auto", logging_level="warning")
+        except ConnectionError:
+            ray.init(logging_level="warning")
+    joblib.register_parallel_backend(BACKENDS["ray"], RayAsDone)
+    return {"ray_remote_args": {"num_gpus": 1}} if pick_device(device) == "cuda" else {}, ray.exceptions.RayError
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,391 @@
+"""Questions that were written down before their runs: read, tuned, run, answered."""
+
+import json
+import subprocess
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from prilora_lite import PRILoRAConfig
+from prilora_lite.cli import main
+from prilora_lite.experiments import questions, study
+from prilora_lite.experiments.comparison import decide
+from prilora_lite.experiments.encoders import settings_for
+from prilora_lite.experiments.questions import (
+    RATE_SEEDS,
+    RATES,
+    answer,
+    choose_rate,
+    chosen_rates,
+    decisions,
+    differences,
+    read_questions,
+    report,
+    table,
+    training_split,
+    write,
+)
+from prilora_lite.experiments.tasks import load_rows
+from prilora_lite.teaching.plots import plot_answers
+
+RESULTS = Path(__file__).parents[2] / "results"
+FILE = """
+[arms]
+lora = "lora"
+rising = { first_rank = 2, last_rank = 4, ratio = 0 }
+
+[[question]]
+name = "slope"
+asks = "Does the slope matter?"
+why = "The method says so."
+contrast = "rising minus flat"
+plus = ["rising"]
+minus = ["lora"]
+tasks = ["cola", "rte"]
+settings = { epochs = 1 }
+seeds = { first = 100, count = 3 }
+margin = 1
+"""
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "asked.toml"
+    path.write_text(FILE)
+    return path
+
+
+def record(arm, task, seed, rate, value, epochs=1, encoder="pocket"):
+    """A run as the study writes it."""
+    trains = study.METHODS["lora"].trains if arm == "lora" else PRILoRAConfig(first_rank=2, last_rank=4, ratio=0)
+    settings = asdict(replace(settings_for(encoder, task, trains), learning_rate=rate, epochs=epochs))
+    method = trains.to_dict()
+    return {
+        "key": [task, seed, encoder, method, settings, "fp32", "0" * 16], "name": arm, "encoder": encoder,
+        "settings": settings, "task": task, "method": method, "seed": seed, "metrics": {"m": value}, "curve": [],
+        "pruning": [], "counts": {}, "steps": 1, "seconds_per_step": 1.0, "seconds": 1.0, "environment": {},
+    }  # fmt: skip
+
+
+def write_records(path, records):
+    path.write_text("".join(json.dumps(r) + "\n" for r in records))
+
+
+def rates(best=2e-3):
+    """Rates tried for both arms: the best one for LoRA is given, that of the other is 2e-3."""
+    return [
+        record(arm, task, seed, rate, 0.6 if rate == (best if arm == "lora" else 2e-3) else 0.58)
+        for arm in ("lora", "rising")
+        for task in ("cola", "rte")
+        for seed in range(3)
+        for rate in (1e-3, 2e-3, 4e-3, 8e-3)
+    ]
+
+
+# Reading
+
+
+def test_a_file_of_questions_is_read(file):
+    asked = read_questions(file)
+    (question,) = asked.questions
+    assert question.seeds == (100, 101, 102)
+    assert asked.arms["lora"].trains == study.METHODS["lora"].trains
+    assert asked.arms["rising"].trains == PRILoRAConfig(first_rank=2, last_rank=4, ratio=0)
+    assert (asked.runs.name, asked.rates.name) == ("asked.jsonl", "asked_rates.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("margin = 1", "margin = 0", "'slope': margin must be a number above 0, got 0"),
+        ("margin = 1", "", "'slope' lacks margin"),
+        ('plus = ["rising"]', 'plus = ["risin"]', r"unknown arm in .*: 'risin'|did you mean 'rising'"),
+        ("first_rank = 2", "frst_rank = 2", "did you mean 'first_rank'"),
+        ('lora = "lora"', 'lora = "lra"', "did you mean 'lora'"),
+        ('"cola", "rte"', '"colla"', "did you mean 'cola'"),
+        ("epochs = 1", "epoch = 1", "did you mean 'epochs'"),
+        ("[[question]]", "[[questions]]", "did you mean 'question'"),
+        ("margin = 1", "margn = 1", "did you mean 'margin'"),
+        ("{ first = 100, count = 3 }", "5", "seeds must be { first = NUMBER, count = 2 or more }, got 5"),
+        ("count = 3", "count = 1", "seeds must be"),
+        ("first = 100", "frst = 100", "seeds must be"),
+        ('plus = ["rising"]', 'plus = "rising"', "plus must be a list of names, got 'rising'"),
+        ('tasks = ["cola", "rte"]', "tasks = []", "tasks must be a list of names"),
+        ("{ epochs = 1 }", "1", "settings must be a table"),
+        ("[arms]", "[arms", "is no TOML"),
+    ],
+)
+def test_mistakes_in_a_file_are_named(file, old, new, message):
+    file.write_text(FILE.replace(old, new))
+    with pytest.raises(ValueError, match=message):
+        read_questions(file)
+
+
+def test_two_questions_of_one_name_are_refused(file):
+    file.write_text(FILE + FILE[FILE.index("[[question]]") :])
+    with pytest.raises(ValueError, match="two questions are called 'slope'"):
+        read_questions(file)
+
+
+# Learning rates
+
+
+@pytest.mark.parametrize(
+    ("means", "expected"),
+    [
+        ({1e-3: 0.5, 2e-3: 0.6, 4e-3: 0.55}, (2e-3, [])),
+        ({1e-3: 0.5, 2e-3: 0.6, 4e-3: 0.7}, (None, [8e-3])),  # the best is the last
+        ({1e-3: 0.7, 2e-3: 0.6, 4e-3: 0.5}, (None, [5e-4])),  # the best is the first
+        ({1e-3: 0.6, 2e-3: 0.7, 4e-3: 0.1}, (None, [5e-4])),  # 2e-3 stands at the cliff
+        ({1e-3: 0.6, 2e-3: 0.7, 4e-3: 0.55}, (2e-3, [])),  # a loss, but no collapse
+        ({5e-4: 0.5, 1e-3: 0.6, 2e-3: 0.7, 4e-3: 0.1}, (1e-3, [])),
+        ({1e-3: 0.7, 2e-3: 0.1, 4e-3: 0.1}, (None, [5e-4])),
+        ({5e-4: 0.69, 1e-3: 0.7, 2e-3: 0.1, 4e-3: 0.1}, (None, [2.5e-4])),
+        ({2.5e-4: 0.6, 5e-4: 0.69, 1e-3: 0.7, 2e-3: 0.1, 4e-3: 0.1}, (5e-4, [])),
+    ],
+)
+def test_a_rate_is_chosen_between_two_that_were_tried_and_not_at_a_cliff(means, expected):
+    assert choose_rate(means) == expected
+
+
+@pytest.mark.parametrize(
+    "value", [lambda rate: rate, lambda rate: -rate, lambda rate: 0.5, lambda rate: 300 * rate % 1]
+)
+def test_whatever_the_metric_does_the_search_ends(value):
+    means = {rate: value(rate) for rate in RATES}
+    rate, wanted = choose_rate(means)
+    while rate is None:
+        means |= {new: value(new) for new in wanted}
+        rate, wanted = choose_rate(means)
+    assert rate in means
+    assert len(means) <= 14
+
+
+def test_rates_are_judged_on_training_rows_that_were_not_trained_on():
+    rows = load_rows("pocket-rte")["train"]
+    split = training_split(rows)
+    texts = [{(r["sentence1"], r["sentence2"], r["label"]) for r in split[name]} for name in ("train", "validation")]
+    assert len(split["train"]) == 4 * len(split["validation"]) == 1600
+    assert texts[0] | texts[1] == {(r["sentence1"], r["sentence2"], r["label"]) for r in rows}
+    assert split["train"]["sentence1"][:50] != rows["sentence1"][:50]  # in another order
+    assert training_split(rows)["train"]["sentence1"] == split["train"]["sentence1"]  # the same for every arm
+
+
+def test_each_arm_has_the_rate_that_was_best_for_it(file):
+    asked = read_questions(file)
+    write_records(asked.rates, rates(best=4e-3))
+    chosen = chosen_rates(asked, asked.questions[0])
+    assert {arm: rate for arm, (rate, _) in chosen.items()} == {"lora": 4e-3, "rising": 2e-3}
+    assert set(chosen["lora"][1]) == {1e-3, 2e-3, 4e-3, 8e-3}
+
+
+def test_all_arms_can_be_given_the_rate_of_one(file):
+    file.write_text(FILE + 'rate_of = "lora"\n')
+    asked = read_questions(file)
+    write_records(asked.rates, rates(best=4e-3))
+    assert set(chosen_rates(asked, asked.questions[0])) == {"lora"}
+
+
+# Answers
+
+
+def study_of(asked, noise=0.01, effect=0.0, seeds=(100, 101, 102)):
+    random = np.random.default_rng(0)
+    write_records(asked.rates, rates())
+    records = [
+        record(arm, task, seed, 2e-3, 0.6 + effect * (arm == "rising") + noise * random.normal())
+        for seed in seeds
+        for task in ("cola", "rte")
+        for arm in ("lora", "rising")
+    ]
+    write_records(asked.runs, records)
+    return records
+
+
+def test_an_answer_is_paired_by_seed_over_the_mean_of_the_tasks(file):
+    asked = read_questions(file)
+    value = {(r["method"]["last_rank"], r["task"], r["seed"]): r["metrics"]["m"] for r in study_of(asked)}
+    by_hand = [
+        100 * sum(value[4, task, seed] - value[8, task, seed] for task in ("cola", "rte")) / 2
+        for seed in (100, 101, 102)
+    ]
+    found = differences(asked, asked.questions[0])
+    assert found.tolist() == pytest.approx(by_hand)
+    (row,) = table(asked).to_dict("records")
+    test = stats.ttest_1samp(by_hand, 0)
+    low, high = test.confidence_interval(0.95)
+    assert (row["difference"], row["low"], row["high"]) == pytest.approx((np.mean(by_hand), low, high), abs=0.0006)
+    assert row["verdict"] == decide(by_hand, 1).verdict
+
+
+def test_runs_at_other_rates_or_seeds_do_not_count(file):
+    asked = read_questions(file)
+    records = study_of(asked)
+    more = [record("rising", "cola", 103, 2e-3, 0.9), record("rising", "cola", 100, 4e-3, 0.9)]
+    before = table(asked)
+    write_records(asked.runs, records + more)
+    pd.testing.assert_frame_equal(table(asked), before)
+
+
+def test_a_question_whose_seeds_are_not_all_there_has_no_answer(file):
+    asked = read_questions(file)
+    study_of(asked, seeds=(100, 101))
+    assert decisions(asked) == {"slope": None}
+    assert table(asked)["verdict"].tolist() == ["not run"]
+    assert "not run yet" in report(asked)
+
+
+def test_a_question_whose_rates_are_not_chosen_has_no_answer(file):
+    assert decisions(read_questions(file)) == {"slope": None}
+
+
+def test_one_run_on_two_kinds_of_rows_is_refused(file):
+    asked = read_questions(file)
+    records = study_of(asked)
+    other = json.loads(json.dumps(records[0]))
+    other["key"][6] = "1" * 16
+    write_records(asked.runs, [*records, other])
+    with pytest.raises(ValueError, match="on other rows or at another precision"):
+        table(asked)
+
+
+def test_the_report_fits_a_terminal_and_says_the_sentence(file):
+    asked = read_questions(file)
+    study_of(asked, noise=0.0001, effect=0.05)
+    text = report(asked)
+    assert max(map(len, text.split("\n"))) <= 80
+    assert "That is a difference." in " ".join(text.split())
+
+
+def test_table_and_figure_are_written_and_read_back(file, tmp_path):
+    asked = read_questions(file)
+    study_of(asked)
+    paths = write(asked, tmp_path / "out")
+    pd.testing.assert_frame_equal(pd.read_csv(paths["table"]), table(asked), check_dtype=False)
+    assert paths["figure"].read_bytes().startswith(b"\x89PNG")
+    assert (
+        "| slope | rising | 0.002 | 0.001: 58.0, 0.002: 60.0, 0.004: 58.0, 0.008: 58.0 |"
+        in paths["markdown"].read_text()
+    )
+
+
+def test_the_figure_draws_each_difference_its_interval_and_its_margin():
+    answers = pd.DataFrame(
+        {
+            "question": ["a", "b", "c"], "contrast": ["a", "b", "c"], "tasks": "pocket-rte", "margin": [1.0, 2.0, 1.0],
+            "difference": [0.1, 3.0, 1.0], "low": [-0.5, 2.0, -1.0], "high": [0.7, 4.0, 3.0],
+            "verdict": ["equal within 1 point", "difference", "not decided: it would take 9 seeds"],
+        }
+    )  # fmt: skip
+    axes = plot_answers(answers).axes[0]
+    assert [(bar.get_x(), bar.get_width()) for bar in axes.patches] == [(-1, 2), (-2, 4), (-1, 2)]
+    lines = [list(line.get_xdata()) for line in axes.lines if line.get_linestyle() == "-"]
+    assert lines[:3] == [[-0.5, 0.7], [2.0, 4.0], [-1.0, 3.0]]
+    assert len({line.get_marker() for line in axes.lines if line.get_marker() != "None"}) == 3
+
+
+def test_it_runs_from_nothing_to_an_answer_and_goes_on_where_it_was(tmp_path, monkeypatch, encoder, rows):
+    monkeypatch.setattr(questions, "LOWEST", min(RATES))  # a random encoder's metric would send it to and fro
+    monkeypatch.setattr(questions, "HIGHEST", max(RATES))
+    file = tmp_path / "asked.toml"
+    settings = "{ epochs = 1, batch_size = 8, max_length = 16 }"
+    file.write_text(
+        FILE.replace('"cola", "rte"', '"cola"').replace("{ epochs = 1 }", settings).replace("count = 3", "count = 2")
+        + f'encoder = "{encoder}"\nrate_of = "lora"\n'
+    )
+    asked = read_questions(file)
+    lines = []
+    answer(asked, rows=rows, tell=lines.append)
+    assert any("learning rate" in line for line in lines)
+    (row,) = table(asked).to_dict("records")
+    assert row["seeds"] == 2
+    assert row["verdict"] != "not run"
+    before = asked.runs.read_bytes(), asked.rates.read_bytes()
+    assert len({json.loads(line)["key"][6] for line in asked.rates.read_text().splitlines()}) == 1
+    assert main(["ask", str(file), "--rows", str(rows)]) == 0
+    assert (asked.runs.read_bytes(), asked.rates.read_bytes()) == before
+    assert file.with_suffix(".csv").is_file()
+
+
+def test_an_unknown_question_is_named(file):
+    with pytest.raises(ValueError, match="did you mean 'slope'"):
+        answer(read_questions(file), names=["slop"])
+
+
+# The study's own
+
+
+@pytest.fixture(scope="module")
+def asked():
+    return read_questions(RESULTS / "questions.toml")
+
+
+def test_the_studys_seeds_are_none_of_a_pilots(asked):
+    assert all(min(question.seeds) >= 100 for question in asked.questions)
+    assert max(RATE_SEEDS) < 100
+
+
+def test_table_and_figure_of_the_study_are_made_from_its_raw_runs(asked, tmp_path):
+    paths = write(asked, tmp_path / "questions")
+    for kind in ("table", "markdown"):
+        assert paths[kind].read_bytes() == (RESULTS / paths[kind].name).read_bytes()
+    assert paths["figure"].read_bytes()[:4] == (RESULTS / "questions.png").read_bytes()[:4]
+
+
+def test_the_questions_were_written_down_before_their_runs(asked):
+    """By the repository's history, where there is one: the file's first version is older than the first runs."""
+
+    def first(name):
+        command = ["git", "-C", str(RESULTS.parent), "log", "--diff-filter=A", "--format=%ct", "--", f"results/{name}"]
+        found = subprocess.run(command, capture_output=True, text=True)
+        return [int(time) for time in found.stdout.split()] if found.returncode == 0 else []
+
+    questions, runs = first("questions.toml"), first("questions.jsonl")
+    if not (questions and runs):
+        pytest.skip("no history here")
+    assert min(questions) < min(runs)
+
+
+def t_quantile(level, freedom):
+    """By numpy alone: the density of Student's t, summed up finely, and searched."""
+    t = np.linspace(-60, 60, 1_200_001)
+    log_density = -(freedom + 1) / 2 * np.log1p(t**2 / freedom)
+    density = np.exp(log_density)
+    below = np.cumsum(density) / density.sum()
+    return t[np.searchsorted(below, level)]
+
+
+@pytest.mark.parametrize(
+    ("name", "plus", "minus"),
+    [
+        ("one scaling for rising ranks", {"last_rank": 12, "scaling": "mean"}, {"last_rank": 12, "scaling": "layer"}),
+        ("tilted scaling on flat ranks", {"last_rank": 8, "tilted": True}, {"last_rank": 8, "tilted": False}),
+    ],
+)
+def test_a_verdict_follows_from_the_raw_runs_by_numpy_alone(name, plus, minus):
+    """Read by hand: pocket-rte, half an epoch, LoRA's rate, no pruning, seeds 100 to 159."""
+    values = {}
+    for line in (RESULTS / "questions.jsonl").read_text(encoding="utf-8").splitlines():
+        run = json.loads(line)
+        method, settings = run["method"], run["settings"]
+        here = run["task"] == "pocket-rte" and (settings["epochs"], settings["learning_rate"]) == (0.5, 0.004)
+        if here and not method["ratio"] and method["layers"] is None and 100 <= run["seed"] < 160:
+            tilted = isinstance(method["scaling"], list)
+            for arm, wanted in (("plus", plus), ("minus", minus)):
+                found = method | {"tilted": tilted}
+                if all(found[key] == value for key, value in wanted.items()):
+                    values[arm, run["seed"]] = 100 * run["metrics"]["accuracy"]
+    d = np.array([values["plus", seed] - values["minus", seed] for seed in range(100, 160)])
+    error = d.std(ddof=1) / np.sqrt(len(d))
+    low, high = d.mean() - t_quantile(0.975, 59) * error, d.mean() + t_quantile(0.975, 59) * error
+    inner = t_quantile(0.95, 59) * error
+    row = pd.read_csv(RESULTS / "questions.csv").set_index("question").loc[name]
+    assert (row["difference"], row["low"], row["high"]) == pytest.approx((d.mean(), low, high), abs=0.0006)
+    expected = (
+        "difference" if low > 0 or high < 0 else "equal" if abs(d.mean()) + inner < row["margin"] else "not decided"
+    )
+    assert row["verdict"].startswith(expected)

@@ -1,0 +1,164 @@
+"""The report: what it says follows from the raw runs, and fits a terminal."""
+
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from prilora_lite.cli import main
+from prilora_lite.experiments.comparison import compare, decide, detectable_by_seeds, explore, paired_differences
+from prilora_lite.experiments.reporting import conclusion, groups, report, summarize, write
+from prilora_lite.shared.records import read_records
+
+RESULTS = Path(__file__).parents[2] / "results"
+FILES = [RESULTS / "pocket.jsonl", RESULTS / "minilm_glue.jsonl", RESULTS / "pocket_grid.jsonl"]
+
+
+def test_runs_of_other_length_or_encoder_are_not_mixed():
+    parts = groups(read_records(FILES[0]))
+    assert set(parts) == {"pocket", "pocket, epochs=0.5", "pocket-random"}
+    for runs in parts.values():
+        assert not runs.duplicated(["task", "method", "seed"]).any()
+
+
+def test_presets_whose_tasks_differ_in_length_stay_together():
+    main_part = next(iter(groups(read_records(FILES[1])).items()))
+    assert main_part[0] == "minilm"
+    assert main_part[1]["epochs"].nunique() > 1
+
+
+@pytest.mark.parametrize("file", [FILES[0], FILES[2]], ids=lambda file: file.stem)
+def test_the_named_comparison_stands_in_the_report_with_its_interval(file):
+    records = read_records(file)
+    text = report(records)
+    runs = groups(records)[next(iter(groups(records)))]
+    for row in compare(runs, "prilora", "lora").itertuples():
+        numbers = f"{100 * row.mean:+6.1f} ({100 * row.low:5.1f} to {100 * row.high:5.1f})"
+        assert re.search(rf"{row.task} +{re.escape(numbers.strip())}", text), row
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_it_fits_a_terminal(file):
+    assert max(map(len, report(read_records(file)).split("\n"))) <= 80
+
+
+@pytest.mark.parametrize("file", [FILES[0], FILES[2]], ids=lambda file: file.stem)
+def test_the_named_comparison_says_what_it_decides(file):
+    records = read_records(file)
+    runs = groups(records)[next(iter(groups(records)))]
+    text = report(records)
+    for task, differences in paired_differences(runs, "prilora", "lora").items():
+        assert re.search(rf"{task} .*\)  {re.escape(decide(100 * differences, 1).verdict)}\n", text)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_what_spans_zero_is_called_no_difference_shown(file):
+    lines = re.findall(r"\(\s*(-?[\d.]+) to\s+(-?[\d.]+)\)(?:  p|   ) (.*)", report(read_records(file)))
+    assert lines
+    for low, high, rest in lines:
+        assert re.search("above|below|no difference shown", rest), rest
+        if float(low) < 0 < float(high):
+            assert "no difference shown" in rest
+
+
+def test_what_no_correction_leaves_standing_is_called_so():
+    said = set()
+    for file in FILES:
+        lines = re.findall(r"\(\s*(-?[\d.]+) to\s+(-?[\d.]+)\)  p ([\d.]+)  (.*)", report(read_records(file)))
+        for low, high, p, rest in lines:
+            if float(low) > 0 or float(high) < 0:
+                assert ("(uncorrected)" in rest) == (float(p) >= 0.05), rest
+                said.add(rest)
+    assert {"below", "below (uncorrected)"} <= said
+
+
+def test_a_paired_difference_stands_beside_the_pooled_one_where_seeds_explain_nothing():
+    """Rising ranks with one s on MiniLM's CoLA: five differences lie close together, and the runs do not."""
+    text = report(read_records(FILES[1]))
+    below = text[text.index("\n ranks only, one s\n") + 1 :]
+    assert re.match(r".*\n  cola +-2\.5 .*below\n +pooled +\( -5\.0 to   0\.0\) +no difference shown\n", below)
+
+
+def test_the_conclusion_is_a_sentence_for_each_task():
+    runs = groups(read_records(FILES[0]))["pocket"]
+    text = conclusion(runs, 1)
+    assert max(map(len, text.split("\n"))) <= 80
+    for task, differences in paired_differences(runs, "prilora", "lora").items():
+        if task != "all":
+            found = decide(100 * differences, 1)
+            sentence = (
+                f"on {task}, 5 seeds: {found.mean:+.1f} points (95 % interval {found.low:.1f} to {found.high:.1f})."
+            )
+            assert f"{sentence} {found.sentence}" in " ".join(text.split())
+
+
+def test_the_conclusion_of_one_seed_decides_nothing():
+    runs = groups(read_records(FILES[0]))["pocket"]
+    text = conclusion(runs[(runs["seed"] == 0) & (runs["task"] == "pocket-rte")], 1)
+    assert " ".join(text.split()).endswith("points. One seed says nothing of the scatter, so nothing is decided.")
+
+
+def test_there_is_no_conclusion_without_a_pair():
+    runs = groups(read_records(FILES[0]))["pocket"]
+    assert conclusion(runs[runs["method"] == "lora"], 1) == ""
+    apart = runs[
+        ((runs["method"] == "lora") & (runs["seed"] == 0)) | ((runs["method"] == "prilora") & (runs["seed"] == 1))
+    ]
+    assert conclusion(apart, 1) == ""
+
+
+def test_the_looks_are_those_of_explore():
+    runs = next(iter(groups(read_records(FILES[2])).values()))
+    assert f"corrected for {len(explore(runs))} looks" in report(read_records(FILES[2]))
+
+
+def test_it_says_what_more_seeds_would_show():
+    runs = next(iter(groups(read_records(FILES[2])).values()))
+    text = report(read_records(FILES[2]))
+    for seeds, difference in detectable_by_seeds(explore(runs)).items():
+        assert f"{seeds:>2} seeds: {100 * difference:5.1f}" in text
+
+
+def test_named_methods_come_first_and_the_others_by_their_numbers():
+    names = ["12..4, ratio 0.25", "8, ratio 0.25", "prilora", "10..6, ratio 0.5", "10..6, ratio 0.25", "lora"]
+    rows = [
+        {
+            "task": "cola", "method": name, "metric": "m", "seed": 0, "value": 0.5, "adapter": 1, "adapter_nonzero": 1,
+            "head": 1, "head_nonzero": 1, "seconds_per_step": 1.0,
+        }
+        for name in names
+    ]  # fmt: skip
+    assert summarize(pd.DataFrame(rows))["method"].tolist() == [
+        "lora", "prilora", "8, ratio 0.25", "10..6, ratio 0.25", "10..6, ratio 0.5", "12..4, ratio 0.25",
+    ]  # fmt: skip
+
+
+def test_a_grid_has_no_figure_of_costs(tmp_path):
+    assert "cost" not in write(FILES[2], tmp_path)
+    assert "cost" in write(FILES[1], tmp_path)
+
+
+def test_the_command_prints_it_and_writes_tables_and_figures(tmp_path, capsys):
+    assert main(["report", str(FILES[1]), "--output", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith(report(read_records(FILES[1])))
+    named = [Path(line.split(": ")[1]) for line in out.rstrip().split("\n\n")[-1].split("\n")]
+    assert sorted(named) == sorted(tmp_path.iterdir())
+    assert {path.suffix for path in named} == {".csv", ".md", ".png"}
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path, capsys):
+    assert main(["report", str(tmp_path / "no.jsonl")]) == 2
+    assert "no.jsonl; prilora-lite ablate writes one" in capsys.readouterr().err
+
+
+def test_an_empty_file_is_no_report(tmp_path, capsys):
+    (tmp_path / "empty.jsonl").touch()
+    assert main(["report", str(tmp_path / "empty.jsonl")]) == 2
+    assert "no runs" in capsys.readouterr().err
+
+
+def test_one_seed_has_no_interval(tmp_path):
+    records = [r for r in read_records(FILES[1]) if r["seed"] == 0]
+    assert "(one seed: no interval)" in report(records)

@@ -1,0 +1,553 @@
+import json
+import os
+import re
+import sys
+import threading
+from dataclasses import replace
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import psutil
+import pytest
+
+from benchmarks import killed_study
+from prilora_lite import PRILoRAConfig
+from prilora_lite.cli import main
+from prilora_lite.experiments import reporting, study
+from prilora_lite.experiments.tasks import TASKS
+from prilora_lite.shared.records import append_record, read_records
+from prilora_lite.teaching.plots import plot_ablation
+from tests.small_models import write_rows
+
+ROOT = Path(__file__).parents[2]
+QUICK = ["--set", "epochs=1", "batch_size=8", "max_length=16", "--device", "cpu", "--precision", "fp32"]
+
+
+def command(output, encoder, rows, *more, methods=("lora", "prilora"), tasks=("cola",), seeds=("0", "1")):
+    return [
+        "ablate", "--methods", *methods, "--tasks", *tasks, "--seeds", *seeds, "--encoder", encoder,
+        "--rows", str(rows), "--output", str(output), *QUICK, *more,
+    ]  # fmt: skip
+
+
+def record(method="lora", task="cola", seed=0, value=0.5, **counts):
+    counts = {"adapter": 1000, "adapter_nonzero": 750, "head": 200, "head_nonzero": 200, "base": 9000} | counts
+    return {
+        "key": [method, task, seed], "name": method, "method": method, "encoder": "e", "task": task, "seed": seed,
+        "settings": {"epochs": 1, "learning_rate": 1e-3}, "metrics": {"matthews": value, "accuracy": 0.1},
+        "counts": counts, "steps": 5, "seconds_per_step": 0.25, "seconds": 2.0,
+    }  # fmt: skip
+
+
+@pytest.fixture
+def ray_cluster():
+    """A Ray cluster of two workers on this machine."""
+    ray = pytest.importorskip("ray")
+    ray.init(num_cpus=2, include_dashboard=False, logging_level="warning")
+    yield
+    ray.shutdown()
+
+
+def kill_the_workers(output):
+    """Wait for the first finished run, then kill the processes that make the others."""
+    while not read_records(output):
+        threading.Event().wait(0.02)
+    for child in psutil.Process().children(recursive=True):
+        if "popen_loky" in " ".join(child.cmdline()):
+            child.kill()
+
+
+# The grid
+
+
+def test_the_grid_goes_seed_by_seed():
+    runs = study.grid(["lora", "head"], ["cola", "rte"], [0, 1])
+    assert len(runs) == 8
+    assert [run.seed for run in runs] == [0] * 4 + [1] * 4
+    assert runs[0] == study.Run(study.METHODS["lora"], "cola", 0)
+
+
+def test_mistyped_methods_and_tasks_get_the_nearest_name():
+    with pytest.raises(ValueError, match=r"unknown method 'prilorra': did you mean 'prilora'\?"):
+        study.grid(["prilorra"], ["cola"], [0])
+    with pytest.raises(ValueError, match=r"unknown task 'colla': did you mean 'cola'\?"):
+        study.grid(["lora"], ["colla"], [0])
+
+
+def test_the_low_rank_methods_have_equal_budgets():
+    methods = [method for name, method in study.METHODS.items() if name not in study.CONTRASTS]
+    configs = {method.name: method.trains for method in methods if not isinstance(method.trains, str)}
+    assert set(configs) == {"lora", "ranks", "pruning", "prilora"}
+    assert {sum(config.ranks(12)) for config in configs.values()} == {96}
+    assert {config.scaling for config in configs.values()} == {"layer"}
+    assert {name for name, config in configs.items() if config.ratio} == {"pruning", "prilora"}
+
+
+# Configurations
+
+
+def test_every_schedule_meets_every_pruning_once():
+    methods = study.configurations([(12, 4), (8, 8), (4, 12)], [0, 0.5], [10, 40], ["magnitude", "random"])
+    cells = [(m.trains.first_rank, m.trains.ratio, m.trains.interval, m.trains.importance) for m in methods]
+    assert len(set(cells)) == len(cells) == 3 * (1 + 2 * 2)  # without pruning there is no interval and no importance
+
+
+def test_slopes_about_a_mean_rank_cost_the_same():
+    for layers in range(2, 30):
+        sums = {sum(m.trains.ranks(layers)) for m in study.configurations([(8 - d, 8 + d) for d in range(-7, 8)])}
+        assert sums == {8 * layers}
+
+
+def test_a_configuration_with_a_name_keeps_it():
+    names = [m.name for m in study.configurations([(8, 8), (4, 12)], [0, 0.5])]
+    assert names == ["lora", "pruning", "ranks", "prilora"]
+
+
+def test_scalings_are_crossed_with_slopes_and_flat_ranks_have_one():
+    methods = study.configurations([(8, 8), (4, 12)], [0], scalings=["layer", "sqrt", "mean"])
+    assert [m.name for m in methods] == ["lora", "ranks", "ranks_sqrt", "ranks_mean"]
+
+
+def record_of(name, config, alpha=16.0):
+    return {
+        "name": name,
+        "method": config if isinstance(config, str) else config.to_dict(),
+        "settings": {"alpha": alpha},
+    }
+
+
+def test_a_run_is_called_by_its_configuration_and_not_by_the_name_of_its_day():
+    assert study.method_name(record_of("prilora", PRILoRAConfig(scaling="mean"))) == "prilora_mean"
+    assert study.method_name(record_of("ranks", PRILoRAConfig(ratio=0.0, scaling="mean"))) == "ranks_mean"
+    lora = PRILoRAConfig(first_rank=8, last_rank=8, ratio=0.0, scaling="mean", seed=0)
+    assert study.method_name(record_of("lora", lora)) == "lora"
+    assert study.method_name(record_of("lora", replace(lora, alpha=32), alpha=32)) == "lora"
+    assert study.method_name(record_of("prilora", PRILoRAConfig(interval=7))) == "4..12, ratio 0.5, N 7"
+    assert study.method_name(record_of("mine", PRILoRAConfig(interval=7))) == "mine"
+    assert study.method_name(record_of("full", "full")) == "full"
+
+
+def test_other_configurations_are_named_by_what_they_are():
+    (method,) = study.configurations([(12, 4)], [0.25], [10], ["random"])
+    assert method.name == method.label == "12..4, ratio 0.25, N 10, random"
+
+
+def test_names_tell_configurations_apart():
+    methods = study.configurations(
+        [(12, 4), (8, 8), (6, 10), (1, 15)], [0, 0.25, 0.5], [10, 40], ["magnitude_input", "magnitude", "random"]
+    )
+    assert len({method.name for method in methods}) == len(methods)
+
+
+# Records
+
+
+def test_a_crash_is_no_run_and_its_run_may_follow(tmp_path):
+    file = tmp_path / "runs.jsonl"
+    append_record(file, {"key": ["lora", "cola", 0], "error": "RuntimeError: no"})
+    append_record(file, record(seed=1))
+    assert [r["seed"] for r in read_records(file)] == [1]
+    append_record(file, record(seed=0))
+    assert [r["seed"] for r in read_records(file)] == [1, 0]
+
+
+def test_a_run_that_another_process_made_meanwhile_is_not_doubled(tmp_path):
+    file = tmp_path / "runs.jsonl"
+    assert append_record(file, record(value=0.5))
+    assert not append_record(file, record(value=0.6))
+    assert [r["metrics"]["matthews"] for r in read_records(file)] == [0.5]
+
+
+def test_a_line_cut_off_by_a_kill_does_not_count_and_is_replaced(tmp_path):
+    file = tmp_path / "runs.jsonl"
+    append_record(file, record(seed=0))
+    with file.open("ab") as stream:
+        stream.write(b'{"key": "half')
+    assert [r["seed"] for r in read_records(file)] == [0]
+    append_record(file, record(seed=1))
+    assert [r["seed"] for r in read_records(file)] == [0, 1]
+
+
+def test_a_whole_last_line_without_its_end_is_kept(tmp_path):
+    file = tmp_path / "runs.jsonl"
+    append_record(file, record(seed=0))
+    file.write_bytes(file.read_bytes().rstrip(b"\n"))
+    append_record(file, record(seed=1))
+    assert [r["seed"] for r in read_records(file)] == [0, 1]
+
+
+def test_a_file_of_something_else_is_an_error(tmp_path):
+    file = tmp_path / "runs.jsonl"
+    file.write_text('{"text": "a dog"}\n', encoding="utf-8")
+    with pytest.raises(ValueError, match="line 1 is no run of a study: it lacks key;"):
+        read_records(file)
+
+
+@pytest.mark.parametrize("arguments", [["report"], ["ablate", "--methods", "head", "--output"]])
+def test_lines_that_are_no_runs_of_a_study_are_named_with_what_they_lack(arguments, capsys):
+    file = ROOT / "results" / "pocket_learning_rates.jsonl"
+    assert main([*arguments, str(file)]) == 2
+    assert f"{file}, line 1 is no run of a study: it lacks name, encoder, settings, metrics" in capsys.readouterr().err
+
+
+def test_a_repeated_seed_is_one_run():
+    assert len(study.grid(["lora", "lora"], ["cola"], [0, 0, 1])) == 2
+
+
+def test_a_broken_line_in_the_middle_is_an_error(tmp_path):
+    file = tmp_path / "runs.jsonl"
+    file.write_text('{"key": 1}\n{"key"\n{"key": 2}\n', encoding="utf-8")
+    with pytest.raises(ValueError, match=r"runs\.jsonl, line 2 is no JSON"):
+        read_records(file)
+
+
+def _write(file, start):
+    for seed in range(start, start + 25):
+        append_record(file, record(seed=seed))
+
+
+def test_two_processes_may_append_at_once(tmp_path):
+    file = tmp_path / "runs.jsonl"
+    context = get_context("spawn")
+    writers = [context.Process(target=_write, args=(file, start)) for start in (0, 100)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert sorted(r["seed"] for r in read_records(file)) == [*range(25), *range(100, 125)]
+
+
+def _stay_in_the_middle(file, writing):
+    def fsync(descriptor):
+        writing.set()
+        threading.Event().wait(60)
+
+    os.fsync = fsync
+    append_record(file, record(seed=0))
+
+
+def test_a_writer_that_is_killed_gives_its_lock_back(tmp_path):
+    file = tmp_path / "runs.jsonl"
+    context = get_context("spawn")
+    writing = context.Event()
+    killed = context.Process(target=_stay_in_the_middle, args=(file, writing))
+    killed.start()
+    assert writing.wait(120)
+    other = threading.Thread(target=append_record, args=(file, record(seed=1)), daemon=True)
+    other.start()
+    other.join(0.3)
+    assert other.is_alive()  # it waits
+    killed.kill()
+    other.join(20)
+    assert [r["seed"] for r in read_records(file)] == [0, 1]
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_the_summary_by_hand():
+    records = [record(seed=s, value=v) for s, v in ((0, 0.4), (1, 0.5), (2, 0.9))] + [record("head", value=0.2)]
+    summary = reporting.summarize(reporting.to_dataframe(records)).set_index("method")
+    assert summary.loc["lora", "mean"] == pytest.approx(0.6)
+    assert summary.loc["lora", "sd"] == pytest.approx(((0.2**2 + 0.1**2 + 0.3**2) / 2) ** 0.5)
+    assert summary.loc["lora", "seeds"] == 3
+    assert np.isnan(summary.loc["head", "sd"])
+    assert list(summary.index) == ["head", "lora"]  # in the order of METHODS
+
+
+def test_the_table_fits_a_terminal_and_keeps_adapter_and_head_apart():
+    records = [record(m, t, s) for m in study.METHODS for t in ("cola", "mrpc") for s in (0, 1)]
+    text = reporting.format_table(reporting.summarize(reporting.to_dataframe(records)))
+    assert max(map(len, text.splitlines())) <= 80
+    assert "head only" in text
+    row = next(line for line in text.splitlines() if line.startswith("  LoRA"))
+    assert row.split()[-6:] == ["(0.0)", "1", "0", "1", "0", "0.250"]
+
+
+# The figure
+
+
+def test_the_figure_shows_every_run_and_every_mean():
+    values = {("lora", 0): 0.4, ("lora", 1): 0.6, ("head", 0): 0.1}
+    frame = reporting.to_dataframe([record(m, seed=s, value=v) for (m, s), v in values.items()])
+    figure = plot_ablation(frame, {"head": "head only", "lora": "LoRA"})
+    (axes,) = figure.axes
+    dots = [line.get_xdata().tolist() for line in axes.lines if line.get_marker() == "o"]
+    bars = [line.get_xdata().tolist() for line in axes.lines if line.get_marker() != "o"]
+    assert dots == [pytest.approx([10]), pytest.approx([40, 60])]
+    assert bars == [pytest.approx([10, 10]), pytest.approx([50, 50])]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["head only", "LoRA"]
+    assert axes.get_xlabel() == "matthews on validation (%)"
+
+
+# The command
+
+
+def test_the_command_prints_a_table_and_writes_runs_summary_and_figure(encoder, rows, tmp_path, capsys):
+    output = tmp_path / "new" / "runs.jsonl"
+    assert main(command(output, encoder, rows, methods=["head", "lora", "prilora", "full"], seeds=["0"])) == 0
+    out, err = capsys.readouterr()
+    records = read_records(output)
+    assert [r["name"] for r in records] == ["head", "lora", "prilora", "full"]
+    assert "[4/4] cola full fine-tuning, seed 0: matthews" in err
+    assert [line.split()[0] for line in out.splitlines() if re.match(r"  \S", line)] == [
+        "head",
+        "LoRA",
+        "PRILoRA",
+        "full",
+    ]
+    table = pd.read_csv(output.with_suffix(".csv"), comment="#")
+    assert table["adapter_nonzero"].tolist() == [r["counts"]["adapter_nonzero"] for r in records]
+    assert table["value"].tolist() == pytest.approx([r["metrics"]["matthews"] for r in records])
+    assert output.with_suffix(".csv").read_text(encoding="utf-8").startswith("# python 3.")
+    assert output.with_suffix(".png").read_bytes()[:4] == b"\x89PNG"
+    assert records[0]["environment"]["precision"] == "fp32"
+    lora, prilora = records[1]["counts"], records[2]["counts"]
+    assert lora["adapter_nonzero"] == lora["adapter"]
+    assert lora["head"] == prilora["head"]
+    assert records[3]["settings"]["learning_rate"] == 5e-5  # full fine-tuning has a rate of its own
+
+
+def test_started_again_it_makes_only_the_missing_runs(encoder, rows, tmp_path, capsys):
+    output = tmp_path / "runs.jsonl"
+    main(command(output, encoder, rows, seeds=["0"]))
+    first = output.read_bytes()
+    main(command(output, encoder, rows, seeds=["0"]))
+    assert output.read_bytes() == first
+    main(command(output, encoder, rows, seeds=["0", "1"]))
+    assert output.read_bytes().startswith(first)
+    assert [(r["name"], r["seed"]) for r in read_records(output)] == [
+        ("lora", 0), ("prilora", 0), ("lora", 1), ("prilora", 1),
+    ]  # fmt: skip
+
+
+def test_other_settings_are_other_runs(encoder, rows, tmp_path):
+    output = tmp_path / "runs.jsonl"
+    main(command(output, encoder, rows, methods=["lora"], seeds=["0"]))
+    main(command(output, encoder, rows, "--set", "epochs=2", "batch_size=8", methods=["lora"], seeds=["0"]))
+    assert [r["settings"]["epochs"] for r in read_records(output)] == [1, 2]
+
+
+def test_other_rows_are_other_runs(encoder, rows, tmp_path):
+    output, other = tmp_path / "runs.jsonl", write_rows(tmp_path / "rows", TASKS["cola"], seed=1)
+    main(command(output, encoder, rows, methods=["head"], seeds=["0"]))
+    main(command(output, encoder, other, methods=["head"], seeds=["0"]))
+    assert len(read_records(output)) == 2
+
+
+def test_settings_may_be_given_in_several_places(encoder, rows, tmp_path):
+    output = tmp_path / "runs.jsonl"
+    main([*command(output, encoder, rows, methods=["head"], seeds=["0"]), "--set", "weight_decay=0.1"])
+    (settings,) = [r["settings"] for r in read_records(output)]
+    assert (settings["epochs"], settings["weight_decay"]) == (1, 0.1)
+
+
+def test_a_run_of_an_older_version_is_known_again(encoder, rows, tmp_path):
+    """It lacks the fields that have come since; they were at their defaults."""
+    output = tmp_path / "runs.jsonl"
+    main(command(output, encoder, rows, methods=["lora"], seeds=["0"]))
+    (old,) = read_records(output)
+    del old["key"][3]["layers"], old["key"][4]["head_dropout"]
+    output.write_text(json.dumps(old) + "\n", encoding="utf-8")
+    main(command(output, encoder, rows, methods=["lora"], seeds=["0"]))
+    assert len(read_records(output)) == 1
+
+
+def crash_on_seed_1(monkeypatch):
+    def finetune(*args, seed, **kwargs):
+        if seed == 1:
+            raise RuntimeError("out of memory")
+        return real(*args, seed=seed, **kwargs)
+
+    real = study.finetune
+    monkeypatch.setattr(study, "finetune", finetune)
+
+
+def test_a_run_that_crashes_is_recorded_and_the_rest_go_on(encoder, rows, tmp_path, monkeypatch, capsys):
+    output = tmp_path / "runs.jsonl"
+    arguments = command(output, encoder, rows, methods=["head"], seeds=["0", "1", "2"])
+    with monkeypatch.context() as patch:
+        crash_on_seed_1(patch)
+        assert main(arguments) == 1
+    error = capsys.readouterr().err
+    assert "head only, seed 1: crashed" in error
+    assert "1 runs crashed" in error
+    (crash,) = [r for r in map(json.loads, output.read_text(encoding="utf-8").splitlines()) if "error" in r]
+    assert (crash["seed"], crash["error"]) == (1, "RuntimeError: out of memory")
+    assert "in finetune" in crash["traceback"]
+    assert [r["seed"] for r in read_records(output)] == [0, 2]
+    assert main(arguments) == 0  # tried again
+    assert [r["seed"] for r in read_records(output)] == [0, 2, 1]
+
+
+def test_an_earlier_crash_of_another_run_is_no_failure(encoder, rows, tmp_path, monkeypatch):
+    output = tmp_path / "runs.jsonl"
+    with monkeypatch.context() as patch:
+        crash_on_seed_1(patch)
+        assert main(command(output, encoder, rows, methods=["head"], seeds=["1"])) == 1
+    assert main(command(output, encoder, rows, methods=["head"], seeds=["0"])) == 0
+
+
+def test_a_study_that_only_crashes_has_no_table_and_fails(encoder, rows, tmp_path, monkeypatch, capsys):
+    crash_on_seed_1(monkeypatch)
+    assert main(command(tmp_path / "runs.jsonl", encoder, rows, methods=["head"], seeds=["1"])) == 1
+    assert capsys.readouterr().out == ""
+
+
+def essence(path):
+    """What must not depend on how a study was made: every run once, and its numbers."""
+    lines = [json.loads(line) for line in path.read_bytes().splitlines()]
+    return sorted((r["name"], r["task"], r["seed"], r["metrics"].items(), str(r["curve"])) for r in lines)
+
+
+def test_runs_in_several_processes_are_those_of_one(encoder, rows, tmp_path):
+    one, two = tmp_path / "one.jsonl", tmp_path / "two.jsonl"
+    assert main(command(one, encoder, rows)) == main(command(two, encoder, rows, "--jobs", "2")) == 0
+    assert essence(one) == essence(two)
+
+
+def test_runs_on_a_cluster_are_those_of_one_process(encoder, rows, tmp_path, ray_cluster):
+    one, cluster = tmp_path / "one.jsonl", tmp_path / "cluster.jsonl"
+    assert main(command(one, encoder, rows)) == main(command(cluster, encoder, rows, "--backend", "ray")) == 0
+    assert essence(one) == essence(cluster)
+
+
+def test_a_worker_that_is_killed_ends_in_a_message_and_the_next_start_goes_on(encoder, rows, tmp_path, capsys):
+    output = tmp_path / "runs.jsonl"
+    arguments = command(output, encoder, rows, "--jobs", "2", methods=["head"], seeds=map(str, range(20)))
+    killer = threading.Thread(target=kill_the_workers, args=[output])
+    killer.start()
+    status = main(arguments)
+    killer.join()
+    assert status == 2
+    assert "a worker process was killed" in capsys.readouterr().err
+    assert main(arguments) == 0
+    assert len(essence(output)) == 20
+
+
+def test_a_study_may_be_described_in_a_file(encoder, rows, tmp_path):
+    file = tmp_path / "slopes.toml"
+    file.write_text(
+        f"""
+        encoder = {json.dumps(str(encoder))}
+        rows = {json.dumps(str(rows))}
+        tasks = ["cola"]
+        seeds = [0, 1]
+        ranks = ["6..2", 4, "2..6"]
+        ratios = [0, 0.5]
+        precision = "fp32"
+        [set]
+        epochs = 1
+        batch_size = 8
+        max_length = 16
+        """,
+        encoding="utf-8",
+    )
+    assert main(["ablate", str(file), "--seeds", "3"]) == 0  # an argument goes before the file
+    frame = reporting.to_dataframe(read_records(tmp_path / "slopes.jsonl"))
+    cells = set(zip(frame["first_rank"], frame["last_rank"], frame["ratio"], strict=True))
+    assert cells == {(a, b, p) for a, b in ((6, 2), (4, 4), (2, 6)) for p in (0, 0.5)}
+    assert set(frame["seed"]) == {3}
+    assert frame["adapter"].nunique() == 1
+    assert (tmp_path / "slopes_grid.png").read_bytes()[:4] == b"\x89PNG"
+
+
+@pytest.mark.parametrize("path", ["./study.toml", ".//study.toml", "../{here}/study.toml"])
+def test_a_study_file_is_found_however_its_path_is_written(path, encoder, rows, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "study.toml"
+    file.write_text(f"encoder = {json.dumps(encoder)}\nrows = {json.dumps(str(rows))}", encoding="utf-8")
+    study_file = path.format(here=tmp_path.name)
+    assert main(["ablate", study_file, "--methods", "head", "--tasks", "cola", "--seeds", "0", *QUICK]) == 0
+    assert len(read_records(tmp_path / "study.jsonl")) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("seed = [0]", "unknown option in {file}: 'seed': did you mean 'seeds'?"),
+        ("seeds = [0", "is no TOML"),
+        ('tasks = ["colla"]', "did you mean 'cola'?"),
+        ('importances = ["magnitud"]', "must be one of magnitude_input, magnitude, random, got 'magnitud'"),
+        ("ratios = [1.5]", "ratio must lie in [0, 1)"),
+        ("jobs = 0", "--jobs 0: expected"),
+        ("seeds = [0, -1]", "a seed is an integer of at least 0 and below 2**32, got -1"),
+        ("seeds = [4294967296]", "below 2**32, got 4294967296"),
+        ('ranks = ["0..4"]', "first_rank must be an integer of at least 1, got 0"),
+        ('backend = "rai"', "unknown backend 'rai': did you mean 'ray'?"),
+        ("[set]\nepoch = 1", "{file}: unknown setting 'epoch': did you mean 'epochs'?"),
+        ("[set]\nbatch_size = 16.0", "{file}: --set batch_size=16.0: expected batch_size=INTEGER"),
+        ("[set]", "{file}: set holds nothing: give it a value, or leave it out"),
+        ("seeds = []", "{file}: seeds holds nothing: give it a value, or leave it out"),
+        ('seeds = "0"', "{file}: seeds must be a list, got '0'"),
+        ("jobs = [1, 2]", "{file}: jobs must be one value, got [1, 2]"),
+        ('methods = ["head", "--seeds", "3"]', "{file}: methods holds '--seeds', which is an option, no value"),
+        ("seeds = [0.5]", "{file}: argument --seeds: invalid int value: '0.5'"),
+        ('ranks = ["4.."]', "{file}: argument --ranks: 4..: expected FIRST..LAST"),
+        ('precision = "fp64"', "{file}: argument --precision: invalid choice: 'fp64'"),
+    ],
+)
+def test_a_mistake_in_a_file_is_one_message(text, message, tmp_path, capsys):
+    file = tmp_path / "study.toml"
+    file.write_text(text, encoding="utf-8")
+    assert main(["ablate", str(file)]) == 2
+    assert message.format(file=file) in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("ranks", ["4..", "..4", "4-12", "4..8..12", "four"])
+def test_ranks_are_first_and_last_or_one(ranks, capsys):
+    with pytest.raises(SystemExit):
+        main(["ablate", "--ranks", ranks])
+    assert f"{ranks}: expected FIRST..LAST, such as 4..12, or one rank" in capsys.readouterr().err
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path, capsys):
+    assert main(["ablate", str(tmp_path / "no.toml")]) == 2
+    assert "no.toml: a study is described in a file" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL is POSIX's")
+def test_killed_at_random_moments_and_started_again_it_ends_as_if_undisturbed(encoder, rows, tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.chdir(ROOT)
+    arguments = command("-", encoder, rows, methods=["head", "lora", "prilora"], seeds=map(str, range(8)))
+    place = arguments.index("--output")
+    result = killed_study.compare(arguments[:place] + arguments[place + 2 :], tmp_path, kills=3)
+    assert result["equal"]
+    assert result["runs"] == 24
+    first, second, third = result["finished_at_each_kill"]  # spread over the study, not one after its end
+    assert 0 <= first < 24
+    assert 6 <= second < 24
+    assert 12 <= third < 24
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--tasks", "colla"], "did you mean 'cola'?"),
+        (["--methods", "prilorra"], "did you mean 'prilora'?"),
+        (["--set", "epoch=1"], "unknown setting 'epoch': did you mean 'epochs'?"),
+        (["--set", "epochs=many"], "--set epochs=many: expected epochs=NUMBER"),
+        (["--set", "batch_size=16.0"], "--set batch_size=16.0: expected batch_size=INTEGER"),
+        (["--set", "epochs=0"], "epochs must be a finite number above 0"),
+        (["--ranks", "2..40"], "layer 2 would get rank 27, but attention.self.query is 24x24"),
+        (["--rows", "/no/such/folder"], "no such folder"),
+        (["--output", "runs.csv"], "expected a name that ends in .jsonl"),
+        (["--encoder", "no/such/encoder"], "could not load the encoder 'no/such/encoder'"),
+    ],
+)
+def test_a_mistake_is_one_message_and_no_traceback(more, message, encoder, rows, tmp_path, capsys):
+    output = tmp_path / "runs.jsonl"
+    assert main(command(output, encoder, rows, *more)) == 2
+    assert not output.exists() or not output.read_bytes()  # before the first run
+    error = capsys.readouterr().err
+    assert "Traceback" not in error
+    assert message in error
+
+
+def test_help_names_all_methods_and_tasks(capsys):
+    with pytest.raises(SystemExit):
+        main(["ablate", "--help"])
+    text = capsys.readouterr().out
+    assert all(name in text for name in study.METHODS)
+    assert "cola sst2 mrpc stsb qqp mnli qnli rte wnli" in " ".join(text.split())

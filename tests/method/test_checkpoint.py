@@ -1,0 +1,341 @@
+import dataclasses
+import errno
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+import prilora_lite.checkpoint as checkpoint
+from prilora_lite import LoRALinear, PRILoRAConfig, adapt, load_adapter, merge_and_unload, save_adapter
+from tests.small_models import BUILDERS, batch, build, train
+
+CONFIG = PRILoRAConfig(first_rank=2, last_rank=5, interval=2)
+DATA = Path(__file__).parents[1] / "data"
+
+
+def trained(name="bert"):
+    model = build(name)
+    adapt(model, CONFIG)
+    train(model, CONFIG)
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def adapter_bytes(tmp_path_factory):
+    return save_adapter(trained(), tmp_path_factory.mktemp("adapter") / "adapter.safetensors").read_bytes()
+
+
+@pytest.fixture
+def saved(tmp_path):
+    model = trained()
+    return model, save_adapter(model, tmp_path / "adapter.safetensors")
+
+
+def rewrite(path, tensors_change=lambda tensors: None, stored_change=json.dumps):
+    """Write the file again with other tensors or other JSON, and the checksum of these."""
+    with safe_open(path, framework="pt") as file:
+        text = file.metadata()[checkpoint.KEY].partition(checkpoint.SEAL)[0] + "}"
+    tensors = load_file(path)
+    tensors_change(tensors)
+    save_file(tensors, path, {checkpoint.KEY: checkpoint._seal(stored_change(json.loads(text)), tensors)})
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_a_loaded_adapter_gives_the_same_logits_bit_for_bit(name, tmp_path):
+    model = trained(name)
+    path = save_adapter(model, tmp_path / "new" / "folder" / "adapter.safetensors")
+    fresh = build(name)
+    for parameter in checkpoint.head_parameters(fresh):  # a head drawn anew, as it is in practice
+        nn.init.normal_(parameter)
+    report = load_adapter(fresh, path)
+    assert torch.equal(fresh(**batch()).logits, model(**batch()).logits)
+    assert report.adapter_nonzero < report.adapter
+    assert fresh.prilora_config == CONFIG
+
+
+def test_an_adapter_of_some_layers_loads(tmp_path):
+    model = build("bert")
+    adapt(model, dataclasses.replace(CONFIG, layers=(1,)))
+    for module in model.modules():
+        if isinstance(module, LoRALinear):
+            nn.init.normal_(module.lora_B)
+    fresh = build("bert")
+    report = load_adapter(fresh, save_adapter(model, tmp_path / "adapter.safetensors"))
+    assert torch.equal(fresh(**batch()).logits, model(**batch()).logits)
+    assert {module.layer for module in report.modules} == {1}
+
+
+def test_the_file_holds_adapter_pooler_and_head_and_nothing_else(saved):
+    model, path = saved
+    assert set(load_file(path)) == {name for name, p in model.named_parameters() if p.requires_grad}
+    assert any("pooler" in name for name in load_file(path))
+    with safe_open(path, framework="pt") as file:
+        assert PRILoRAConfig.from_dict(json.loads(file.metadata()["prilora_lite"])["config"]) == CONFIG
+
+
+def test_a_second_process_gets_the_same_logits(saved, tmp_path):
+    model, path = saved
+    code = (
+        "import sys, torch; from tests.small_models import build, batch; from prilora_lite import load_adapter\n"
+        "torch.set_num_threads(1); model = build('bert'); load_adapter(model, sys.argv[1])\n"
+        "torch.save(model(**batch()).logits, sys.argv[2])"
+    )
+    root = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
+    subprocess.run([sys.executable, "-c", code, path, tmp_path / "logits.pt"], check=True, cwd=root)
+    assert torch.equal(torch.load(tmp_path / "logits.pt", weights_only=True), model(**batch()).logits)
+
+
+def test_an_adapter_saved_when_one_s_was_the_default_loads_as_it_was():
+    """Written by the version whose default was one scaling for all layers, with that version's logits."""
+    model = build("bert")
+    load_adapter(model, DATA / "adapter_one_s.safetensors")
+    expected = load_file(DATA / "adapter_one_s_logits.safetensors")["logits"]
+    torch.testing.assert_close(model.eval()(**batch()).logits, expected, rtol=0, atol=1e-6)
+    assert {layer.scaling for layer in model.modules() if isinstance(layer, LoRALinear)} == {16 / 3.5}
+
+
+def test_a_model_whose_configuration_differs_in_nothing_that_has_an_effect_is_adapted_alike(tmp_path):
+    flat = PRILoRAConfig(first_rank=3, last_rank=3, ratio=0.0)
+    adapt(model := build("bert"), flat)
+    path = save_adapter(model, tmp_path / "adapter.safetensors")
+    adapt(other := build("bert"), dataclasses.replace(flat, scaling="mean", seed=7))
+    load_adapter(other, path)
+
+
+def test_loading_into_a_model_adapted_alike_works_and_adapted_otherwise_does_not(saved):
+    model, path = saved
+    alike = build("bert")
+    adapt(alike, CONFIG)
+    load_adapter(alike, path)
+    assert torch.equal(alike(**batch()).logits, model(**batch()).logits)
+    other = build("bert")
+    adapt(other, PRILoRAConfig(first_rank=3, last_rank=3))
+    with pytest.raises(ValueError, match="but this model is adapted with"):
+        load_adapter(other, path)
+
+
+def test_a_merged_model_saves_the_same_file(saved, tmp_path):
+    model, path = saved
+    for module in model.modules():
+        if isinstance(module, LoRALinear):
+            module.merge()
+    again = save_adapter(model, tmp_path / "merged.safetensors")
+    assert again.read_bytes() == path.read_bytes()
+
+
+def test_loaded_merged_and_unloaded_is_a_plain_transformers_model(saved, tmp_path):
+    model, path = saved
+    fresh = build("bert")
+    load_adapter(fresh, path)
+    merge_and_unload(fresh).save_pretrained(tmp_path / "plain")
+    plain = type(model).from_pretrained(tmp_path / "plain").eval()
+    torch.testing.assert_close(plain(**batch()).logits, model(**batch()).logits, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_the_base_may_have_another_dtype(saved, dtype):
+    _, path = saved
+    load_adapter(build("bert").to(dtype), path)
+
+
+def test_an_adapter_of_a_bf16_base_loads_on_the_float32_base(tmp_path):
+    model = build("bert").bfloat16()
+    adapt(model, CONFIG)
+    load_adapter(build("bert"), save_adapter(model, tmp_path / "a.safetensors"))
+
+
+# Mistakes: each must leave the model as it was
+
+
+def refused(model, path, message, error=ValueError):
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    trained = [parameter.requires_grad for parameter in model.parameters()]
+    with pytest.raises(error, match=message):
+        load_adapter(model, path)
+    assert list(model.state_dict()) == list(before)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert [parameter.requires_grad for parameter in model.parameters()] == trained
+
+
+def test_other_weights_of_the_same_shape_are_another_base(saved):
+    refused(build("bert", seed=1), saved[1], "the shapes agree, but the values of .* do not")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("change", ["scaled", "negated", "rolled"])
+def test_a_changed_base_is_another_base(saved, dtype, change):
+    model = build("bert")
+    weight = model.bert.encoder.layer[1].intermediate.dense.weight
+    changes = {"scaled": weight * 1.05, "negated": -weight, "rolled": weight.roll(1, dims=1)}
+    weight.data = changes[change].data
+    refused(model.to(dtype), saved[1], r"the values of bert\.encoder\.layer\.1\.intermediate\.dense\.weight do not")
+
+
+def test_another_architecture_is_another_base(saved):
+    refused(build("electra"), saved[1], "trained on another base model: .* missing")
+
+
+def test_a_head_with_more_labels_does_not_fit(saved):
+    model = build("bert")
+    model.classifier = nn.Linear(24, 3)
+    refused(
+        model, saved[1], r"classifier\.weight is \(2, 24\) in the file, \(3, 24\) here; a head needs the same number"
+    )
+
+
+def test_a_missing_tensor_is_named(saved):
+    rewrite(saved[1], lambda tensors: tensors.pop("bert.pooler.dense.weight"))
+    refused(build("bert"), saved[1], r"1 tensors are missing from the file, the first is bert\.pooler\.dense\.weight")
+
+
+def test_an_extra_tensor_is_named(saved):
+    rewrite(saved[1], lambda tensors: tensors.update(extra=torch.zeros(1)))
+    refused(build("bert"), saved[1], "1 tensors in the file have no place, the first is extra")
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.001, 0.5, 0.999])
+def test_a_file_cut_off_is_refused(saved, keep):
+    content = saved[1].read_bytes()
+    saved[1].write_bytes(content[: int(keep * len(content))])
+    refused(build("bert"), saved[1], "no whole safetensors file .* cut off")
+
+
+def test_a_pickle_is_not_opened(tmp_path):
+    path = tmp_path / "adapter.safetensors"
+    torch.save({"lora_A": torch.zeros(2)}, path)
+    refused(build("bert"), path, "no whole safetensors file")
+
+
+def test_a_safetensors_file_of_something_else_is_refused(tmp_path):
+    save_file({"weight": torch.zeros(2)}, tmp_path / "other.safetensors")
+    refused(build("bert"), tmp_path / "other.safetensors", "no adapter of this library")
+
+
+def with_config(**fields):
+    """The metadata with other values in its configuration."""
+    return lambda stored: json.dumps(stored | {"config": stored["config"] | fields})
+
+
+def with_rows(change):
+    """The metadata with other rows of the base's word embeddings."""
+
+    def changed(stored):
+        name = "bert.embeddings.word_embeddings.weight"
+        stored["base"]["rows"][name] = change(stored["base"]["rows"][name])
+        return json.dumps(stored)
+
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda stored: '{"a": 1}', "no entry 'format'"),
+        (lambda stored: "[" * 100_000, "maximum recursion depth"),
+        (lambda stored: "[7]", "metadata that can't be used"),
+        (lambda stored: json.dumps(stored | {"format": 3}), "format 3, this version reads 2"),
+        (lambda stored: json.dumps(stored | {"config": {"rank": 8}}), "unknown setting 'rank'"),
+        (lambda stored: json.dumps(stored | {"config": []}), "metadata that can't be used"),
+        (lambda stored: json.dumps(stored | {"base": {}}), "no entry 'rows'"),
+        (lambda stored: json.dumps(stored | {"base": []}), "metadata that can't be used"),
+        (lambda stored: json.dumps(stored | {"base": stored["base"] | {"shapes": [1]}}), "metadata that can't be used"),
+        (lambda stored: json.dumps(stored | {"base": stored["base"] | {"rows": {}}}), "description is incomplete"),
+        (with_rows(lambda rows: rows[:1]), "the shapes agree, but the values of .* do not"),
+        (with_rows(lambda rows: [*rows, [0, 0]]), "the shapes agree, but the values of .* do not"),
+        (with_rows(lambda rows: [[math.nan, math.nan]] * 3), "the shapes agree, but the values of .* do not"),
+        (with_rows(lambda rows: [[10**400, 1]] * 3), "metadata that can't be used: .* too large"),
+        (with_rows(lambda rows: [[1]] * 3), "metadata that can't be used"),
+        (with_rows(lambda rows: "123"), "metadata that can't be used"),
+        (with_config(first_rank=10**12, last_rank=10**12), "layer 0 would get rank 1000000000000, but"),
+        (with_config(layers=[10**12]), r"layers names \[1000000000000\], but the model's 4 layers"),
+        (with_config(alpha=math.nan), "alpha must be a finite number"),
+        (with_config(alpha=1e308), "alpha must be a finite number"),
+        (with_config(alpha=10**400), "alpha must be a finite number"),
+        (with_config(seed=10**30), "seed must be an integer of at least 0 and below"),
+        (with_config(targets=5), "targets must be names of linear layers"),
+        (with_config(targets=["../../x"]), r"unknown target '\.\./\.\./x'"),
+    ],
+)
+def test_hostile_metadata_is_refused(saved, change, message):
+    """Its checksum is right: whoever wrote it can compute one."""
+    rewrite(saved[1], stored_change=change)
+    refused(build("bert"), saved[1], message)
+
+
+def test_damaged_metadata_is_refused(saved):
+    content = saved[1].read_bytes()
+    saved[1].write_bytes(content.replace(b'\\"interval\\": 2', b'\\"interval\\": 3'))
+    refused(build("bert"), saved[1], "its SHA-256 is not that of the file's content: it is damaged")
+
+
+@given(data=st.data())
+def test_no_single_flipped_bit_loads(data, adapter_bytes, tmp_path_factory):
+    """Anywhere in the file: in the header, in the metadata, in a tensor."""
+    place = data.draw(st.integers(0, 8 * len(adapter_bytes) - 1) | st.integers(0, 8 * 3000))
+    damaged = bytearray(adapter_bytes)
+    damaged[place // 8] ^= 1 << place % 8
+    path = tmp_path_factory.getbasetemp() / "flipped.safetensors"
+    path.write_bytes(damaged)
+    refused(build("bert"), path, re.escape(str(path)))
+
+
+def test_a_file_of_the_first_format_is_refused(saved):
+    rewrite(saved[1], stored_change=lambda stored: json.dumps(stored | {"format": 1}))
+    refused(build("bert"), saved[1], "format 1, this version reads 2")
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    refused(build("bert"), tmp_path / "none.safetensors", "no adapter file at", FileNotFoundError)
+
+
+def test_a_merged_model_takes_no_adapter(saved):
+    model, path = saved
+    model.bert.encoder.layer[0].output.dense.merge()
+    refused(model, path, "this model is merged")
+
+
+def test_parameters_that_would_be_lost_are_named(saved, tmp_path):
+    model, _ = saved
+    model.bert.encoder.layer[2].output.LayerNorm.weight.requires_grad_(True)
+    with pytest.raises(ValueError, match=r"layer\.2\.output\.LayerNorm\.weight and 0 more .* would be lost"):
+        save_adapter(model, tmp_path / "other.safetensors")
+
+
+def test_an_unadapted_model_has_nothing_to_save(tmp_path):
+    with pytest.raises(ValueError, match="not adapted"):
+        save_adapter(build("bert"), tmp_path / "a.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("where", ["fsync", "replace"])
+def test_a_crash_while_saving_leaves_the_old_file_whole(saved, where, monkeypatch):
+    model, path = saved
+    before = path.read_bytes()
+
+    def crash(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(f"prilora_lite.shared.files.os.{where}", crash)
+    with torch.no_grad():
+        model.classifier.bias.add_(1)
+    with pytest.raises(OSError, match=rf"{re.escape(str(path))} can't be written \(No space left on device\)"):
+        save_adapter(model, path)
+    assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]  # nothing half written lies about
+
+
+def test_a_place_below_a_file_is_named(saved):
+    model, path = saved
+    with pytest.raises(OSError, match=r"below\.safetensors can't be written .*: make room or choose another place"):
+        save_adapter(model, path / "below.safetensors")

@@ -1,0 +1,807 @@
+import copy
+import inspect
+import sys
+
+import pytest
+import torch
+import transformers as hf
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+import prilora_lite
+from prilora_lite import InputNorms, LoRALinear, PRILoRAConfig, Pruner, adapt, importance, keep_mask
+from tests.small_models import BUILDERS, batch, build, checkpoint_activations
+
+
+def adapted(name="bert", dtype=torch.float64, **config):
+    return prepared(build(name).to(dtype), **config)
+
+
+def prepared(model, **config):
+    adapt(model, PRILoRAConfig(**({"first_rank": 2, "last_rank": 5} | config)))
+    for module in model.modules():
+        if isinstance(module, LoRALinear):
+            nn.init.normal_(module.lora_B, std=0.02)
+    for module in model.modules():  # two passes over the same batch must see the same inputs
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    return model.train()
+
+
+class Reference:
+    """The statistic, written plainly: keep all inputs of a step, stack the real tokens, square, average."""
+
+    def __init__(self, model, beta=0.9):
+        self.beta, self.s, self.inputs, self.mask = beta, {}, {}, None
+        for name, module in model.named_modules():
+            if isinstance(module, LoRALinear):
+                module.register_forward_pre_hook(lambda _, args, name=name: self.keep(name, args[0]))
+
+    def keep(self, name, x):
+        if self.mask is not None:
+            self.inputs.setdefault(name, []).append(x.reshape(*self.mask.shape, -1)[self.mask.bool()].detach().double())
+
+    def step(self):
+        for name, parts in self.inputs.items():
+            q = torch.cat(parts).square().mean(0)
+            self.s[name] = self.beta * self.s[name] + (1 - self.beta) * q if name in self.s else q
+        self.inputs = {}
+
+
+def run(model, reference, inputs, backward=True):
+    reference.mask = inputs["attention_mask"]
+    loss = model(**inputs).loss
+    if backward:
+        loss.backward()
+
+
+def assert_statistics_equal(pruner, reference, rtol=1e-12):
+    assert set(pruner.layers) == set(reference.s)
+    for name in pruner.layers:
+        ours = pruner.norms[pruner._source[name]].mean_square
+        torch.testing.assert_close(ours.double(), reference.s[name], rtol=rtol, atol=0)
+
+
+# The statistic against the reference
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("shape", [(4, 5, 3), (20, 3)])
+@pytest.mark.parametrize("rows", [None, [0, 2, 3, 19]])
+def test_squares_and_tokens_are_counted_and_the_input_stays_as_it_was(dtype, shape, rows):
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(dtype)
+    before, norms = x.clone(), InputNorms(3)
+    norms.add(x, None if rows is None else torch.tensor(rows))
+    real = x.double().reshape(-1, 3)[slice(None) if rows is None else rows]
+    assert torch.equal(x, before)
+    assert norms.tokens == len(real)
+    torch.testing.assert_close(norms.squares.double(), real.square().sum(0), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("name", [name for name in BUILDERS if name != "deberta_v2"])
+def test_statistics_under_padding(name):
+    model = adapted(name)
+    pruner, reference = Pruner(model), Reference(model)
+    for seed in range(3):
+        run(model, reference, batch(padding=seed + 1, seed=seed))
+        pruner.step()
+        reference.step()
+    assert_statistics_equal(pruner, reference)
+
+
+OPT = hf.OPTConfig(
+    hidden_size=24, num_hidden_layers=2, num_attention_heads=2, ffn_dim=40, vocab_size=99, pad_token_id=0,
+    word_embed_proj_dim=24, max_position_embeddings=32,
+)  # fmt: skip
+
+
+def bart(**changes):
+    return hf.BartConfig(
+        d_model=24, encoder_layers=2, decoder_layers=2, encoder_attention_heads=2, decoder_attention_heads=2,
+        encoder_ffn_dim=40, decoder_ffn_dim=40, vocab_size=99, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+        decoder_start_token_id=2, **changes,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("model", "targets"),
+    [
+        (hf.OPTForSequenceClassification(OPT), None),  # its feed-forward reads all tokens in one row
+        (hf.OPTForCausalLM(OPT), None),  # calls the decoder past the backbone
+        (hf.BartForCausalLM(bart()), ("self_attn.v_proj", "fc1")),  # and so does this one
+    ],
+    ids=["OPT", "OPT language model", "BART language model"],
+)
+def test_the_mask_is_found_where_the_backbone_is_passed_by_or_tokens_stand_in_one_row(model, targets):
+    model = prepared(model.double(), targets=targets)
+    pruner, reference = Pruner(model), Reference(model)
+    inputs = batch()
+    if "CausalLM" in type(model).__name__:
+        inputs["labels"] = inputs["input_ids"]
+    run(model, reference, inputs)
+    pruner.step()
+    reference.step()
+    assert_statistics_equal(pruner, reference)
+
+
+@pytest.mark.parametrize("name", ["BART", "T5"])
+def test_a_decoder_that_is_given_no_mask_does_not_count_its_padding(name):
+    t5 = hf.T5Config(d_model=24, d_kv=12, d_ff=40, num_layers=2, num_heads=2, vocab_size=99, decoder_start_token_id=0)
+    model = hf.T5ForConditionalGeneration(t5) if name == "T5" else hf.BartForConditionalGeneration(bart())
+    model = prepared(model.double())
+    pruner, reference, inputs = Pruner(model), Reference(model), batch()
+    labels = inputs["input_ids"].masked_fill(inputs["attention_mask"] == 0, -100)
+    reference.mask = inputs["attention_mask"].roll(1, dims=1)  # the decoder reads its start, then the labels
+    reference.mask[:, 0] = 1
+    model(**inputs | {"labels": labels})
+    pruner.step()
+    reference.step()
+    for name in (
+        name for name in pruner.layers if "decoder" in name and not name.endswith((".k", "k_proj", "v", "v_proj"))
+    ):
+        source = pruner._source[name]
+        torch.testing.assert_close(pruner.norms[source].mean_square, reference.s[name], rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("name", ["BERT", "GPT-2"])
+def test_cross_attention_counts_the_encoders_tokens_and_its_query_the_decoders(name):
+    sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 40}
+    bert = hf.BertConfig(**sizes, vocab_size=99, pad_token_id=0)
+    gpt2 = {"n_embd": 24, "n_layer": 2, "n_head": 2, "n_inner": 40, "vocab_size": 99, "pad_token_id": 0}
+    decoder = hf.GPT2Config(**gpt2, bos_token_id=1, eos_token_id=2) if name == "GPT-2" else copy.deepcopy(bert)
+    config = hf.EncoderDecoderConfig.from_encoder_decoder_configs(bert, decoder)
+    config.decoder_start_token_id, config.pad_token_id = 1, 0
+    model = prepared(hf.EncoderDecoderModel(config).double())
+    inputs = batch()
+    own_mask = torch.ones(3, 6, dtype=torch.long)
+    own_mask[0, -2:] = 0  # other rows are padded, and others longer, than in the encoder
+    pruner, kept = Pruner(model), {}
+    for layer_name, layer in pruner.layers.items():
+        layer.register_forward_pre_hook(lambda _, args, n=layer_name: kept.update({n: args[0].detach()}))
+    own = inputs["input_ids"][:, :6]
+    rows = {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"]}
+    model(**rows, decoder_input_ids=own, decoder_attention_mask=own_mask)
+    pruner.step()
+    for layer_name, x in kept.items():
+        mask = inputs["attention_mask"] if x.shape[1] == 8 else own_mask
+        got = pruner.norms[pruner._source[layer_name]].mean_square
+        torch.testing.assert_close(got, x[mask.bool()].square().mean(0), rtol=1e-12, atol=0)
+    reads_encoder = {n for n, x in kept.items() if x.shape[1] == 8 and n.startswith("decoder")}
+    assert len(reads_encoder) == 2 * (1 if name == "GPT-2" else 2)  # in both layers c_attn; key and value
+
+
+def test_a_layer_that_runs_without_the_module_that_takes_the_mask_is_an_error():
+    model = adapted()
+    pruner = Pruner(model)
+    with pytest.raises(RuntimeError, match=r"layer\.0.* ran, but not the module .* call the whole model"):
+        model.bert.encoder(torch.zeros(1, 3, 24, dtype=torch.float64))
+    pruner.detach()
+
+
+def test_statistics_under_gradient_accumulation_weigh_by_tokens():
+    model = adapted()
+    pruner, reference = Pruner(model), Reference(model)
+    for step in range(2):
+        for rows, padding in ((1, 5), (4, 0), (2, 2)):
+            run(model, reference, batch(rows, padding=padding, seed=10 * step + rows))
+        pruner.step()
+        reference.step()
+    assert_statistics_equal(pruner, reference)
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_statistics_under_gradient_checkpointing(reentrant):
+    plain, checkpointed = adapted(), adapted()
+    checkpoint_activations(checkpointed, reentrant)
+    checkpointed.enable_input_require_grads()
+    pruners = []
+    for model in (plain, checkpointed):
+        pruner = Pruner(model)
+        for step in range(2):
+            for seed in (0, 1):
+                model(**batch(padding=seed + 1, seed=10 * step + seed)).loss.backward()
+            pruner.step()
+        pruners.append(pruner)
+    assert plain.bert.encoder.layer[0].output.dense.lora_B.grad is not None
+    torch.testing.assert_close(
+        checkpointed.bert.encoder.layer[0].output.dense.lora_B.grad,
+        plain.bert.encoder.layer[0].output.dense.lora_B.grad,
+    )
+    for name, norms in pruners[0].norms.items():
+        torch.testing.assert_close(pruners[1].norms[name].mean_square, norms.mean_square, rtol=1e-14, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_statistics_under_autocast_are_summed_in_float32(dtype):
+    model = adapted(dtype=torch.float32)
+    pruner, reference = Pruner(model), Reference(model)
+    with torch.autocast("cpu", dtype):
+        run(model, reference, batch(rows=16, tokens=32))
+    pruner.step()
+    reference.step()
+    assert pruner.norms[next(iter(pruner.norms))].mean_square.dtype == torch.float32
+    assert_statistics_equal(pruner, reference, rtol=1e-6)  # a sum of 509 float32 squares; bfloat16 would miss by 1e-2
+
+
+def test_evaluation_in_between_does_not_count():
+    model = adapted()
+    pruner, reference = Pruner(model), Reference(model)
+    run(model, reference, batch(seed=0))
+    reference.mask = None
+    model.eval()
+    model(**batch(seed=1))
+    with torch.no_grad():
+        model(**batch(seed=2))
+    model.train()
+    pruner.step()
+    reference.step()
+    assert_statistics_equal(pruner, reference)
+
+
+def test_the_mask_is_read_where_it_enters_the_encoder_also_by_position():
+    model = adapted()
+    pruner, reference = Pruner(model), Reference(model)
+    inputs = batch()
+    reference.mask = inputs["attention_mask"]
+    model.bert(inputs["input_ids"], inputs["attention_mask"])
+    pruner.step()
+    reference.step()
+    assert_statistics_equal(pruner, reference)
+
+
+def test_without_a_mask_every_token_counts():
+    model = adapted()
+    pruner = Pruner(model)
+    model(**batch(padding=3))  # a mask of an earlier forward pass must not stay behind
+    model(input_ids=batch(padding=0)["input_ids"])
+    assert {norms.tokens.item() for norms in pruner.norms.values()} == {21 + 24}
+
+
+def test_nan_at_padded_places_does_no_harm():
+    norms, x = InputNorms(2), torch.tensor([[[1.0, 2.0], [3.0, 4.0], [float("nan"), float("inf")]]])
+    norms.add(x, rows=torch.tensor([0, 1]))
+    norms.fold(0.9)
+    assert norms.mean_square.tolist() == [5.0, 10.0]
+
+
+def test_the_first_fold_sets_and_later_ones_average():
+    norms = InputNorms(1)
+    seen = []
+    for value in (2.0, 4.0, 0.0):
+        norms.add(torch.tensor([[value]]))
+        norms.fold(0.75)
+        seen.append(norms.mean_square.item())
+    assert seen == [4.0, 0.75 * 4 + 0.25 * 16, 0.75 * 7]
+
+
+def test_deberta_counts_tokens_not_relative_positions():
+    """With share_att_key query_proj and key_proj run twice: on tokens and on position embeddings."""
+    model = adapted("deberta_v2")
+    pruner = Pruner(model)
+    seen = {}
+    for name, module in model.named_modules():
+        if name.endswith("self.query_proj"):
+            module.register_forward_pre_hook(lambda _, args, name=name: seen.setdefault(name, []).append(args[0]))
+    model(**batch(rows=1, padding=0)).loss.backward()
+    pruner.step()
+    assert len(seen) == 4
+    for name, inputs in seen.items():
+        assert len(inputs) == 2  # else this test shows nothing
+        tokens = inputs[0].detach().square().mean((0, 1))
+        for kind in ("query_proj", "key_proj", "value_proj"):
+            source = pruner._source[name.replace("query_proj", kind)]
+            torch.testing.assert_close(pruner.norms[source].mean_square, tokens, rtol=1e-12, atol=0)
+
+
+def test_deberta_leaves_padding_out():
+    model = adapted("deberta_v2")
+    pruner, seen = Pruner(model), {}
+    name = "deberta.encoder.layer.3.attention.self.value_proj"
+    model.get_submodule(name).register_forward_pre_hook(lambda _, args: seen.setdefault("x", args[0].detach()))
+    inputs = batch(padding=3)
+    model(**inputs)
+    pruner.step()
+    expected = seen["x"][inputs["attention_mask"].bool()].square().mean(0)
+    torch.testing.assert_close(pruner.norms[name].mean_square, expected, rtol=1e-12, atol=0)
+
+
+def test_a_value_of_another_width_is_no_source_for_the_query():
+    class Bottleneck(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.query = LoRALinear(nn.Linear(4, 4), 1, scaling=1.0)
+            self.value = LoRALinear(nn.Linear(6, 4), 1, scaling=1.0)
+
+        def forward(self, x):
+            return self.query(x[..., :4]) + self.value(x)
+
+    model = Bottleneck()
+    pruner = Pruner(model, interval=1)
+    model(torch.randn(5, 6))
+    pruner.step()
+    assert pruner.sparsity() == (2 + 3) / 10
+
+
+def test_query_key_and_value_are_read_once():
+    assert len(Pruner(adapted("bert")).norms) == 4 * 4  # four inputs a layer for six matrices
+
+
+# Importance and masks
+
+
+A = torch.tensor([[1.0, -3.0, 2.0, 0.5], [4.0, 1.0, -1.0, 2.0], [-0.1, 0.2, 0.3, -0.4]])
+S = torch.tensor([9.0, 1.0, 0.0, 16.0])
+
+
+def test_importance_by_hand():
+    assert importance(A, S).tolist() == torch.tensor(
+        [[3.0, 3.0, 0.0, 2.0], [12.0, 1.0, 0.0, 8.0], [0.3, 0.2, 0.0, 1.6]]
+    ).tolist()  # fmt: skip
+    assert torch.equal(importance(A, None, "magnitude"), A.abs())
+
+
+def test_random_importance_is_drawn_from_the_generator():
+    draws = [importance(A, None, "random", torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)]
+    assert torch.equal(draws[0], draws[1])
+    assert not torch.equal(draws[0], draws[2])
+
+
+def test_importance_refuses_what_it_can_not_use():
+    with pytest.raises(ValueError, match="needs the input's mean square"):
+        importance(A, None)
+    with pytest.raises(ValueError, match="rule must be one of magnitude_input, magnitude, random, got 'norm'"):
+        importance(A, S, "norm")
+
+
+def test_masks_by_hand():
+    scores = importance(A, S)
+    assert keep_mask(scores, 0.5).int().tolist() == [[1, 1, 0, 0], [1, 0, 0, 1], [1, 0, 0, 1]]
+    assert keep_mask(scores, 0.5, "matrix").int().tolist() == [[1, 1, 0, 1], [1, 0, 0, 1], [0, 0, 0, 1]]
+
+
+@pytest.mark.parametrize("ratio", [-0.1, 1, float("inf"), float("nan")])
+def test_a_mask_of_a_ratio_out_of_range_is_refused(ratio):
+    with pytest.raises(ValueError, match=r"the pruning ratio must lie in \[0, 1\)"):
+        keep_mask(torch.rand(2, 4), ratio)
+
+
+def test_ties_go_to_the_lower_index():
+    assert keep_mask(torch.ones(2, 5), 0.4).int().tolist() == [[0, 0, 1, 1, 1]] * 2
+    assert keep_mask(torch.ones(2, 3), 0.5, "matrix").int().tolist() == [[0, 0, 0], [1, 1, 1]]
+
+
+@pytest.mark.parametrize(
+    ("ratio", "n", "k"), [(0.1, 10, 1), (0.3, 10, 3), (0.7, 10, 7), (0.29, 100, 29), (0.57, 100, 57), (0.5, 7, 3)]
+)
+def test_k_is_rounded_down_and_not_by_a_binary_fraction(ratio, n, k):
+    assert (~keep_mask(torch.rand(3, n), ratio)).sum(1).tolist() == [k] * 3
+
+
+@given(
+    rows=st.integers(1, 6),
+    columns=st.integers(1, 30),
+    ratio=st.floats(0, 0.999),
+    levels=st.integers(1, 40),
+    scope=st.sampled_from(["row", "matrix"]),
+    seed=st.integers(0, 999),
+)
+def test_exactly_the_k_least_important_are_pruned(rows, columns, ratio, levels, scope, seed):
+    scores = torch.randint(0, levels, (rows, columns), generator=torch.Generator().manual_seed(seed)).double()
+    keep = keep_mask(scores, ratio, scope)
+    groups = zip(scores, keep, strict=True) if scope == "row" else [(scores.flatten(), keep.flatten())]
+    for group, kept in groups:
+        k = int(ratio * len(group) + 1e-9)
+        expected = sorted(range(len(group)), key=lambda i: (group[i], i))[:k]
+        assert (~kept).nonzero().flatten().tolist() == sorted(expected)
+
+
+# The pruner
+
+
+def train(model, pruner, steps, seed=0, optimizer=None, lr=1e-2):
+    optimizer = optimizer or torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=lr)
+    for step in range(steps):
+        model(**batch(seed=seed + step)).loss.backward()
+        optimizer.step()
+        pruner.step()
+        optimizer.zero_grad()
+    return optimizer
+
+
+def zeros_per_row(pruner):
+    return {name: (layer.lora_A == 0).sum(1).tolist() for name, layer in pruner.layers.items()}
+
+
+def test_prunes_every_nth_step_and_entries_return_in_between():
+    model = adapted()
+    pruner = Pruner(model, ratio=0.5, interval=3)
+    optimizer, sparsities = None, []
+    for step in range(7):
+        optimizer = train(model, pruner, 1, seed=step, optimizer=optimizer)
+        sparsities.append(pruner.sparsity())
+    assert [entry["step"] for entry in pruner.history] == [3, 6]
+    assert sparsities == [0, 0, 0.5, 0, 0, 0.5, 0]
+    assert {name: pruner.history[1][name] for name in ("step", "before", "after")} == {
+        "step": 6,
+        "before": 0,
+        "after": 0.5,
+    }
+
+
+def test_each_row_gets_k_zeros_where_importance_is_least():
+    model = adapted()
+    pruner = Pruner(model, ratio=0.3, interval=2)
+    train(model, pruner, 1)
+    before = {name: layer.lora_A.detach().clone() for name, layer in pruner.layers.items()}
+    pruner.prune()
+    for name, layer in pruner.layers.items():
+        scores = before[name].abs() * pruner.norms[pruner._source[name]].mean_square.sqrt()
+        k = int(0.3 * layer.in_features)
+        for row, scored, old in zip(layer.lora_A, scores, before[name], strict=True):
+            gone = row == 0
+            assert gone.sum() == k
+            assert scored[gone].max() <= scored[~gone].min()
+            assert torch.equal(row[~gone], old[~gone])
+
+
+def test_the_whole_matrix_may_compete():
+    model = adapted()
+    pruner = Pruner(model, ratio=0.5, interval=1, scope="matrix")
+    train(model, pruner, 1)
+    counts = zeros_per_row(pruner)
+    assert any(len(set(rows)) > 1 for rows in counts.values())
+    assert all(sum(rows) == pruner.layers[name].lora_A.numel() // 2 for name, rows in counts.items())
+
+
+def test_more_zeros_than_k_stay():
+    model = adapted()
+    pruner = Pruner(model, ratio=0.25, interval=99)
+    model(**batch()).loss.backward()
+    pruner.step()
+    layer = model.bert.encoder.layer[0].output.dense
+    with torch.no_grad():
+        layer.lora_A[0, :30] = 0
+    pruner.prune()
+    assert (layer.lora_A[0] == 0).sum() == 30
+    assert (layer.lora_A[1] == 0).sum() == 10
+
+
+def test_b_and_the_optimizers_state_are_left_alone():
+    model = adapted()
+    pruner = Pruner(model, interval=99)
+    optimizer = train(model, pruner, 2)
+    B = [layer.lora_B.detach().clone() for layer in pruner.layers.values()]
+    state = copy.deepcopy(optimizer.state_dict()["state"])
+    pruner.prune()
+    assert all(torch.equal(b, layer.lora_B) for b, layer in zip(B, pruner.layers.values(), strict=True))
+    for key, entry in optimizer.state_dict()["state"].items():
+        assert all(torch.equal(value, entry[name]) for name, value in state[key].items())
+
+
+def test_a_permanent_mask_never_gives_an_entry_back():
+    model = adapted()
+    pruner = Pruner(model, interval=2, regrow=False)
+    optimizer = train(model, pruner, 2)
+    gone = {name: layer.lora_A == 0 for name, layer in pruner.layers.items()}
+    for step in range(5):
+        train(model, pruner, 1, seed=step, optimizer=optimizer)
+        assert pruner.sparsity() == 0.5
+        assert all(torch.equal(gone[name], layer.lora_A == 0) for name, layer in pruner.layers.items())
+
+
+def test_a_permanent_mask_stays_under_random_importance():
+    model = adapted()
+    pruner = Pruner(model, interval=2, regrow=False, rule="random")
+    train(model, pruner, 2)
+    gone = {name: layer.lora_A == 0 for name, layer in pruner.layers.items()}
+    train(model, pruner, 4)
+    assert all(torch.equal(gone[name], layer.lora_A == 0) for name, layer in pruner.layers.items())
+
+
+def zeros(pruner):
+    return {name: layer.lora_A == 0 for name, layer in pruner.layers.items()}
+
+
+def equal(masks, others):
+    return all(torch.equal(masks[name], others[name]) for name in masks)
+
+
+def test_random_scores_are_drawn_once_a_run():
+    model = adapted()
+    pruner = Pruner(model, interval=2, rule="random")
+    optimizer = train(model, pruner, 2)
+    first = zeros(pruner)
+    train(model, pruner, 4, optimizer=optimizer)
+    assert len(pruner.history) == 3
+    assert equal(first, zeros(pruner))
+
+
+def test_random_scores_depend_on_the_seed_and_on_nothing_else():
+    masks = []
+    for seed, dtype in ((0, torch.float64), (0, torch.float32), (1, torch.float32)):
+        model = adapted(dtype=dtype)
+        torch.manual_seed(len(masks))  # the state of torch's own generator has no part in it
+        pruner = Pruner(model, interval=1, rule="random", seed=seed)
+        train(model, pruner, 1, seed=len(masks))
+        masks.append(zeros(pruner))
+    assert equal(masks[0], masks[1])
+    assert not equal(masks[1], masks[2])
+
+
+def test_a_state_whose_scores_were_drawn_anew_at_each_prune_is_refused():
+    pruner = Pruner(adapted(), rule="random")
+    state = pruner.state_dict()
+    del state["noise"]
+    with pytest.raises(ValueError, match="drawn once a run now: start anew"):
+        pruner.load_state_dict(state)
+
+
+def test_a_state_from_before_the_noise_was_kept_goes_on_where_there_is_none():
+    model = adapted()
+    pruner = Pruner(model, interval=2)
+    train(model, pruner, 3)
+    state = pruner.state_dict()
+    del state["noise"], state["pruned_at"]
+    state["generator"] = torch.Generator().get_state()
+    again = Pruner(model, interval=2)
+    again.load_state_dict(state)
+    assert (again.steps, again.pruned_at, again.history) == (3, 2, pruner.history)
+
+
+@pytest.mark.parametrize("rule", ["magnitude_input", "magnitude", "random"])
+def test_a_permanent_mask_can_hold_from_the_first_step_on(rule):
+    model = adapted()
+    pruner = Pruner(model, interval=1, regrow=False, rule=rule)
+    optimizer = train(model, pruner, 1)
+    first = zeros(pruner)
+    for step in range(4):
+        train(model, pruner, 1, seed=step, optimizer=optimizer)
+        assert equal(first, zeros(pruner))
+        assert pruner.pruned_at == pruner.steps
+    assert [entry["step"] for entry in pruner.history] == [1]
+
+
+def test_the_history_has_the_share_of_the_squared_norm_that_each_prune_removes():
+    model = adapted()
+    pruner = Pruner(model, interval=1, ratio=0.5)
+    before = {name: layer.lora_A.detach().clone() for name, layer in pruner.layers.items()}
+    model(**batch())
+    pruner.step()  # no optimizer step: A is as it was before the prune
+    removed = sum(float((before[name][layer.lora_A == 0] ** 2).sum()) for name, layer in pruner.layers.items())
+    norm = sum(float((A**2).sum()) for A in before.values())
+    assert pruner.history[0]["mass"] == pytest.approx(removed / norm, rel=1e-6)
+
+
+def test_the_smaller_half_of_uniform_entries_holds_an_eighth_of_the_squared_norm():
+    """The integral of x^2 from 0 to 1/2 over that from 0 to 1."""
+    model = adapted("bert", first_rank=12, last_rank=12)
+    pruner = Pruner(model, interval=1, ratio=0.5, rule="magnitude")
+    model(**batch())
+    pruner.step()
+    entries = sum(layer.lora_A.numel() for layer in pruner.layers.values())
+    assert pruner.history[0]["mass"] == pytest.approx(1 / 8, abs=3 / entries**0.5)
+
+
+@pytest.mark.parametrize("rule", ["magnitude_input", "magnitude", "random"])
+def test_pruning_twice_in_a_step_changes_nothing_more(rule):
+    model = adapted()
+    pruner = Pruner(model, interval=2, rule=rule)
+    train(model, pruner, 2)
+    before = [layer.lora_A.detach().clone() for layer in pruner.layers.values()]
+    pruner.prune()
+    assert all(torch.equal(a, layer.lora_A) for a, layer in zip(before, pruner.layers.values(), strict=True))
+    assert len(pruner.history) == 1
+
+
+def test_the_rules_prune_differently():
+    masks = []
+    for rule in ("magnitude_input", "magnitude", "random"):
+        model = adapted()
+        pruner = Pruner(model, interval=2, rule=rule)
+        train(model, pruner, 2)
+        masks.append(torch.cat([(layer.lora_A == 0).flatten() for layer in pruner.layers.values()]))
+    assert not torch.equal(masks[0], masks[1])
+    assert not torch.equal(masks[0], masks[2])
+
+
+@pytest.mark.parametrize("options", [{}, {"regrow": False}, {"rule": "random"}, {"rule": "random", "regrow": False}])
+def test_a_resumed_pruner_goes_on_as_if_never_stopped(options, tmp_path):
+    def fresh():
+        model = adapted()
+        pruner = Pruner(model, interval=2, **options)
+        return model, pruner, torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+
+    model, pruner, optimizer = fresh()
+    train(model, pruner, 3, optimizer=optimizer)
+    model(**batch(seed=50))  # half of an accumulated step is part of the state
+    torch.save({"model": model.state_dict(), "pruner": pruner.state_dict()}, tmp_path / "state.pt")
+    train(model, pruner, 4, seed=3, optimizer=optimizer)
+
+    resumed, again, optimizer = fresh()
+    saved = torch.load(tmp_path / "state.pt", weights_only=True)
+    resumed.load_state_dict(saved["model"])
+    again.load_state_dict(saved["pruner"])
+    train(resumed, again, 4, seed=3, optimizer=optimizer)
+    for (name, expected), got in zip(model.state_dict().items(), resumed.state_dict().values(), strict=True):
+        assert torch.equal(expected, got), name
+    assert again.history == pruner.history
+    assert len(pruner.history) == (3 if options.get("regrow", True) else 1)  # a permanent mask is chosen once
+
+
+def test_the_state_of_another_pruner_is_refused():
+    model = adapted()
+    state = Pruner(model, ratio=0.5).state_dict()
+    with pytest.raises(ValueError, match=r"other settings: ratio=0\.5, now 0\.25"):
+        Pruner(model, ratio=0.25).load_state_dict(state)
+    with pytest.raises(ValueError, match="belongs to another model"):
+        Pruner(adapted("gpt2"), ratio=0.5).load_state_dict(state)
+
+
+def test_a_detached_pruner_no_longer_listens():
+    model = adapted()
+    pruner = Pruner(model)
+    pruner.detach()
+    model(**batch())
+    assert all(norms.tokens == 0 for norms in pruner.norms.values())
+
+
+def test_layers_without_an_attention_mask_work_too():
+    """A plain module, as a notebook builds it."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        LoRALinear(nn.Linear(6, 4), 2, scaling=1.0), nn.Tanh(), LoRALinear(nn.Linear(4, 3), 1, scaling=1.0)
+    )
+    pruner = Pruner(model, interval=1)
+    x = torch.randn(10, 6)
+    model(x)
+    pruner.step()
+    torch.testing.assert_close(pruner.norms["0"].mean_square, x.square().mean(0))
+    assert (model[0].lora_A == 0).sum(1).tolist() == [3, 3]
+
+
+# Mistakes
+
+
+def test_nan_in_the_inputs_names_the_layer_and_the_step():
+    model = adapted()
+    pruner = Pruner(model)
+    train(model, pruner, 1)
+    with torch.no_grad():
+        model.bert.encoder.layer[2].attention.output.LayerNorm.weight[3] = float("nan")
+    model(**batch())
+    with pytest.raises(ValueError, match=r"in the input of bert\.encoder\.layer\.2\.intermediate\.dense .* step 2"):
+        pruner.step()
+
+
+def test_nan_in_a_is_found_before_anything_is_pruned():
+    model = adapted()
+    pruner = Pruner(model, interval=99)
+    train(model, pruner, 1)
+    with torch.no_grad():
+        model.bert.encoder.layer[3].output.dense.lora_A[0, 0] = float("nan")
+    with pytest.raises(ValueError, match=r"lora_A of bert\.encoder\.layer\.3\.output\.dense"):
+        pruner.prune()
+    assert pruner.sparsity() == 0
+
+
+def test_a_pruner_that_never_saw_a_training_pass_says_so():
+    model = adapted().eval()
+    pruner = Pruner(model)
+    model(**batch())
+    with pytest.raises(RuntimeError, match="no forward pass in training mode"):
+        pruner.step()
+    with pytest.raises(RuntimeError, match="no statistics yet"):
+        pruner.prune()
+
+
+def test_where_positions_are_added_to_query_and_key_each_reads_its_own_input():
+    model = adapted()
+    assert len(Pruner(model).norms) == len(model.bert.encoder.layer) * 4
+    model.config.model_type = "conditional_detr"
+    pruner = Pruner(model)
+    assert list(pruner.norms) == list(pruner.layers)
+
+
+def test_a_model_with_the_tokens_before_the_rows_is_refused():
+    config = hf.XLNetConfig(d_model=24, n_layer=2, n_head=2, d_inner=40, vocab_size=99)
+    model = hf.XLNetForSequenceClassification(config)
+    adapt(model, PRILoRAConfig(first_rank=2, last_rank=5))
+    with pytest.raises(ValueError, match=r"xlnet have the tokens before the rows.*without pruning \(ratio=0\)"):
+        Pruner(model)
+
+
+def test_a_layer_that_no_forward_pass_reaches_is_named():
+    """BART's decoder by itself has cross-attention that never runs."""
+    config = hf.BartConfig(
+        d_model=24, decoder_layers=2, decoder_attention_heads=2, decoder_ffn_dim=40, vocab_size=99, pad_token_id=0
+    )
+    model = hf.BartForCausalLM(config)
+    adapt(model, PRILoRAConfig(first_rank=2, last_rank=5))
+    pruner = Pruner(model.train(), interval=2)
+    model(**batch() | {"labels": None})
+    pruner.step()
+    with pytest.raises(
+        RuntimeError, match=r"in 1 steps .* has reached .*layers\.0\.encoder_attn\.k_proj.*naming targets"
+    ):
+        pruner.prune()
+    assert pruner.sparsity() == 0
+
+
+def test_a_merged_layer_is_not_pruned():
+    model = adapted()
+    pruner = Pruner(model, interval=99)
+    train(model, pruner, 1)
+    model.bert.encoder.layer[0].output.dense.merge()
+    with pytest.raises(RuntimeError, match="merged"):
+        pruner.prune()
+
+
+def test_masks_of_other_shapes_are_refused():
+    model = adapted()
+    Pruner(model)
+    inputs = batch()
+    with pytest.raises(ValueError, match=r"mask of shape \(batch, tokens\), got one of \(3, 1, 8, 8\)"):
+        model(inputs["input_ids"], attention_mask=torch.ones(3, 1, 8, 8))
+
+
+def test_a_model_without_adapted_layers_is_refused():
+    with pytest.raises(ValueError, match="no LoRALinear to prune"):
+        Pruner(build("bert"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"ratio": 1.0}, r"must lie in \[0, 1\)"),
+        ({"ratio": -0.1}, r"must lie in \[0, 1\)"),
+        ({"ratio": float("nan")}, r"must lie in \[0, 1\)"),
+        ({"interval": 0}, "at least 1 optimizer step, got 0"),
+        ({"interval": 2.5}, r"at least 1 optimizer step, got 2\.5"),
+        ({"decay": 1.0}, "decay"),
+        ({"rule": "taylor"}, "magnitude_input, magnitude, random, got 'taylor'"),
+        ({"scope": "column"}, "row, matrix, got 'column'"),
+    ],
+)
+def test_settings_out_of_range_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        Pruner(adapted(), **options)
+
+
+# Several processes
+
+
+def _process(rank, folder):
+    import torch.distributed as distributed
+
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    model = adapted()
+    pruner = Pruner(model, interval=2)
+    for step in range(2):
+        whole = batch(rows=4, seed=step)
+        model(**{name: value[2 * rank : 2 * rank + 2] for name, value in whole.items()})
+        pruner.step()
+    torch.save({name: layer.lora_A for name, layer in pruner.layers.items()}, f"{folder}/{rank}.pt")
+    distributed.barrier()  # neither leaves while the other still talks
+    distributed.destroy_process_group()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="gloo over a file needs POSIX paths")
+def test_two_processes_prune_as_one_does_with_the_whole_batch(tmp_path):
+    torch.multiprocessing.spawn(_process, args=(str(tmp_path),), nprocs=2)
+    model = adapted()
+    pruner = Pruner(model, interval=2)
+    for step in range(2):
+        model(**batch(rows=4, seed=step))
+        pruner.step()
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
+    for name, layer in pruner.layers.items():
+        assert torch.equal(first[name], second[name])
+        assert torch.equal(first[name], layer.lora_A)
+
+
+def test_every_public_name_of_the_method_has_a_docstring():
+    for name in prilora_lite.__all__:
+        value = getattr(prilora_lite, name)
+        if inspect.isclass(value) or inspect.isfunction(value):
+            assert inspect.getdoc(value), name
