@@ -12,10 +12,12 @@ from peft import AdaLoraConfig, LoraConfig, get_peft_model
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, BertConfig, DebertaV2Config, PreTrainedConfig
 
-from prilora_lite.adapt import adapt, find_stacks, head_modules, head_parameters
+from prilora_lite.adapt import adapt
 from prilora_lite.config import PRILoRAConfig
 from prilora_lite.experiments.baselines import make_trainable
 from prilora_lite.lora import linear_shape
+from prilora_lite.models.heads import head_modules, head_parameters
+from prilora_lite.models.stacks import find_stacks
 from prilora_lite.pruner import Pruner
 
 INTERVAL = 40  # optimizer steps from one prune, or one allocation of AdaLoRA's, to the next
@@ -88,9 +90,9 @@ class Setting:
 
 def frozen(model: nn.Module, rank: int) -> Method:
     """Nothing but the head is trained, yet the backward pass goes through to the embeddings."""
-    heads = {id(parameter) for parameter in head_parameters(model)}
-    for parameter in model.parameters():
-        parameter.requires_grad_(id(parameter) in heads)
+    model.requires_grad_(False)
+    for parameter in head_parameters(model).values():
+        parameter.requires_grad_(True)
     model.get_input_embeddings().register_forward_hook(lambda module, args, output: output.requires_grad_())
     return model, None
 
@@ -233,6 +235,5 @@ def backward_products(t: dict[str, Tensor]) -> None:
 def _places(model: nn.Module) -> dict[str, list[str]]:
     """The layers that :func:`~prilora_lite.adapt.adapt` adapts and the head, in PEFT's words."""
     stacks, _ = find_stacks(model)
-    names = {module: name for name, module in model.named_modules()}
-    targets = [names[m] for numbered in stacks.values() for layer in numbered.values() for m in layer.values()]
-    return {"target_modules": targets, "modules_to_save": head_modules(model)}
+    targets = [name for numbered in stacks.values() for layer in numbered.values() for name in layer]
+    return {"target_modules": targets, "modules_to_save": list(head_modules(model))}

@@ -20,7 +20,7 @@ from benchmarks.measure import peak_bytes, seconds, wait
 from prilora_lite.adapt import adapt, merge_and_unload
 from prilora_lite.checkpoint import load_adapter, save_adapter
 from prilora_lite.config import PRILoRAConfig
-from prilora_lite.models.structure import lora_layers
+from prilora_lite.models.layers import lora_layers
 from prilora_lite.pruner import Pruner
 
 MAIN = {

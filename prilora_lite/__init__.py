@@ -7,16 +7,18 @@ and datasets is loaded when its name is first used.
 from importlib import import_module
 from typing import Any
 
-from prilora_lite.adapt import Report, adapt, merge_and_unload, report
+from prilora_lite.adapt import adapt, merge_and_unload
 from prilora_lite.config import PRILoRAConfig
+from prilora_lite.importance import InputNorms, importance, keep_mask
 from prilora_lite.lora import LoRALinear
-from prilora_lite.pruner import InputNorms, Pruner, importance, keep_mask
+from prilora_lite.pruner import Pruner
 from prilora_lite.ranks import adapter_parameters, budget_ranks, linear_ranks
+from prilora_lite.report import Report, report
 
 _LOADED_WHEN_USED = {
     "save_adapter": "checkpoint", "load_adapter": "checkpoint",
-    "rank_pattern_for": "integrations.peft_format", "save_peft_adapter": "integrations.peft_format",
-    "load_peft_adapter": "integrations.peft_format",
+    "rank_pattern_for": "integrations.rank_patterns", "save_peft_adapter": "integrations.peft_save",
+    "load_peft_adapter": "integrations.peft_load",
     "PRILoRACallback": "experiments.finetune", "latest_checkpoint": "experiments.finetune",
     "finetune": "experiments.finetune", "evaluate": "experiments.finetune",
     "TASKS": "experiments.tasks", "load_rows": "experiments.tasks", "compute_metrics": "experiments.tasks",

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +12,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from prilora_lite.adapt import Report, adapt, head_parameters, plan, report
+from prilora_lite.adapt import adapt, plan
 from prilora_lite.config import PRILoRAConfig
+from prilora_lite.fingerprint import check_base, fingerprint, stored_parameters
 from prilora_lite.lora import LoRALinear, linear_shape
+from prilora_lite.report import Report, report
 from prilora_lite.shared.errors import expect
 from prilora_lite.shared.files import write_whole
 
 KEY, FORMAT = "prilora_lite", 2  # of the metadata; one entry only, as safetensors keeps several in no fixed order
-SEAL = ', "sha256": "'  # what goes before the checksum, the last entry
 
 
 def save_adapter(model: nn.Module, path: str | Path) -> Path:
@@ -114,52 +113,6 @@ def put_adapter(model: nn.Module, config: PRILoRAConfig, tensors: dict[str, Tens
     return report(model)
 
 
-def fingerprint(model: nn.Module) -> dict[str, Any]:
-    """What tells one base model from another: dtype, names, shapes and three fixed rows of each frozen matrix.
-
-    Of each row w it keeps the pair (sum of c_j w_j, sum of |w_j|) with c_j = cos j, so that a row compares across
-    dtypes: rounding moves the first by no more than the dtype's precision times the second. Our choice.
-    """
-    stored = {id(parameter) for parameter in stored_parameters(model).values()}
-    adapted = {name: module for name, module in model.named_modules() if isinstance(module, LoRALinear)}
-    weights, rows = {}, {}
-    for name, parameter in model.named_parameters():
-        if id(parameter) in stored:
-            continue
-        owner, _, kind = name.rpartition(".")
-        layer = owner.removesuffix(".base")
-        if layer in adapted:
-            name = f"{layer}.{kind}"
-            if kind == "weight" and adapted[layer].merged:
-                parameter = adapted[layer].unmerged_weight
-        weights[name] = list(parameter.shape)
-        if parameter.ndim == 2:
-            rows[name] = parameter
-    dtypes = {str(parameter.dtype) for parameter in rows.values()}
-    return {
-        "dtype": sorted(dtypes),
-        "shapes": weights,
-        "rows": {name: _row_sums(matrix) for name, matrix in rows.items()},
-    }
-
-
-def _row_sums(matrix: Tensor) -> list[tuple[float, float]]:
-    n = matrix.shape[0]
-    rows = matrix.detach()[[0, n // 2, n - 1]].cpu().double()
-    signs = torch.arange(rows.shape[1], dtype=torch.float64).cos()
-    return list(zip((rows @ signs).tolist(), rows.abs().sum(1).tolist(), strict=True))
-
-
-def stored_parameters(model: nn.Module) -> dict[str, Tensor]:
-    """What a saved adapter holds, by name: lora_A and lora_B, pooler and head."""
-    head = {id(p) for p in head_parameters(model)}
-    return {
-        name: parameter
-        for name, parameter in model.named_parameters()
-        if name.endswith((".lora_A", ".lora_B")) or id(parameter) in head
-    }
-
-
 def check_all_is_stored(model: nn.Module) -> None:
     """Raise ValueError if parameters are trained that an adapter does not hold."""
     stored = stored_parameters(model)
@@ -173,8 +126,8 @@ def check_all_is_stored(model: nn.Module) -> None:
 
 def description(model: nn.Module, tensors: dict[str, Tensor]) -> str:
     """What an adapter's file says in its metadata: configuration, the base's :func:`fingerprint`, and a checksum."""
-    text = json.dumps({"format": FORMAT, "config": model.prilora_config.to_dict(), "base": fingerprint(model)})
-    return _seal(text, tensors)
+    entries = {"format": FORMAT, "config": model.prilora_config.to_dict(), "base": fingerprint(model)}
+    return json.dumps(entries | {"sha256": _checksum(entries, tensors)})
 
 
 def read_description(text: str, tensors: dict[str, Tensor], model: nn.Module, path: Path) -> PRILoRAConfig:
@@ -187,7 +140,7 @@ def read_description(text: str, tensors: dict[str, Tensor], model: nn.Module, pa
         stored = json.loads(text)
         if stored["format"] != FORMAT:
             raise ValueError(f"format {stored['format']!r}, this version reads {FORMAT}; a newer version may read it")
-        if text != _seal(text.partition(SEAL)[0] + "}", tensors):
+        if stored.pop("sha256") != _checksum(stored, tensors):
             raise ValueError("its SHA-256 is not that of the file's content: it is damaged, so copy it again")
         config, base = PRILoRAConfig.from_dict(stored["config"]), stored["base"]
         rows = {name: [(float(c), float(size)) for c, size in rows] for name, rows in base["rows"].items()}
@@ -195,7 +148,7 @@ def read_description(text: str, tensors: dict[str, Tensor], model: nn.Module, pa
     except (AttributeError, KeyError, OverflowError, RecursionError, TypeError, ValueError) as error:
         what = f"no entry {error}" if isinstance(error, KeyError) else error
         raise ValueError(f"{path} has metadata that can't be used: {what}") from error
-    _check_base(base, fingerprint(model), path)
+    check_base(base, fingerprint(model), path)
     return config
 
 
@@ -217,50 +170,27 @@ def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
         ) from error
 
 
-def _seal(text: str, tensors: dict[str, Tensor]) -> str:
-    """The metadata's JSON with one more entry, the SHA-256 over it and over names, dtypes, shapes and bytes.
+def _checksum(entries: dict[str, Any], tensors: dict[str, Tensor]) -> str:
+    """SHA-256 over the metadata's other entries and over the tensors' names, dtypes, shapes and bytes.
 
-    Against damage, not against malice: who changes the content can change the sum.
+    It protects against damage, not against malice: who changes the content can change the sum.
     """
-    digest = hashlib.sha256(text.encode())
+    digest = hashlib.sha256(json.dumps(entries).encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
         digest.update(tensor.cpu().reshape(-1).view(torch.uint8).numpy())
-    return f'{text[:-1]}{SEAL}{digest.hexdigest()}"}}'
-
-
-def _check_base(saved: dict[str, Any], here: dict[str, Any], path: str | Path) -> None:
-    for name in sorted(saved["shapes"].keys() | here["shapes"].keys()):
-        there, now = saved["shapes"].get(name), here["shapes"].get(name)
-        if there != now:
-            raise ValueError(
-                f"{path} was trained on another base model: "
-                f"{name} is {there or 'missing'} there, {now or 'missing'} here"
-            )
-    if saved["rows"].keys() != here["rows"].keys():
-        raise ValueError(f"{path} has metadata that can't be used: the base model's description is incomplete")
-    # bfloat16 rounds by up to 2^-9, float16 by less; within one dtype only the order of the sums differs
-    tolerance = 1e-9 if saved["dtype"] == here["dtype"] else 2**-8
-    for name, rows in saved["rows"].items():
-        # a row that is missing is close to none
-        for (projected, size), (projected_here, _) in zip_longest(rows, here["rows"][name], fillvalue=(math.nan, 0)):
-            if not math.isclose(projected, projected_here, rel_tol=0, abs_tol=tolerance * size):
-                raise ValueError(
-                    f"{path} was trained on another base model: the shapes agree, but the values of {name} do not; "
-                    "load the very weights that it was trained on"
-                )
+    return digest.hexdigest()
 
 
 def expected_shapes(model: nn.Module, config: PRILoRAConfig) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the adapter that this model has, or would have once adapted."""
     expected = {name: tuple(tensor.shape) for name, tensor in stored_parameters(model).items()}
     if getattr(model, "prilora_config", None) is None:
-        names = {module: name for name, module in model.named_modules()}
         for layer in plan(model, config)[0]:
-            for module in layer.modules.values():
+            for name, module in layer.modules.items():
                 out_features, in_features = linear_shape(module)
-                expected[f"{names[module]}.lora_A"] = (layer.rank, in_features)
-                expected[f"{names[module]}.lora_B"] = (out_features, layer.rank)
+                expected[f"{name}.lora_A"] = (layer.rank, in_features)
+                expected[f"{name}.lora_B"] = (out_features, layer.rank)
     return expected
 
 

@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from prilora_lite.ranks import MOST_LAYERS, linear_ranks
+from torch import Tensor
+
+from prilora_lite.importance import PRUNING_SCOPES, check_ratio, importance_rule, needs
+from prilora_lite.ranks import MOST_LAYERS, SCHEDULES, ranks_by_depth
+from prilora_lite.shared.checks import is_integer, is_number, is_seed
 from prilora_lite.shared.errors import unknown
 
 SCALINGS = ("layer", "sqrt", "mean")
-IMPORTANCE_RULES = ("magnitude_input", "magnitude", "random")
-PRUNING_SCOPES = ("row", "matrix")
-LARGEST = 1e30  # of a number; what is computed from it stays finite
 
 
 @dataclass(frozen=True)
 class PRILoRAConfig:
-    r"""The settings of PRILoRA. Plain LoRA is ``PRILoRAConfig(first_rank=8, last_rank=8, ratio=0)``.
+    r"""The settings of PRILoRA. Plain LoRA is ``PRILoRAConfig.lora(8)``.
 
     Args:
         first_rank: r_s, rank of the first layer. 4: our reading of the paper.
         last_rank: r_f, rank of the last layer. 12: our reading; 4 to 12 over 12 layers is the budget of LoRA r=8.
+        ranks: ``linear`` from the first rank to the last, or another of :data:`~.ranks.SCHEDULES`; or, in place of both
+            ends, the ranks themselves, one for each layer, or a function from a layer's depth in [0, 1] to its rank.
         alpha: numerator of the scaling s. 16: AdaLoRA's scripts for half of the GLUE tasks.
         scaling: how s depends on a layer's rank, ``layer`` (LoRA's own rule), ``sqrt`` or ``mean``, see
             :meth:`scalings`; or s itself, one number for each layer.
@@ -34,7 +38,8 @@ class PRILoRAConfig:
         ratio: share of each A that is pruned, in [0, 1). 0.5: our reading. 0: no pruning.
         interval: N, optimizer steps from one prune to the next. 40: our reading.
         decay: :math:`\beta` of the moving average of the input's mean square. 0.9: our choice.
-        importance: ``magnitude_input`` (our reading), ``magnitude`` or ``random``.
+        importance: ``magnitude_input`` (our reading), ``magnitude``, ``random``, or another of
+            :data:`~.importance.IMPORTANCE_RULES`; or a function of one's own, see there.
         scope: compare importance within a ``row`` of A (our choice, as in Wanda) or in the whole ``matrix``.
         regrow: whether pruned entries go on training and may return. True: our choice.
         seed: of the noise of ``random`` importance. None: the seed of the run.
@@ -45,6 +50,7 @@ class PRILoRAConfig:
 
     first_rank: int = 4
     last_rank: int = 12
+    ranks: str | tuple[int, ...] | Callable[[float], float] = "linear"
     alpha: float = 16.0
     scaling: str | tuple[float, ...] = "layer"
     dropout: float = 0.0
@@ -53,16 +59,29 @@ class PRILoRAConfig:
     ratio: float = 0.5
     interval: int = 40
     decay: float = 0.9
-    importance: str = "magnitude_input"
+    importance: str | Callable[..., Tensor] = "magnitude_input"
     scope: str = "row"
     regrow: bool = True
     seed: int | None = None
 
     def __post_init__(self) -> None:
+        self._check_ranks()
+        self._check_scaling()
+        self._check_places()
+        self._check_pruning()
+
+    def _check_ranks(self) -> None:
         for name in ("first_rank", "last_rank"):
-            rank = getattr(self, name)
-            if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
-                raise ValueError(f"{name} must be an integer of at least 1, got {rank!r}")
+            if not is_integer(getattr(self, name), 1):
+                raise ValueError(f"{name} must be an integer of at least 1, got {getattr(self, name)!r}")
+        if isinstance(self.ranks, (tuple, list)):
+            if not self.ranks or not all(is_integer(rank, 1) for rank in self.ranks):
+                raise ValueError(f"ranks must be one integer of at least 1 for each layer, got {self.ranks!r}")
+            object.__setattr__(self, "ranks", tuple(self.ranks))
+        elif not callable(self.ranks) and self.ranks not in SCHEDULES:
+            raise unknown("schedule of ranks", self.ranks, SCHEDULES)
+
+    def _check_scaling(self) -> None:
         if not (is_number(self.alpha) and self.alpha > 0):
             raise ValueError(f"alpha must be a finite number above 0, got {self.alpha!r}")
         if isinstance(self.scaling, (tuple, list)):
@@ -71,11 +90,10 @@ class PRILoRAConfig:
             object.__setattr__(self, "scaling", tuple(float(s) for s in self.scaling))
         elif self.scaling not in SCALINGS:
             raise unknown("scaling", self.scaling, SCALINGS)
-        for name in ("dropout", "ratio", "decay"):
-            if not is_number(getattr(self, name)):
-                raise ValueError(f"{name} must be a number in [0, 1), got {getattr(self, name)!r}")
-        if not 0 <= self.dropout < 1:
+        if not (is_number(self.dropout) and 0 <= self.dropout < 1):
             raise ValueError(f"dropout must lie in [0, 1), got {self.dropout!r}")
+
+    def _check_places(self) -> None:
         if isinstance(self.targets, str):
             raise ValueError(f"targets must be several names, like ({self.targets!r},), got the one {self.targets!r}")
         if self.targets is not None:
@@ -87,23 +105,57 @@ class PRILoRAConfig:
                 )
         if self.layers is not None:
             layers = self.layers if isinstance(self.layers, (tuple, list, range)) else (self.layers,)
-            if not 0 < len(layers) <= MOST_LAYERS or not all(
-                isinstance(i, int) and not isinstance(i, bool) and i >= 0 for i in layers
-            ):
+            if not 0 < len(layers) <= MOST_LAYERS or not all(is_integer(layer) for layer in layers):
                 raise ValueError(f"layers must be numbers of layers from 0 up, or None for all; got {self.layers!r}")
             object.__setattr__(self, "layers", tuple(sorted(set(layers))))
+
+    def _check_pruning(self) -> None:
+        check_ratio(self.ratio)
+        if not is_integer(self.interval, 1):
+            raise ValueError(
+                f"the pruning interval must be an integer of at least 1 optimizer step, got {self.interval!r}"
+            )
+        if not (is_number(self.decay) and 0 <= self.decay < 1):
+            raise ValueError(f"the decay of the input norms must lie in [0, 1), got {self.decay!r}")
+        importance_rule(self.importance)
+        if self.scope not in PRUNING_SCOPES:
+            raise unknown("pruning scope", self.scope, PRUNING_SCOPES)
         if not isinstance(self.regrow, bool):
             raise ValueError(f"regrow must be True or False, got {self.regrow!r}")
-        is_seed = isinstance(self.seed, int) and not isinstance(self.seed, bool) and 0 <= self.seed < 2**32
-        if self.seed is not None and not is_seed:
+        if self.seed is not None and not is_seed(self.seed):
             raise ValueError(
                 f"seed must be an integer of at least 0 and below 2**32, or None for the run's, got {self.seed!r}"
             )
-        check_pruning(self.ratio, self.interval, self.decay, self.importance, self.scope)
 
-    def ranks(self, num_layers: int) -> list[int]:
-        """The rank of each of ``num_layers`` layers, see :func:`~prilora_lite.ranks.linear_ranks`."""
-        return linear_ranks(num_layers, self.first_rank, self.last_rank)
+    @classmethod
+    def lora(cls, rank: int, **settings: Any) -> PRILoRAConfig:
+        """Plain LoRA: the same rank in all layers, nothing pruned.
+
+        Args:
+            rank: r.
+            settings: any other field, such as ``alpha``, ``targets`` or ``ratio``.
+
+        >>> PRILoRAConfig.lora(8).layer_ranks(4)
+        [8, 8, 8, 8]
+        """
+        return cls(**{"first_rank": rank, "last_rank": rank, "ratio": 0.0} | settings)
+
+    def layer_ranks(self, num_layers: int) -> list[int]:
+        """The rank of each of ``num_layers`` layers, see :func:`~prilora_lite.ranks.linear_ranks`.
+
+        Raises:
+            ValueError: the configuration lists ranks for another number of layers, or a rank is below 1.
+
+        >>> PRILoRAConfig(ranks=lambda depth: 2 + 6 * depth**2).layer_ranks(4)
+        [2, 3, 5, 8]
+        """
+        if isinstance(self.ranks, tuple):
+            if len(self.ranks) != num_layers:
+                raise ValueError(f"ranks lists {len(self.ranks)} ranks, but there are {num_layers} layers")
+            return list(self.ranks)
+        if callable(self.ranks):
+            return ranks_by_depth(num_layers, self.ranks)
+        return SCHEDULES[self.ranks](num_layers, self.first_rank, self.last_rank)
 
     def scalings(self, ranks: list[int]) -> list[float]:
         r"""The scaling s of each layer, by the rule that ``scaling`` names.
@@ -149,37 +201,52 @@ class PRILoRAConfig:
         return [self.alpha / rank for rank in ranks]
 
     def pruning(self, run_seed: int = 0) -> dict[str, Any]:
-        """The arguments of :class:`~prilora_lite.pruner.Pruner`.
+        """The settings of :class:`~prilora_lite.pruner.Pruner`, by their names.
 
         Args:
             run_seed: of the run, for the noise of ``random`` importance, unless the configuration has a seed.
         """
-        return {
-            "ratio": self.ratio, "interval": self.interval, "decay": self.decay, "rule": self.importance,
-            "scope": self.scope, "regrow": self.regrow, "seed": run_seed if self.seed is None else self.seed,
-        }  # fmt: skip
+        names = ("ratio", "interval", "decay", "importance", "scope", "regrow")
+        return {name: getattr(self, name) for name in names} | {"seed": run_seed if self.seed is None else self.seed}
 
     def canonical(self) -> PRILoRAConfig:
         """The same training with every setting that has no effect at its default.
 
-        Two configurations train alike if this is equal: flat ranks have one scaling by all three rules, without
-        pruning its settings do nothing, and only random importance has noise.
+        Two configurations train alike if this is equal: listed ranks have no ends, flat ranks have one scaling by all
+        three rules, without pruning its settings do nothing, and only random importance has noise.
         """
         idle = set()
-        if self.first_rank == self.last_rank and isinstance(self.scaling, str):
+        if not isinstance(self.ranks, str):
+            idle |= {"first_rank", "last_rank"}
+        flat = len(set(self.ranks)) == 1 if isinstance(self.ranks, tuple) else self.first_rank == self.last_rank
+        if flat and not callable(self.ranks) and isinstance(self.scaling, str):
             idle.add("scaling")
         if not self.ratio:
             idle |= {"interval", "decay", "importance", "scope", "regrow", "seed"}
-        if self.importance != "random":
+        if not needs(self.importance, "generator"):
             idle.add("seed")
-        if self.importance != "magnitude_input":
+        if not needs(self.importance, "mean_square"):
             idle.add("decay")
         default = PRILoRAConfig()
         return dataclasses.replace(self, **{name: getattr(default, name) for name in idle})
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields, ready for JSON."""
-        fields = dataclasses.asdict(self)
+        """All fields, ready for JSON.
+
+        Raises:
+            ValueError: ranks or importance are a function, which no file can hold; the way out is said.
+        """
+        if callable(self.ranks):
+            raise ValueError(
+                "ranks is a function, which can't be written to a file: give the ranks themselves, "
+                "ranks=config.layer_ranks(number of layers), or put it into ranks.SCHEDULES under a name"
+            )
+        if callable(self.importance):
+            raise ValueError(
+                "importance is a function, which can't be written to a file: put it into importance.IMPORTANCE_RULES "
+                "under a name, and give that name"
+            )
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
 
     @classmethod
@@ -196,27 +263,3 @@ class PRILoRAConfig:
             if name not in names:
                 raise unknown("setting", name, names)
         return cls(**fields)
-
-
-def is_number(value: object) -> bool:
-    """Whether a value is a finite number, and no larger than :data:`LARGEST`."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= LARGEST  # False of NaN
-
-
-def check_ratio(ratio: float) -> None:
-    """Raise ValueError if a share to prune lies outside [0, 1)."""
-    if not 0 <= ratio < 1:
-        raise ValueError(f"the pruning ratio must lie in [0, 1), for example 0.5 for half of A, got {ratio!r}")
-
-
-def check_pruning(ratio: float, interval: int, decay: float, rule: str, scope: str) -> None:
-    """Raise ValueError with the way out if a pruning setting is out of range."""
-    check_ratio(ratio)
-    if isinstance(interval, bool) or not isinstance(interval, int) or interval < 1:
-        raise ValueError(f"the pruning interval must be an integer of at least 1 optimizer step, got {interval!r}")
-    if not 0 <= decay < 1:
-        raise ValueError(f"the decay of the input norms must lie in [0, 1), got {decay!r}")
-    if rule not in IMPORTANCE_RULES:
-        raise ValueError(f"the importance rule must be one of {', '.join(IMPORTANCE_RULES)}, got {rule!r}")
-    if scope not in PRUNING_SCOPES:
-        raise ValueError(f"the pruning scope must be one of {', '.join(PRUNING_SCOPES)}, got {scope!r}")

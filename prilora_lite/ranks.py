@@ -1,25 +1,28 @@
-"""Which rank each layer gets: a straight line from the first layer to the last, rounded."""
+"""Which rank each layer gets: a straight line from the first layer to the last, rounded; or another schedule."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from numbers import Integral
+
+from prilora_lite.shared.checks import is_number
 
 MOST_LAYERS = 10_000  # more than any model has; a larger number is a mistake, and its schedule would take for ever
 
 
-def linear_ranks(num_layers: int, first: float, last: float) -> list[int]:
+def linear_ranks(num_layers: int, first_rank: float, last_rank: float) -> list[int]:
     r"""Ranks on a straight line from the first layer to the last, each rounded to the nearest integer.
 
     .. math:: r_l = \mathrm{round}\Big(r_s + (r_f - r_s)\,\frac{l}{L-1}\Big), \qquad l = 0, \dots, L-1
 
-    Exact rational arithmetic, half to even; one layer alone gets :math:`r_f`.
+    Halves are rounded to the even neighbour; one layer alone gets :math:`r_f`.
 
     Args:
         num_layers: L, the number of layers, at least 1.
-        first: r_s, the rank aimed at in the first layer.
-        last: r_f, the rank aimed at in the last layer. Below ``first`` the slope falls, equal to it it is flat.
+        first_rank: r_s, the rank aimed at in the first layer.
+        last_rank: r_f, the rank aimed at in the last layer. Below ``first_rank`` the slope falls, equal to it it is
+            flat.
 
     Returns:
         L ranks, first layer first.
@@ -32,7 +35,39 @@ def linear_ranks(num_layers: int, first: float, last: float) -> list[int]:
     >>> linear_ranks(12, 4, 12)
     [4, 5, 5, 6, 7, 8, 8, 9, 10, 11, 11, 12]
     """
-    return _at_least_one([round(r) for r in _line(num_layers, _exact(first, "first"), _exact(last, "last"))])
+    _check_layers(num_layers)
+    _check_ends(first_rank, last_rank)
+    if num_layers == 1:
+        return _rounded([last_rank])
+    return _rounded([first_rank + (last_rank - first_rank) * l / (num_layers - 1) for l in range(num_layers)])
+
+
+# The schedules that a configuration can name: from (num_layers, first_rank, last_rank) to a rank for each layer.
+SCHEDULES: dict[str, Callable[[int, float, float], list[int]]] = {"linear": linear_ranks}
+
+
+def ranks_by_depth(num_layers: int, function: Callable[[float], float]) -> list[int]:
+    r"""Ranks that a function of the depth gives, each rounded to the nearest integer.
+
+    .. math:: r_l = \mathrm{round}\, f\Big(\frac{l}{L-1}\Big), \qquad l = 0, \dots, L-1
+
+    Args:
+        num_layers: L, the number of layers, at least 1.
+        function: f, from a depth in [0, 1] to a rank. One layer alone has depth 1.
+
+    Returns:
+        L ranks, first layer first.
+
+    Raises:
+        ValueError: L below 1, or a value that is no finite number or rounds to less than 1.
+
+    Source: our choice.
+
+    >>> ranks_by_depth(5, lambda depth: 2 + 14 * depth**2)
+    [2, 3, 6, 10, 16]
+    """
+    _check_layers(num_layers)
+    return _rounded([function(l / (num_layers - 1) if num_layers > 1 else 1.0) for l in range(num_layers)])
 
 
 def budget_ranks(num_layers: int, mean: float, slope: float) -> list[int]:
@@ -46,7 +81,7 @@ def budget_ranks(num_layers: int, mean: float, slope: float) -> list[int]:
     Args:
         num_layers: L, the number of layers, at least 1.
         mean: m, the mean rank; L times m must be an integer.
-        slope: d = r_f - r_s, the rank of the last layer less that of the first; negative falls, 0 is flat.
+        slope: d = r_f - r_s, the rank of the last layer minus that of the first; negative falls, 0 is flat.
 
     Returns:
         L ranks, first layer first.
@@ -61,9 +96,9 @@ def budget_ranks(num_layers: int, mean: float, slope: float) -> list[int]:
     >>> budget_ranks(4, mean=8, slope=-9)
     [13, 10, 6, 3]
     """
+    _check_layers(num_layers)
     m, d = _exact(mean, "mean"), _exact(slope, "slope")
-    line = _line(num_layers, m - d / 2, m + d / 2)
-    line = line if len(line) > 1 else [m]
+    line = [m - d / 2 + d * Fraction(l, num_layers - 1) for l in range(num_layers)] if num_layers > 1 else [m]
     budget = m * num_layers
     if budget.denominator != 1:
         raise ValueError(
@@ -103,12 +138,15 @@ def adapter_parameters(ranks: Sequence[int], shapes: Sequence[tuple[int, int]]) 
     return sum(ranks) * sum(m + n for m, n in shapes)
 
 
-def _line(num_layers: int, first: Fraction, last: Fraction) -> list[Fraction]:
+def _check_layers(num_layers: int) -> None:
     if not isinstance(num_layers, Integral) or not 1 <= num_layers <= MOST_LAYERS:
         raise ValueError(f"num_layers must be an integer from 1 to {MOST_LAYERS}, got {num_layers!r}")
-    if num_layers == 1:
-        return [last]
-    return [first + (last - first) * Fraction(l, int(num_layers) - 1) for l in range(num_layers)]
+
+
+def _check_ends(first_rank: float, last_rank: float) -> None:
+    for name, value in (("first_rank", first_rank), ("last_rank", last_rank)):
+        if not is_number(value):
+            raise ValueError(f"{name} must be a finite number, got {value!r}")
 
 
 def _exact(value: float, name: str) -> Fraction:
@@ -117,6 +155,13 @@ def _exact(value: float, name: str) -> Fraction:
         return Fraction(str(value))
     except ValueError:
         raise ValueError(f"{name} must be a finite number, got {value!r}") from None
+
+
+def _rounded(values: list[float]) -> list[int]:
+    for layer, value in enumerate(values):
+        if not is_number(value):
+            raise ValueError(f"the rank of layer {layer} must be a finite number, got {value!r}")
+    return _at_least_one([round(value) for value in values])
 
 
 def _at_least_one(ranks: list[int]) -> list[int]:

@@ -198,7 +198,7 @@ def test_a_configuration(fields, layers):
     config = survives(PRILoRAConfig, **fields)
     if config is not None:
         assert PRILoRAConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
-        ranks = config.ranks(layers)
+        ranks = config.layer_ranks(layers)
         assert all(math.isfinite(s) and s > 0 for s in config.scalings(ranks))
 
 
@@ -238,7 +238,7 @@ def test_report_and_merge(model):
 
 
 PRUNING = {
-    "ratio": either(0.5), "interval": either(2), "decay": either(0.9), "rule": either("magnitude", "random"),
+    "ratio": either(0.5), "interval": either(2), "decay": either(0.9), "importance": either("magnitude", "random"),
     "scope": either("row"), "regrow": either(True), "seed": either(0),
 }  # fmt: skip
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from prilora_lite.adapt import split_name
+from prilora_lite.models.stacks import split_name
 
 
 def allocations(records: Iterable[dict[str, Any]]) -> pd.DataFrame:

@@ -9,12 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
-from prilora_lite.adapt import find_stacks, head_modules, head_parameters
 from prilora_lite.lora import linear_shape
+from prilora_lite.models.heads import head_modules, head_parameters
+from prilora_lite.models.stacks import find_stacks, split_name
 from prilora_lite.ranks import adapter_parameters
 
 BASELINES = ("bitfit", "houlsby", "pfeiffer", "adalora")
-RANK = 8  # of the LoRA whose budget the others are given
+BUDGET = 8  # of the LoRA whose budget the others are given
 DENSE = ("attention.output.dense", "output.dense")  # the last linear layers of a BERT layer's two blocks
 ADALORA_STEPS = 7  # with fewer, one of AdaLoRA's three phases would have no step
 
@@ -51,9 +52,9 @@ def make_trainable(model: nn.Module, name: str, *, steps: int, alpha: float) -> 
     """
     stacks, _ = find_stacks(model)
     layers = [modules for numbered in stacks.values() for modules in numbered.values()]
-    heads = {id(parameter) for parameter in head_parameters(model)}
-    for parameter in model.parameters():
-        parameter.requires_grad_(id(parameter) in heads)
+    heads = head_parameters(model)
+    for parameter_name, parameter in model.named_parameters():
+        parameter.requires_grad_(parameter_name in heads)
     if name == "bitfit":
         for parameter in _biases(model, heads):
             parameter.requires_grad_(True)
@@ -66,11 +67,11 @@ def make_trainable(model: nn.Module, name: str, *, steps: int, alpha: float) -> 
 
 def count(model: nn.Module) -> Counts:
     """Parameters that a baseline trains beside pooler and head, counted now."""
-    heads = {id(parameter) for parameter in head_parameters(model)}
+    heads = head_parameters(model)
     trained = {
         parameter_name: parameter
         for parameter_name, parameter in model.named_parameters()
-        if parameter.requires_grad and id(parameter) not in heads and "modules_to_save" not in parameter_name
+        if parameter.requires_grad and parameter_name not in heads and "modules_to_save" not in parameter_name
     }
     total = sum(parameter.numel() for parameter in trained.values())
     if not any("lora_E" in parameter_name for parameter_name in trained):
@@ -138,8 +139,8 @@ class AdaLoRACallback(TrainerCallback):
             raise RuntimeError(f"AdaLoRA was planned for {planned} steps, but the run will make {state.max_steps}")
 
 
-def _biases(model: nn.Module, heads: set[int]) -> list[nn.Parameter]:
-    found = [p for name, p in model.named_parameters() if name.endswith("bias") and id(p) not in heads]
+def _biases(model: nn.Module, heads: dict[str, nn.Parameter]) -> list[nn.Parameter]:
+    found = [p for name, p in model.named_parameters() if name.endswith("bias") and name not in heads]
     if not found:
         raise ValueError(f"{type(model).__name__} has no biases for BitFit to train")
     return found
@@ -147,21 +148,20 @@ def _biases(model: nn.Module, heads: set[int]) -> list[nn.Parameter]:
 
 def _add_bottlenecks(model: nn.Module, layers: list[dict[str, nn.Module]], name: str) -> None:
     """Houlsby's two in each layer, or Pfeiffer's one."""
-    names = {module: place for place, module in model.named_modules()}
-    ends = {place.removesuffix(".LayerNorm") for place in names.values() if place.endswith(".output.LayerNorm")}
-    for modules in layers:
-        dense = {inside: names[module] for inside, module in modules.items() if inside.endswith("output.dense")}
+    ends = {name.removesuffix(".LayerNorm") for name, _ in model.named_modules() if name.endswith(".output.LayerNorm")}
+    dense_of = [{split_name(name)[2]: name for name in modules if name.endswith("output.dense")} for modules in layers]
+    for dense in dense_of:
         if set(dense) != set(DENSE) or not ends.issuperset(place.removesuffix(".dense") for place in dense.values()):
             raise ValueError(
                 f"{type(model).__name__} has no attention.output.dense and output.dense, with a LayerNorm behind it, "
                 "in each layer, which is where a bottleneck is put; bottlenecks are for encoders built like BERT"
             )
-    size, _ = linear_shape(layers[0]["output.dense"])
-    budget = adapter_parameters([RANK], [linear_shape(m) for m in layers[0].values()])
+    size, _ = linear_shape(model.get_submodule(dense_of[0]["output.dense"]))
+    budget = adapter_parameters([BUDGET], [linear_shape(m) for m in layers[0].values()])
     count = 2 if name == "houlsby" else 1
     width = max(1, round((budget / count - size) / (2 * size + 1)))  # 2 d w + w + d parameters each
-    for modules in layers:
-        attention, feed_forward = (names[modules[inside]] for inside in DENSE)
+    for dense in dense_of:
+        attention, feed_forward = (dense[inside] for inside in DENSE)
         # BERT's `output`: dense, dropout, and the LayerNorm of their sum with the residual
         places = (attention, feed_forward) if name == "houlsby" else (feed_forward.removesuffix(".dense"),)
         for place in places:
@@ -181,18 +181,17 @@ def _adalora(
             f"AdaLoRA's schedule needs {ADALORA_STEPS} optimizer steps at least, and the run has {steps}: "
             "give it more epochs or rows, or a smaller batch"
         )
-    names = {module: name for name, module in model.named_modules()}
     config = AdaLoraConfig(
-        init_r=RANK * 3 // 2,
-        target_r=RANK,
+        init_r=BUDGET * 3 // 2,
+        target_r=BUDGET,
         lora_alpha=alpha,
         lora_dropout=0.0,
         total_step=steps,
         tinit=int(0.15 * steps),  # the shares that AdaLoRA's script for RTE has
         tfinal=int(0.45 * steps),
         deltaT=max(1, steps // 100),
-        target_modules=[names[module] for modules in layers for module in modules.values()],
-        modules_to_save=head_modules(model),
+        target_modules=[name for modules in layers for name in modules],
+        modules_to_save=list(head_modules(model)),
     )
     wrapped = get_peft_model(model, config)
     return wrapped, [AdaLoRACallback(wrapped)]

@@ -22,9 +22,9 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from prilora_lite.adapt import head_parameters
-from prilora_lite.config import is_number
 from prilora_lite.experiments.tasks import Task, get_task
+from prilora_lite.models.heads import head_parameters
+from prilora_lite.shared.checks import is_number
 
 
 @dataclass(frozen=True)
@@ -216,8 +216,8 @@ def load_encoder(
         transformers_logging.set_verbosity(verbosity)
         if bars:
             transformers_logging.enable_progress_bar()
-    head = {id(parameter) for parameter in head_parameters(model)}
-    lacking = [n for n, p in model.named_parameters() if n in loaded["missing_keys"] and id(p) not in head]
+    head = head_parameters(model)
+    lacking = [name for name, _ in model.named_parameters() if name in loaded["missing_keys"] and name not in head]
     if lacking:
         raise ValueError(
             f"{name} has no weights for {lacking[0]} and {len(lacking) - 1} more: is it the checkpoint of an adapted "
@@ -227,6 +227,8 @@ def load_encoder(
         tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
         model.config.pad_token_id = tokenizer.pad_token_id
     model.prilora_encoder = name  # whose settings `evaluate` goes by
+    if name in PRESETS:
+        model.prilora_base = PRESETS[name].hub_name, PRESETS[name].revision  # whatever folder it was read from
     return model.eval(), tokenizer
 
 

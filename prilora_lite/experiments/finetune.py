@@ -41,14 +41,16 @@ from transformers import (
 from transformers.trainer_callback import ExportableState
 from transformers.utils import logging as transformers_logging
 
-from prilora_lite.adapt import Report, adapt, head_parameters, plan, report
+from prilora_lite.adapt import adapt, plan
 from prilora_lite.checkpoint import save_adapter
 from prilora_lite.config import PRILoRAConfig
 from prilora_lite.experiments import baselines
 from prilora_lite.experiments.encoders import PRESETS, Preset, Settings, load_encoder, settings_for, sha256_of
 from prilora_lite.experiments.tasks import Task, check_rows, compute_metrics, get_task, load_rows
-from prilora_lite.models.structure import INSTEAD, lora_layers
+from prilora_lite.models.heads import head_parameters
+from prilora_lite.models.layers import INSTEAD, configuration_of, lora_layers
 from prilora_lite.pruner import Pruner
+from prilora_lite.report import Report, report
 from prilora_lite.shared.errors import expect
 from prilora_lite.shared.files import not_written, write_whole
 
@@ -108,7 +110,7 @@ class PRILoRACallback(SealCheckpoints, ExportableState):
 
     or, with PEFT::
 
-        model = get_peft_model(model, LoraConfig(..., **rank_pattern_for(model, first=4, last=12)))
+        model = get_peft_model(model, LoraConfig(..., **rank_pattern_for(model, first_rank=4, last_rank=12)))
         trainer = Trainer(model, args, ..., callbacks=[PRILoRACallback()])
 
     It prunes every N optimizer steps and in the last one, before Trainer's last evaluation and save. With
@@ -146,13 +148,7 @@ class PRILoRACallback(SealCheckpoints, ExportableState):
                 "the model is not adapted: call adapt(model, config), or PEFT's get_peft_model with a LoraConfig, "
                 "before making the Trainer"
             )
-        # of the whole model, or of each stack that was adapted by itself
-        adapted_with = {m.prilora_config for m in model.modules() if "prilora_config" in vars(m)}
-        if len(adapted_with) > 1:
-            raise RuntimeError(
-                f"stacks of the model were adapted with {len(adapted_with)} configurations; one callback prunes by one"
-            )
-        config = next(iter(adapted_with), self.config or PRILoRAConfig())
+        config = configuration_of(model) or self.config or PRILoRAConfig()
         if self.config not in (None, config):
             raise RuntimeError(
                 f"PRILoRACallback was given {self.config}, but the model was adapted with {config}; leave the first "
@@ -691,7 +687,7 @@ def _make_trainable(
     if method in baselines.BASELINES:
         return baselines.make_trainable(model, method, steps=steps, alpha=alpha)
     model.requires_grad_(method == "full")
-    for parameter in head_parameters(model):
+    for parameter in head_parameters(model).values():
         parameter.requires_grad_(True)
     return model, []
 

@@ -19,11 +19,12 @@ import numpy as np
 import pandas as pd
 from datasets import Dataset
 
-from prilora_lite.config import PRILoRAConfig, is_number
+from prilora_lite.config import PRILoRAConfig
 from prilora_lite.experiments.comparison import Decision, decide
 from prilora_lite.experiments.encoders import Settings
 from prilora_lite.experiments.study import METHODS, Method, Run, ablate, grid, read_runs, run_key, same_run, settle
 from prilora_lite.experiments.tasks import get_task, load_rows
+from prilora_lite.shared.checks import is_number
 from prilora_lite.shared.errors import unknown
 from prilora_lite.shared.files import write_whole
 from prilora_lite.teaching import plots

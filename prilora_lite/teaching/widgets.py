@@ -16,9 +16,8 @@ from IPython.display import display
 from matplotlib.figure import Figure
 from transformers import TrainerCallback
 
-from prilora_lite.config import IMPORTANCE_RULES, check_pruning
 from prilora_lite.experiments.finetune import Result, finetune
-from prilora_lite.pruner import InputNorms, importance, keep_mask
+from prilora_lite.importance import IMPORTANCE_RULES, InputNorms, check_ratio, importance, keep_mask
 from prilora_lite.ranks import adapter_parameters, budget_ranks
 from prilora_lite.teaching import plots, recordings
 
@@ -134,7 +133,7 @@ def explore_importance(lora_A: torch.Tensor, inputs: list[torch.Tensor], ratio: 
     Raises:
         ValueError: a ratio out of range; weights or inputs that are missing, not finite, or do not fit together.
     """
-    check_pruning(ratio, 1, _DECAYS[0], IMPORTANCE_RULES[0], "row")
+    check_ratio(ratio)
     _check_matrix("lora_A", lora_A)
     if not inputs:
         raise ValueError("inputs: expected what the layer read, one (tokens, n) tensor for each step, got none")
@@ -164,7 +163,7 @@ def explore_importance(lora_A: torch.Tensor, inputs: list[torch.Tensor], ratio: 
 
     controls = {
         "decay": ipywidgets.SelectionSlider(options=_DECAYS, value=0.9, description="decay β", **_SLIDER),
-        "rule": ipywidgets.Dropdown(options=IMPORTANCE_RULES, description="importance rule", **_STYLE),
+        "rule": ipywidgets.Dropdown(options=list(IMPORTANCE_RULES), description="importance rule", **_STYLE),
     }
     return Explorer(draw, controls, "Input norms, weights of A, their importance, and who survives")
 

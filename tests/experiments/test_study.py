@@ -80,7 +80,7 @@ def test_the_low_rank_methods_have_equal_budgets():
     methods = [method for name, method in study.METHODS.items() if name not in study.CONTRASTS]
     configs = {method.name: method.trains for method in methods if not isinstance(method.trains, str)}
     assert set(configs) == {"lora", "ranks", "pruning", "prilora"}
-    assert {sum(config.ranks(12)) for config in configs.values()} == {96}
+    assert {sum(config.layer_ranks(12)) for config in configs.values()} == {96}
     assert {config.scaling for config in configs.values()} == {"layer"}
     assert {name for name, config in configs.items() if config.ratio} == {"pruning", "prilora"}
 
@@ -96,7 +96,7 @@ def test_every_schedule_meets_every_pruning_once():
 
 def test_slopes_about_a_mean_rank_cost_the_same():
     for layers in range(2, 30):
-        sums = {sum(m.trains.ranks(layers)) for m in study.configurations([(8 - d, 8 + d) for d in range(-7, 8)])}
+        sums = {sum(m.trains.layer_ranks(layers)) for m in study.configurations([(8 - d, 8 + d) for d in range(-7, 8)])}
         assert sums == {8 * layers}
 
 

@@ -512,7 +512,7 @@ def test_a_stack_that_was_adapted_by_itself_is_pruned_by_its_own_configuration(t
     a_trainer = trainer(tmp_path, model=model)
     a_trainer.train()
     pruner = callback_of(a_trainer).pruner
-    assert (pruner.ratio, pruner.interval) == (0.25, 3)
+    assert (pruner.settings["ratio"], pruner.settings["interval"]) == (0.25, 3)
 
 
 def test_stacks_that_were_adapted_with_several_configurations_are_refused(tmp_path):

@@ -29,8 +29,9 @@ from prilora_lite import (
     save_adapter,
     save_peft_adapter,
 )
+from prilora_lite.experiments.encoders import PRESETS
 from prilora_lite.experiments.tasks import get_task
-from prilora_lite.models.structure import lora_layers
+from prilora_lite.models.layers import lora_layers
 from tests.experiments.test_training import assert_same_weights, callback_of, dataset
 from tests.method.test_checkpoint import trained
 from tests.small_models import BUILDERS, LAYERS, batch, build, train
@@ -47,7 +48,7 @@ def wrapped(name="bert", dtype=torch.float32, adapter="default", **options):
     options = {
         "target_modules": [f"{m.stack}.{m.layer}.{m.module}" for m in plan.modules],
         "modules_to_save": ["pooler", "classifier"] if name == "bert" else None,
-        **rank_pattern_for(model, first=2, last=5),
+        **rank_pattern_for(model, first_rank=2, last_rank=5),
         **options,
     }
     return peft.get_peft_model(model, peft.LoraConfig(fan_in_fan_out=name == "gpt2", **options), adapter_name=adapter)
@@ -80,7 +81,7 @@ def test_layer_1_is_not_taken_for_layer_11_nor_one_output_dense_for_another():
     from transformers import BertConfig, BertModel
 
     config = BertConfig(hidden_size=24, num_hidden_layers=12, num_attention_heads=2, intermediate_size=40)
-    patterns = rank_pattern_for(BertModel(config), first=1, last=12)["rank_pattern"]
+    patterns = rank_pattern_for(BertModel(config), first_rank=1, last_rank=12)["rank_pattern"]
     for layer in range(12):
         for inside in ("attention.output.dense", "output.dense"):
             name = f"encoder.layer.{layer}.{inside}"
@@ -98,17 +99,17 @@ def test_layer_1_is_not_taken_for_layer_11_nor_one_output_dense_for_another():
     ],
 )
 def test_alpha_is_rank_times_the_scaling_that_was_asked_for(options, alphas):
-    patterns = rank_pattern_for(build("bert"), first=2, last=5, **options)
+    patterns = rank_pattern_for(build("bert"), first_rank=2, last_rank=5, **options)
     assert list(patterns["rank_pattern"].values()) == [2, 3, 4, 5]  # their mean: 3.5
     assert list(patterns["alpha_pattern"].values()) == pytest.approx(alphas)
 
 
 def test_ranks_must_fit_the_targets_alone():
     model = build("gpt2")
-    with pytest.raises(ValueError, match=r"layer 3 would get rank 30, but attn.c_attn is"):
-        rank_pattern_for(model, first=2, last=30)
+    with pytest.raises(ValueError, match=r"layer 3 would get rank 30, but transformer.h.3.attn.c_attn is"):
+        rank_pattern_for(model, first_rank=2, last_rank=30)
     model = build("llama")
-    assert rank_pattern_for(model, first=2, last=24, targets=("up_proj",))["rank_pattern"]
+    assert rank_pattern_for(model, first_rank=2, last_rank=24, targets=("up_proj",))["rank_pattern"]
 
 
 # Pruning PEFT's models
@@ -262,7 +263,7 @@ def test_without_a_configuration_a_model_of_pefts_is_pruned_by_the_default(tmp_p
     trainer = peft_trainer(tmp_path, PRILoRACallback())
     trainer.train()
     pruner = callback_of(trainer).pruner
-    assert (pruner.ratio, pruner.interval) == (PRILoRAConfig().ratio, PRILoRAConfig().interval)
+    assert (pruner.settings["ratio"], pruner.settings["interval"]) == (PRILoRAConfig().ratio, PRILoRAConfig().interval)
     assert pruner.history[-1]["after"] == 0.5
 
 
@@ -337,7 +338,9 @@ def test_flat_ranks_are_written_as_plain_lora(tmp_path):
 
 def test_the_card_states_what_the_adapter_is(tmp_path):
     model = trained()
-    folder = save_peft_adapter(model, tmp_path / "a", base_model="owner/base", task="mrpc", metrics={"accuracy": 0.75})
+    folder = save_peft_adapter(
+        model, tmp_path / "a", base_model="owner/base", task="mrpc", dataset="nyu-mll/glue", metrics={"accuracy": 0.75}
+    )
     card = ModelCard.load(folder / "README.md")
     counts = report(model)
     for part in (
@@ -367,7 +370,7 @@ def test_the_card_of_an_adapter_with_ratio_0_says_what_it_can(zeros, said, tmp_p
 
 def test_a_presets_adapter_names_its_base_on_the_hub_and_the_revision(tmp_path):
     model, _ = load_encoder("pocket", get_task("pocket-cola"))
-    model.prilora_encoder = "minilm"
+    model.prilora_base = PRESETS["minilm"].hub_name, PRESETS["minilm"].revision  # as for that preset
     adapt(model, CONFIG)
     folder = save_peft_adapter(model, tmp_path / "adapter")
     options = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
@@ -383,12 +386,12 @@ def test_a_folder_that_holds_something_is_left_alone(tmp_path):
 
 
 def test_a_crash_while_writing_leaves_nothing(tmp_path, monkeypatch):
-    import prilora_lite.integrations.peft_format as peft_format
+    import prilora_lite.integrations.peft_save as peft_save
 
     def crash(*args, **kwargs):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(peft_format, "save", crash)
+    monkeypatch.setattr(peft_save, "save", crash)
     with pytest.raises(OSError, match="no space left"):
         save_peft_adapter(trained(), tmp_path / "adapter")
     assert not list(tmp_path.iterdir())
@@ -451,7 +454,7 @@ def test_an_encoder_decoders_adapter_that_peft_wrote_is_read(tmp_path):
     (t5,) = (a for a in ARCHITECTURES if a.name == "T5")
     base = build_with(t5, TEXT)
     targets = ["q", "k", "v", "o", "wi_0", "wi_1", "wo"]
-    options = peft.LoraConfig(target_modules=targets, **rank_pattern_for(base, first=2, last=5))
+    options = peft.LoraConfig(target_modules=targets, **rank_pattern_for(base, first_rank=2, last_rank=5))
     model = peft.get_peft_model(base, options)
     for layer in lora_layers(model).values():
         nn.init.normal_(layer.lora_B, std=0.02)
@@ -545,7 +548,7 @@ def change(folder, **options):
         ({"lora_alpha": "16", "alpha_pattern": {}}, "an alpha that can't be used"),
         ({"lora_alpha": float("nan"), "alpha_pattern": {}}, "alpha must be a finite number"),
         ({"lora_dropout": 2}, "dropout must lie in"),
-        ({"lora_dropout": 10**400}, "dropout must be a number"),
+        ({"lora_dropout": 10**400}, "dropout must lie in"),
         ({"lora_alpha": 10**400, "alpha_pattern": {}}, "an alpha that can't be used"),
         ({"alpha_pattern": {"([a-z.]+)+!": 3}}, "a pattern that could take hours to match"),
         ({"alpha_pattern": {"(.|.)" * 40 + "!": 3}}, "a pattern that could take hours to match"),
@@ -576,14 +579,23 @@ def test_a_damaged_configuration_is_refused(written, text):
     refused(written, r"adapter_config\.json (is no JSON|must hold one JSON object)")
 
 
-def test_ranks_off_the_line_are_refused_with_the_way_out(tmp_path):
+def test_ranks_on_no_line_are_read_as_a_list(tmp_path):
     wrapped(rank_pattern={r".*layer\.2\..*": 7}, alpha_pattern={}, r=3).save_pretrained(tmp_path)
-    refused(tmp_path, "layer.2.* rank 7 .* load the adapter with PEFT's PeftModel")
+    model = build("bert")
+    assert load_peft_adapter(model, tmp_path).ranks == [3, 3, 7, 3]
+    assert model.prilora_config.ranks == (3, 3, 7, 3)
 
 
-def test_scalings_of_no_schedule_are_refused_with_the_way_out(tmp_path):
+def test_scalings_of_no_rule_are_read_as_a_list(tmp_path):
     wrapped(rank_pattern={}, alpha_pattern={r".*layer\.2\..*": 7}, r=3, lora_alpha=6).save_pretrained(tmp_path)
-    refused(tmp_path, "scaling .* load the adapter with PEFT's PeftModel")
+    model = build("bert")
+    load_peft_adapter(model, tmp_path)
+    assert model.prilora_config.scaling == (2.0, 2.0, 7 / 3, 2.0)
+
+
+def test_ranks_that_differ_within_a_layer_are_refused_with_the_way_out(tmp_path):
+    wrapped(rank_pattern={r".*layer\.2\..*query": 7}, alpha_pattern={}, r=3).save_pretrained(tmp_path)
+    refused(tmp_path, "all modules of a layer have one rank .* the adapter with PEFT's PeftModel")
 
 
 def test_a_pickle_is_not_opened(written):

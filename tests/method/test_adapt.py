@@ -233,7 +233,11 @@ def test_a_target_that_exists_in_some_layers_only_is_an_error():
 
 
 def test_a_rank_above_the_smaller_side_is_an_error():
-    refused(build("bert"), r"layer 3 would get rank 25, but attention.self.query is 24x24", last_rank=25)
+    refused(
+        build("bert"),
+        r"layer 3 would get rank 25, but bert.encoder.layer.3.attention.self.query is 24x24",
+        last_rank=25,
+    )
 
 
 def test_adapting_twice_is_an_error():

@@ -18,6 +18,7 @@ from torch import nn
 
 import prilora_lite.checkpoint as checkpoint
 from prilora_lite import LoRALinear, PRILoRAConfig, adapt, load_adapter, merge_and_unload, save_adapter
+from prilora_lite.models.heads import head_parameters
 from tests.small_models import BUILDERS, batch, build, train
 
 CONFIG = PRILoRAConfig(first_rank=2, last_rank=5, interval=2)
@@ -45,10 +46,16 @@ def saved(tmp_path):
 def rewrite(path, tensors_change=lambda tensors: None, stored_change=json.dumps):
     """Write the file again with other tensors or other JSON, and the checksum of these."""
     with safe_open(path, framework="pt") as file:
-        text = file.metadata()[checkpoint.KEY].partition(checkpoint.SEAL)[0] + "}"
+        stored = json.loads(file.metadata()[checkpoint.KEY])
+    del stored["sha256"]
     tensors = load_file(path)
     tensors_change(tensors)
-    save_file(tensors, path, {checkpoint.KEY: checkpoint._seal(stored_change(json.loads(text)), tensors)})
+    text = stored_change(stored)
+    try:
+        checksum = checkpoint._checksum(json.loads(text), tensors)
+    except RecursionError:
+        checksum = ""
+    save_file(tensors, path, {checkpoint.KEY: f'{text[:-1]}, "sha256": "{checksum}"}}'})
 
 
 @pytest.mark.parametrize("name", BUILDERS)
@@ -56,7 +63,7 @@ def test_a_loaded_adapter_gives_the_same_logits_bit_for_bit(name, tmp_path):
     model = trained(name)
     path = save_adapter(model, tmp_path / "new" / "folder" / "adapter.safetensors")
     fresh = build(name)
-    for parameter in checkpoint.head_parameters(fresh):  # a head drawn anew, as it is in practice
+    for parameter in head_parameters(fresh).values():  # a head drawn anew, as it is in practice
         nn.init.normal_(parameter)
     report = load_adapter(fresh, path)
     assert torch.equal(fresh(**batch()).logits, model(**batch()).logits)

@@ -146,7 +146,7 @@ def test_pefts_lora_on_a_quantized_base_is_pruned():
     from prilora_lite import rank_pattern_for
 
     model = quantized()
-    patterns = rank_pattern_for(model, first=2, last=5, targets=("query",))
+    patterns = rank_pattern_for(model, first_rank=2, last_rank=5, targets=("query",))
     model = peft.get_peft_model(model, peft.LoraConfig(target_modules=["query"], **patterns)).train()
     pruner = Pruner(model, interval=2)
     masks_after_two_steps(model, pruner)

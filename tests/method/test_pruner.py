@@ -1,5 +1,6 @@
 import copy
 import inspect
+import pickle
 import sys
 
 import pytest
@@ -10,7 +11,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 import prilora_lite
-from prilora_lite import InputNorms, LoRALinear, PRILoRAConfig, Pruner, adapt, importance, keep_mask
+from prilora_lite import InputNorms, LoRALinear, PRILoRAConfig, Pruner, adapt, importance, keep_mask, save_adapter
+from prilora_lite.importance import IMPORTANCE_RULES, sum_of_squares
 from tests.small_models import BUILDERS, batch, build, checkpoint_activations
 
 
@@ -59,7 +61,7 @@ def run(model, reference, inputs, backward=True):
 def assert_statistics_equal(pruner, reference, rtol=1e-12):
     assert set(pruner.layers) == set(reference.s)
     for name in pruner.layers:
-        ours = pruner.norms[pruner._source[name]].mean_square
+        ours = pruner.mean_square(name)
         torch.testing.assert_close(ours.double(), reference.s[name], rtol=rtol, atol=0)
 
 
@@ -140,8 +142,7 @@ def test_a_decoder_that_is_given_no_mask_does_not_count_its_padding(name):
     for name in (
         name for name in pruner.layers if "decoder" in name and not name.endswith((".k", "k_proj", "v", "v_proj"))
     ):
-        source = pruner._source[name]
-        torch.testing.assert_close(pruner.norms[source].mean_square, reference.s[name], rtol=1e-12, atol=0)
+        torch.testing.assert_close(pruner.mean_square(name), reference.s[name], rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize("name", ["BERT", "GPT-2"])
@@ -165,7 +166,7 @@ def test_cross_attention_counts_the_encoders_tokens_and_its_query_the_decoders(n
     pruner.step()
     for layer_name, x in kept.items():
         mask = inputs["attention_mask"] if x.shape[1] == 8 else own_mask
-        got = pruner.norms[pruner._source[layer_name]].mean_square
+        got = pruner.mean_square(layer_name)
         torch.testing.assert_close(got, x[mask.bool()].square().mean(0), rtol=1e-12, atol=0)
     reads_encoder = {n for n, x in kept.items() if x.shape[1] == 8 and n.startswith("decoder")}
     assert len(reads_encoder) == 2 * (1 if name == "GPT-2" else 2)  # in both layers c_attn; key and value
@@ -290,8 +291,8 @@ def test_deberta_counts_tokens_not_relative_positions():
         assert len(inputs) == 2  # else this test shows nothing
         tokens = inputs[0].detach().square().mean((0, 1))
         for kind in ("query_proj", "key_proj", "value_proj"):
-            source = pruner._source[name.replace("query_proj", kind)]
-            torch.testing.assert_close(pruner.norms[source].mean_square, tokens, rtol=1e-12, atol=0)
+            got = pruner.mean_square(name.replace("query_proj", kind))
+            torch.testing.assert_close(got, tokens, rtol=1e-12, atol=0)
 
 
 def test_deberta_leaves_padding_out():
@@ -323,8 +324,17 @@ def test_a_value_of_another_width_is_no_source_for_the_query():
     assert pruner.sparsity() == (2 + 3) / 10
 
 
-def test_query_key_and_value_are_read_once():
-    assert len(Pruner(adapted("bert")).norms) == 4 * 4  # four inputs a layer for six matrices
+def test_an_input_that_query_key_and_value_share_is_squared_once(monkeypatch):
+    model, squared = adapted("bert"), []
+
+    def counted(x, rows=None):
+        squared.append(x)
+        return sum_of_squares(x, rows)
+
+    monkeypatch.setattr(prilora_lite.pruner, "sum_of_squares", counted)
+    Pruner(model)
+    model(**batch())
+    assert len(squared) == 4 * 4  # four inputs a layer for six matrices
 
 
 # Importance and masks
@@ -348,9 +358,11 @@ def test_random_importance_is_drawn_from_the_generator():
 
 
 def test_importance_refuses_what_it_can_not_use():
-    with pytest.raises(ValueError, match="needs the input's mean square"):
+    with pytest.raises(ValueError, match="is a function of mean_square, and there is none"):
         importance(A, None)
-    with pytest.raises(ValueError, match="rule must be one of magnitude_input, magnitude, random, got 'norm'"):
+    with pytest.raises(
+        ValueError, match="unknown importance rule 'norm': valid are magnitude_input, magnitude, random"
+    ):
         importance(A, S, "norm")
 
 
@@ -436,7 +448,7 @@ def test_each_row_gets_k_zeros_where_importance_is_least():
     before = {name: layer.lora_A.detach().clone() for name, layer in pruner.layers.items()}
     pruner.prune()
     for name, layer in pruner.layers.items():
-        scores = before[name].abs() * pruner.norms[pruner._source[name]].mean_square.sqrt()
+        scores = before[name].abs() * pruner.mean_square(name).sqrt()
         k = int(0.3 * layer.in_features)
         for row, scored, old in zip(layer.lora_A, scores, before[name], strict=True):
             gone = row == 0
@@ -492,7 +504,7 @@ def test_a_permanent_mask_never_gives_an_entry_back():
 
 def test_a_permanent_mask_stays_under_random_importance():
     model = adapted()
-    pruner = Pruner(model, interval=2, regrow=False, rule="random")
+    pruner = Pruner(model, interval=2, regrow=False, importance="random")
     train(model, pruner, 2)
     gone = {name: layer.lora_A == 0 for name, layer in pruner.layers.items()}
     train(model, pruner, 4)
@@ -509,7 +521,7 @@ def equal(masks, others):
 
 def test_random_scores_are_drawn_once_a_run():
     model = adapted()
-    pruner = Pruner(model, interval=2, rule="random")
+    pruner = Pruner(model, interval=2, importance="random")
     optimizer = train(model, pruner, 2)
     first = zeros(pruner)
     train(model, pruner, 4, optimizer=optimizer)
@@ -522,7 +534,7 @@ def test_random_scores_depend_on_the_seed_and_on_nothing_else():
     for seed, dtype in ((0, torch.float64), (0, torch.float32), (1, torch.float32)):
         model = adapted(dtype=dtype)
         torch.manual_seed(len(masks))  # the state of torch's own generator has no part in it
-        pruner = Pruner(model, interval=1, rule="random", seed=seed)
+        pruner = Pruner(model, interval=1, importance="random", seed=seed)
         train(model, pruner, 1, seed=len(masks))
         masks.append(zeros(pruner))
     assert equal(masks[0], masks[1])
@@ -530,29 +542,29 @@ def test_random_scores_depend_on_the_seed_and_on_nothing_else():
 
 
 def test_a_state_whose_scores_were_drawn_anew_at_each_prune_is_refused():
-    pruner = Pruner(adapted(), rule="random")
+    pruner = Pruner(adapted(), importance="random")
     state = pruner.state_dict()
-    del state["noise"]
-    with pytest.raises(ValueError, match="drawn once a run now: start anew"):
+    del state["settings"]["seed"]
+    with pytest.raises(ValueError, match="other settings: seed=None, now 0"):
         pruner.load_state_dict(state)
 
 
-def test_a_state_from_before_the_noise_was_kept_goes_on_where_there_is_none():
+def test_a_state_of_statistics_that_layers_shared_is_refused():
     model = adapted()
     pruner = Pruner(model, interval=2)
     train(model, pruner, 3)
     state = pruner.state_dict()
-    del state["noise"], state["pruned_at"]
-    state["generator"] = torch.Generator().get_state()
+    state["norms"] = {name: norms for name, norms in state["norms"].items() if not name.endswith(("query", "key"))}
     again = Pruner(model, interval=2)
-    again.load_state_dict(state)
-    assert (again.steps, again.pruned_at, again.history) == (3, 2, pruner.history)
+    with pytest.raises(ValueError, match="query and key had no statistics of their own: start this run anew"):
+        again.load_state_dict(state)
+    assert again.steps == 0
 
 
 @pytest.mark.parametrize("rule", ["magnitude_input", "magnitude", "random"])
 def test_a_permanent_mask_can_hold_from_the_first_step_on(rule):
     model = adapted()
-    pruner = Pruner(model, interval=1, regrow=False, rule=rule)
+    pruner = Pruner(model, interval=1, regrow=False, importance=rule)
     optimizer = train(model, pruner, 1)
     first = zeros(pruner)
     for step in range(4):
@@ -576,7 +588,7 @@ def test_the_history_has_the_share_of_the_squared_norm_that_each_prune_removes()
 def test_the_smaller_half_of_uniform_entries_holds_an_eighth_of_the_squared_norm():
     """The integral of x^2 from 0 to 1/2 over that from 0 to 1."""
     model = adapted("bert", first_rank=12, last_rank=12)
-    pruner = Pruner(model, interval=1, ratio=0.5, rule="magnitude")
+    pruner = Pruner(model, interval=1, ratio=0.5, importance="magnitude")
     model(**batch())
     pruner.step()
     entries = sum(layer.lora_A.numel() for layer in pruner.layers.values())
@@ -586,7 +598,7 @@ def test_the_smaller_half_of_uniform_entries_holds_an_eighth_of_the_squared_norm
 @pytest.mark.parametrize("rule", ["magnitude_input", "magnitude", "random"])
 def test_pruning_twice_in_a_step_changes_nothing_more(rule):
     model = adapted()
-    pruner = Pruner(model, interval=2, rule=rule)
+    pruner = Pruner(model, interval=2, importance=rule)
     train(model, pruner, 2)
     before = [layer.lora_A.detach().clone() for layer in pruner.layers.values()]
     pruner.prune()
@@ -598,18 +610,19 @@ def test_the_rules_prune_differently():
     masks = []
     for rule in ("magnitude_input", "magnitude", "random"):
         model = adapted()
-        pruner = Pruner(model, interval=2, rule=rule)
+        pruner = Pruner(model, interval=2, importance=rule)
         train(model, pruner, 2)
         masks.append(torch.cat([(layer.lora_A == 0).flatten() for layer in pruner.layers.values()]))
     assert not torch.equal(masks[0], masks[1])
     assert not torch.equal(masks[0], masks[2])
 
 
-@pytest.mark.parametrize("options", [{}, {"regrow": False}, {"rule": "random"}, {"rule": "random", "regrow": False}])
-def test_a_resumed_pruner_goes_on_as_if_never_stopped(options, tmp_path):
+@pytest.mark.parametrize("regrow", [True, False])
+@pytest.mark.parametrize("rule", ["magnitude_input", "random"])
+def test_a_resumed_pruner_goes_on_as_if_never_stopped(rule, regrow, tmp_path):
     def fresh():
         model = adapted()
-        pruner = Pruner(model, interval=2, **options)
+        pruner = Pruner(model, interval=2, importance=rule, regrow=regrow)
         return model, pruner, torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
 
     model, pruner, optimizer = fresh()
@@ -626,7 +639,7 @@ def test_a_resumed_pruner_goes_on_as_if_never_stopped(options, tmp_path):
     for (name, expected), got in zip(model.state_dict().items(), resumed.state_dict().values(), strict=True):
         assert torch.equal(expected, got), name
     assert again.history == pruner.history
-    assert len(pruner.history) == (3 if options.get("regrow", True) else 1)  # a permanent mask is chosen once
+    assert len(pruner.history) == (3 if regrow else 1)  # a permanent mask is chosen once
 
 
 def test_the_state_of_another_pruner_is_refused():
@@ -695,14 +708,6 @@ def test_a_pruner_that_never_saw_a_training_pass_says_so():
         pruner.prune()
 
 
-def test_where_positions_are_added_to_query_and_key_each_reads_its_own_input():
-    model = adapted()
-    assert len(Pruner(model).norms) == len(model.bert.encoder.layer) * 4
-    model.config.model_type = "conditional_detr"
-    pruner = Pruner(model)
-    assert list(pruner.norms) == list(pruner.layers)
-
-
 def test_a_model_with_the_tokens_before_the_rows_is_refused():
     config = hf.XLNetConfig(d_model=24, n_layer=2, n_head=2, d_inner=40, vocab_size=99)
     model = hf.XLNetForSequenceClassification(config)
@@ -759,8 +764,8 @@ def test_a_model_without_adapted_layers_is_refused():
         ({"interval": 0}, "at least 1 optimizer step, got 0"),
         ({"interval": 2.5}, r"at least 1 optimizer step, got 2\.5"),
         ({"decay": 1.0}, "decay"),
-        ({"rule": "taylor"}, "magnitude_input, magnitude, random, got 'taylor'"),
-        ({"scope": "column"}, "row, matrix, got 'column'"),
+        ({"importance": "taylor"}, "unknown importance rule 'taylor': valid are magnitude_input, magnitude, random"),
+        ({"scope": "column"}, "unknown pruning scope 'column': valid are row, matrix"),
     ],
 )
 def test_settings_out_of_range_are_refused(options, message):
@@ -805,3 +810,137 @@ def test_every_public_name_of_the_method_has_a_docstring():
         value = getattr(prilora_lite, name)
         if inspect.isclass(value) or inspect.isfunction(value):
             assert inspect.getdoc(value), name
+
+
+# An importance of one's own, and what a model leaves to its pruner
+
+
+def weight_times_gradient(lora_A, gradient):
+    return (lora_A * gradient).abs()
+
+
+def test_an_importance_of_ones_own_is_a_function_of_what_its_parameters_name():
+    model = adapted()
+    pruner = Pruner(model, interval=1, ratio=0.5, importance=weight_times_gradient)
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    model(**batch()).loss.backward()
+    gradients = {name: layer.lora_A.grad.clone() for name, layer in pruner.layers.items()}
+    optimizer.step()
+    stepped = {name: layer.lora_A.detach().clone() for name, layer in pruner.layers.items()}
+    optimizer.zero_grad()  # as Trainer does before its callbacks hear of the step
+    pruner.step()
+    for name, layer in pruner.layers.items():
+        keep = keep_mask((stepped[name] * gradients[name]).abs(), 0.5)
+        assert torch.equal(layer.lora_A, stepped[name] * keep)
+
+
+def test_a_rule_in_the_table_is_known_by_its_name(monkeypatch):
+    monkeypatch.setitem(IMPORTANCE_RULES, "weight_times_gradient", weight_times_gradient)
+    config = PRILoRAConfig(importance="weight_times_gradient")
+    assert PRILoRAConfig.from_dict(config.to_dict()) == config
+    model = adapted(importance="weight_times_gradient")
+    pruner = Pruner(model, interval=1)
+    train(model, pruner, 1)
+    assert pruner.history[0]["after"] >= 0.5
+
+
+def test_an_importance_that_asks_for_what_no_rule_is_given_is_refused():
+    with pytest.raises(ValueError, match=r"function of any of lora_A, mean_square, gradient, generator; .* hessian"):
+        PRILoRAConfig(importance=lambda lora_A, hessian: lora_A)
+
+
+def test_an_importance_of_another_shape_is_refused():
+    model = adapted()
+    pruner = Pruner(model, interval=1, importance=lambda lora_A: lora_A.sum(0))
+    model(**batch())
+    with pytest.raises(ValueError, match=r"one score for each entry of A, \(2, 24\), got \(24,\)"):
+        pruner.step()
+
+
+def test_an_importance_that_no_file_can_hold_is_refused_when_it_is_saved(tmp_path):
+    model = adapted(importance=weight_times_gradient)
+    with pytest.raises(ValueError, match=r"put it into importance\.IMPORTANCE_RULES under a name"):
+        save_adapter(model, tmp_path / "adapter.safetensors")
+    assert not (tmp_path / "adapter.safetensors").exists()
+
+
+def test_a_pruner_takes_its_settings_from_the_model():
+    model = adapted(ratio=0.9, interval=3, importance="magnitude", seed=7)
+    assert Pruner(model).settings == {
+        "ratio": 0.9, "interval": 3, "decay": 0.9, "importance": "magnitude", "scope": "row", "regrow": True, "seed": 7
+    }  # fmt: skip
+    assert Pruner(model, ratio=0.25).settings["ratio"] == 0.25
+
+
+def test_statistics_scores_and_mask_can_be_asked_for_by_layer():
+    model = adapted()
+    pruner, reference, inputs = Pruner(model, interval=1, ratio=0.5), Reference(model), batch()
+    run(model, reference, inputs)
+    before = {name: layer.lora_A.detach().clone() for name, layer in pruner.layers.items()}
+    pruner.step()
+    reference.step()
+    for name, layer in pruner.layers.items():
+        torch.testing.assert_close(pruner.mean_square(name), reference.s[name], rtol=1e-12, atol=0)
+        assert torch.equal(pruner.scores(name), layer.lora_A.abs() * pruner.mean_square(name).sqrt())
+        assert torch.equal(layer.lora_A, before[name] * pruner.mask(name))
+    with pytest.raises(ValueError, match=r"unknown adapted layer .*: did you mean"):
+        pruner.mask(next(iter(pruner.layers))[:-1])
+
+
+# Passes that are not the training's
+
+
+@pytest.mark.parametrize("how", ["deepcopy", "pickle", "torch.save"])
+def test_a_copy_of_a_model_feeds_no_pruner(how, tmp_path):
+    model = adapted()
+    pruner = Pruner(model)
+    if how == "torch.save":
+        torch.save(model, tmp_path / "model.pt")
+        twin = torch.load(tmp_path / "model.pt", weights_only=False)
+    else:
+        twin = copy.deepcopy(model) if how == "deepcopy" else pickle.loads(pickle.dumps(model))
+    twin.train()(**batch()).loss.backward()
+    assert all(norms.tokens == 0 for norms in pruner.norms.values())
+    model(**batch()).loss.backward()
+    assert all(norms.tokens > 0 for norms in pruner.norms.values())
+
+
+def test_a_pass_without_a_gradient_does_not_count():
+    model = adapted()
+    pruner = Pruner(model)
+    with torch.no_grad():
+        model(**batch())
+    assert all(norms.tokens == 0 for norms in pruner.norms.values())
+
+
+def test_generation_during_training_does_not_count():
+    small = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 40}
+    llama = hf.LlamaConfig(**small, vocab_size=99, pad_token_id=0, bos_token_id=1, eos_token_id=2)
+    model = prepared(hf.LlamaForCausalLM(llama))
+    pruner = Pruner(model)
+    ids = torch.randint(5, 99, (2, 8))
+    mask = torch.ones_like(ids)
+    mask[0, :3] = 0  # padded on the left
+    model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=3, do_sample=False)
+    assert all(norms.tokens == 0 for norms in pruner.norms.values())
+    model(input_ids=ids, attention_mask=mask, labels=ids).loss.backward()
+    assert {float(norms.tokens) for norms in pruner.norms.values()} == {13.0}
+
+
+def test_a_mask_for_each_kind_of_layer_is_refused_with_the_way_out():
+    model = adapted()
+    Pruner(model)
+    with pytest.raises(ValueError, match="got a dict: give the plain mask"):
+        model(**batch() | {"attention_mask": {"full_attention": None}})
+
+
+def test_tokens_that_the_mask_does_not_count_are_refused_with_the_way_out():
+    speech = hf.Wav2Vec2Config(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, conv_dim=(16, 16),
+        conv_stride=(5, 2), conv_kernel=(10, 3), num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=2,
+        mask_time_prob=0.0,
+    )  # fmt: skip
+    model = prepared(hf.Wav2Vec2ForSequenceClassification(speech))
+    Pruner(model)
+    with pytest.raises(ValueError, match="makes other tokens than those its mask counts"):
+        model(torch.randn(2, 400), attention_mask=torch.ones(2, 400, dtype=torch.long))

@@ -92,9 +92,9 @@ def test_the_count_is_that_of_an_adapted_model():
         ((2.5, 4, 12), "num_layers must be an integer"),
         ((12, 0, 12), "layer 0 would get rank 0"),
         ((12, 4, -3), "layer 11 would get rank -3"),
-        ((12, float("nan"), 12), "first must be a finite number, got nan"),
-        ((12, 4, float("inf")), "last must be a finite number, got inf"),
-        ((12, 4, None), "last must be a finite number, got None"),
+        ((12, float("nan"), 12), "first_rank must be a finite number, got nan"),
+        ((12, 4, float("inf")), "last_rank must be a finite number, got inf"),
+        ((12, 4, None), "last_rank must be a finite number, got None"),
     ],
 )
 def test_impossible_schedules_are_refused(arguments, message):

@@ -16,7 +16,7 @@ from prilora_lite import (
     save_adapter,
     save_peft_adapter,
 )
-from prilora_lite.models.structure import lora_layers
+from prilora_lite.models.layers import lora_layers
 from tests.architectures import (
     ARCHITECTURES,
     CASES,
@@ -122,4 +122,4 @@ def test_each_kind_of_tokens_is_counted_by_its_own_mask():
         of_encoder = name.startswith("encoder") or name.endswith(("EncDecAttention.k", "EncDecAttention.v"))
         mask = rows["attention_mask" if of_encoder else "decoder_attention_mask"].bool()
         expected = kept[name][mask].square().mean(0)
-        torch.testing.assert_close(pruner.norms[pruner._source[name]].mean_square, expected, rtol=1e-12, atol=0)
+        torch.testing.assert_close(pruner.mean_square(name), expected, rtol=1e-12, atol=0)

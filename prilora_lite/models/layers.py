@@ -1,27 +1,18 @@
-"""How models are built, as far as the pruner must know: adapted layers, inputs that layers share, attention masks."""
+"""The adapted linear layers of a model: this library's and PEFT's, and where weights are split or copied."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from torch import nn
 
-from prilora_lite.lora import LoRALinear, linear_shape
+from prilora_lite.lora import LoRALinear
 from prilora_lite.shared.errors import expect
 
-# Within one self-attention (and one gated feed-forward) these read the same tensor, so it is read once, at the module
-# named on the right. DeBERTa needs this to be right, too: with share_att_key its query_proj and key_proj also run on
-# the relative-position embeddings, and only value_proj sees the tokens alone.
-_READS_THE_INPUT_OF = {
-    "query": "value", "key": "value",
-    "query_proj": "value_proj", "key_proj": "value_proj",
-    "q_proj": "v_proj", "k_proj": "v_proj",
-    "q_lin": "v_lin", "k_lin": "v_lin",
-    "q": "v", "k": "v",
-    "up_proj": "gate_proj", "wi_0": "wi_1",
-}  # fmt: skip
-_CROSS_ATTENTION = ("cross", "encoder_attn", "EncDecAttention")  # in the names of BERT's and GPT-2's, BART's and T5's
-_READS_THE_ENCODER = ("key", "value", "k_proj", "v_proj", "k", "v", "c_attn")  # there; the query reads the decoder
-_ADD_POSITIONS = ("detr", "maskformer", "mask2former", "oneformer", "grounding-dino", "d_fine")  # in the kind of model
-_TOKENS_FIRST = ("xlnet", "longformer", "led", "fsmt")
+if TYPE_CHECKING:
+    from prilora_lite.config import PRILoRAConfig
+
+PEFTS_OWN = (".lora_", ".modules_to_save.")  # in the names of parameters that PEFT adds to those of the base
 _REFUSED = {
     "FullyShardedDataParallel": "FSDP splits each weight among the processes",
     "FSDPModule": "FSDP splits each weight among the processes",
@@ -109,59 +100,15 @@ def unwrapped(model: nn.Module) -> nn.Module:
     return model
 
 
-def shares_inputs(model: nn.Module) -> bool:
-    """Whether query, key and value read one tensor; in DETR and its kin positions are added to the first two.
+def configuration_of(model: nn.Module) -> PRILoRAConfig | None:
+    """What a model, or each stack of it by itself, was adapted with by :func:`~.adapt.adapt`; None if it was not.
 
     Raises:
-        ValueError: a model whose layers have the tokens before the rows, so that no mask fits their inputs.
+        ValueError: stacks of the model were adapted with different configurations.
     """
-    kind = str(getattr(getattr(model, "config", None), "model_type", ""))
-    if kind in _TOKENS_FIRST:
+    configs = {module.prilora_config for module in model.modules() if "prilora_config" in vars(module)}
+    if len(configs) > 1:
         raise ValueError(
-            f"the layers of {kind} have the tokens before the rows, so padding can't be told from tokens in their "
-            "inputs: train it without pruning (ratio=0)"
+            f"stacks of the model were adapted with {len(configs)} configurations; one pruner can follow only one"
         )
-    return not any(part in kind for part in _ADD_POSITIONS)
-
-
-def mask_entries(model: nn.Module) -> dict[str, nn.Module]:
-    """The modules where attention masks come in: the backbone, or ``encoder`` and ``decoder`` of a model with both.
-
-    A head may be left out of a forward pass, these can't be.
-    """
-    model = model.get_base_model() if hasattr(model, "get_base_model") else model  # out of PEFT's wrapper
-    backbone = getattr(model, "base_model", model)
-    if is_encoder_decoder(backbone):
-        return {"encoder": backbone.encoder, "decoder": backbone.decoder}
-    if isinstance(getattr(backbone, "decoder", None), nn.Module) and not hasattr(backbone, "encoder"):
-        return {"encoder": backbone.decoder}  # OPT's and BART's language models call it past the backbone
-    return {"encoder": backbone}
-
-
-def is_encoder_decoder(backbone: nn.Module) -> bool:
-    """Whether a backbone has an encoder and a decoder, each with layers of its own."""
-    return getattr(getattr(backbone, "config", None), "is_encoder_decoder", False) and hasattr(backbone, "decoder")
-
-
-def source_of_input(name: str, modules: dict[str, nn.Module]) -> str:
-    """Name of the module at which the input of this one is read: a sibling that shares it, or itself."""
-    parent, _, child = name.rpartition(".")
-    source = f"{parent}.{_READS_THE_INPUT_OF.get(child, child)}".lstrip(".")
-    if _is_cross_attention(parent) or source not in modules:  # there the query comes from elsewhere than key and value
-        return name
-    return source if in_features(modules[source]) == in_features(modules[name]) else name
-
-
-def reads_the_encoder(name: str) -> bool:
-    """Whether a module of a decoder reads the encoder's output."""
-    parent, _, child = name.rpartition(".")
-    return _is_cross_attention(parent) and child in _READS_THE_ENCODER
-
-
-def in_features(module: nn.Module) -> int:
-    """n of a linear layer, adapted or not."""
-    return module.in_features if hasattr(module, "in_features") else linear_shape(module)[1]
-
-
-def _is_cross_attention(name: str) -> bool:
-    return any(word in name for word in _CROSS_ATTENTION)
+    return next(iter(configs), None)

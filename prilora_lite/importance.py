@@ -1,0 +1,200 @@
+"""What pruning rests on: accumulated input norms, the importance of each entry of A, and the mask of what survives."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from prilora_lite.shared.checks import is_number
+from prilora_lite.shared.errors import unknown
+
+PRUNING_SCOPES = ("row", "matrix")
+
+
+class InputNorms:
+    r"""Running mean square of each input feature of one layer.
+
+    .. math:: q_j = \frac{1}{T}\sum_t x_{tj}^2, \qquad s_j \leftarrow \beta s_j + (1-\beta)\,q_j
+
+    The sum runs over the T real tokens (no padding) of the whole global batch of one optimizer step: the micro-batches
+    of gradient accumulation weigh by their tokens, and a forward pass that is run twice (gradient checkpointing) adds
+    twice to both sum and count. The first fold sets s = q. Squares are summed in float32, or in float64 where the input
+    is float64.
+
+    Args:
+        in_features: n, the number of input features.
+        device: where the statistics live.
+
+    Source: norm of the input as in Wanda (Sun et al. 2023); the moving average per step is our choice.
+    """
+
+    def __init__(self, in_features: int, device: torch.device | str = "cpu") -> None:
+        self.squares = torch.zeros(in_features, device=device)  # sum over tokens since the last fold
+        self.tokens = torch.zeros((), device=device)
+        self.mean_square: Tensor | None = None  # s, once folded
+
+    def add(self, x: Tensor, rows: Tensor | None = None) -> None:
+        """Count one input x (..., n); ``rows`` are the places of its real tokens when flattened, None where all are."""
+        self.add_sum(*sum_of_squares(x, rows))
+
+    @torch.no_grad()
+    def add_sum(self, squares: Tensor, tokens: int) -> None:
+        """Count what :func:`sum_of_squares` gave for an input."""
+        self.squares = self.squares.to(squares) + squares
+        self.tokens = self.tokens.to(squares.device) + tokens
+
+    @torch.no_grad()
+    def fold(self, decay: float) -> None:
+        """Take what was counted since the last fold, one token at least, into the moving average; count anew."""
+        q = self.squares / self.tokens
+        self.mean_square = q if self.mean_square is None else decay * self.mean_square + (1 - decay) * q
+        self.squares, self.tokens = torch.zeros_like(self.squares), torch.zeros_like(self.tokens)
+
+
+@torch.no_grad()
+def sum_of_squares(x: Tensor, rows: Tensor | None = None) -> tuple[Tensor, int]:
+    r""":math:`\sum_t x_{tj}^2` over the real tokens of an input, and how many they are.
+
+    Real tokens are picked out, not multiplied by a mask: 0 times the NaN of a padded place would be NaN.
+
+    Args:
+        x: the input, (..., n).
+        rows: places of its real tokens when flattened to (tokens, n); None where all are real.
+
+    Returns:
+        The sums, (n,), in float32 or wider; and T.
+    """
+    x = x.flatten(0, -2)
+    counted = x if rows is None else x.index_select(0, rows)
+    counted = counted if x.dtype == torch.float64 else counted.float()
+    squares = counted.square() if counted is x else counted.square_()  # what is a copy already needs no other
+    return squares.sum(0), counted.shape[0]
+
+
+def magnitude_input(lora_A: Tensor, mean_square: Tensor) -> Tensor:
+    r""":math:`S_{ij} = |A_{ij}|\,\sqrt{s_j}`, our reading of PRILoRA (Benedek & Wolf 2024); the product is Wanda's."""
+    return lora_A.abs() * mean_square.to(lora_A).sqrt()
+
+
+def magnitude(lora_A: Tensor) -> Tensor:
+    r""":math:`S_{ij} = |A_{ij}|`, magnitude pruning, for comparison."""
+    return lora_A.abs()
+
+
+def random(lora_A: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Uniform noise in [0, 1), a control. It is drawn on the CPU, so that every device draws the same."""
+    return torch.rand(lora_A.shape, generator=generator).to(lora_A)
+
+
+# The rules that a configuration can name. A rule is a function of any of these, by their names:
+#   lora_A       A, (r, n)
+#   mean_square  s, (n,), the accumulated mean square of the layer's input
+#   gradient     of A, (r, n), in the latest optimizer step
+#   generator    a source of noise that starts at the run's seed at each prune, so that it draws the same every time
+# It returns S, (r, n): of two entries the one with the smaller score is pruned first.
+IMPORTANCE_RULES: dict[str, Callable[..., Tensor]] = {
+    "magnitude_input": magnitude_input,
+    "magnitude": magnitude,
+    "random": random,
+}
+INPUTS = ("lora_A", "mean_square", "gradient", "generator")
+
+
+def importance_rule(rule: str | Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The function that a rule's name stands for, or a function of one's own, once it is seen to be one.
+
+    Raises:
+        ValueError: an unknown name, or a function with a parameter that no rule is given.
+    """
+    if isinstance(rule, str) or not callable(rule):
+        if rule not in IMPORTANCE_RULES:
+            raise unknown("importance rule", rule, IMPORTANCE_RULES)
+        return IMPORTANCE_RULES[rule]
+    foreign = [name for name in inspect.signature(rule).parameters if name not in INPUTS]
+    if foreign:
+        raise ValueError(
+            f"an importance rule is a function of any of {', '.join(INPUTS)}; {getattr(rule, '__name__', rule)} also "
+            f"asks for {', '.join(foreign)}"
+        )
+    return rule
+
+
+def needs(rule: str | Callable[..., Tensor], what: str) -> bool:
+    """Whether an importance rule is a function of ``mean_square``, ``gradient`` or ``generator``."""
+    return what in inspect.signature(importance_rule(rule)).parameters
+
+
+def importance(
+    lora_A: Tensor,
+    mean_square: Tensor | None = None,
+    rule: str | Callable[..., Tensor] = "magnitude_input",
+    generator: torch.Generator | None = None,
+    gradient: Tensor | None = None,
+) -> Tensor:
+    r"""How much each entry of A matters.
+
+    .. math:: S_{ij} = |A_{ij}|\,\sqrt{s_j}
+
+    Args:
+        lora_A: A, (r, n).
+        mean_square: s, (n,), the accumulated mean square of the layer's input.
+        rule: ``magnitude_input`` as above, ``magnitude`` for :math:`|A_{ij}|`, ``random`` for uniform noise; another
+            name in :data:`IMPORTANCE_RULES`, or a function of one's own.
+        generator: source of the noise, on the CPU. None: torch's own.
+        gradient: of A, (r, n), for a rule that asks for it.
+
+    Returns:
+        S, (r, n).
+
+    Raises:
+        ValueError: an unknown rule, one that lacks what it is a function of, or scores of another shape.
+
+    Source: PRILoRA (Benedek & Wolf 2024) combines magnitude and accumulated input; this product as in Wanda.
+    """
+    given = {"lora_A": lora_A.detach(), "mean_square": mean_square, "gradient": gradient, "generator": generator}
+    function = importance_rule(rule)
+    asked = [name for name in INPUTS if needs(rule, name)]
+    for name in asked:
+        if given[name] is None and name != "generator":
+            raise ValueError(f"the importance rule {rule!r} is a function of {name}, and there is none")
+    scores = function(**{name: given[name] for name in asked})
+    if not isinstance(scores, Tensor) or scores.shape != lora_A.shape:
+        got = tuple(scores.shape) if isinstance(scores, Tensor) else repr(scores)
+        raise ValueError(f"an importance rule gives one score for each entry of A, {tuple(lora_A.shape)}, got {got}")
+    return scores
+
+
+def check_ratio(ratio: float) -> None:
+    """Raise ValueError if a share to prune lies outside [0, 1)."""
+    if not (is_number(ratio) and 0 <= ratio < 1):
+        raise ValueError(f"the pruning ratio must lie in [0, 1), for example 0.5 for half of A, got {ratio!r}")
+
+
+def keep_mask(scores: Tensor, ratio: float, scope: str = "row") -> Tensor:
+    r"""Which entries survive: all but the k least important ones.
+
+    .. math:: k = \lfloor \mathrm{ratio}\cdot n + 10^{-9} \rfloor
+
+    Args:
+        scores: S, (r, n).
+        ratio: share to prune, in [0, 1).
+        scope: ``row``: k of the n entries in each row; ``matrix``: k of the r n entries of the whole matrix.
+
+    Returns:
+        Boolean (r, n), True where the entry survives. Of equal scores the lower index is pruned first.
+
+    Raises:
+        ValueError: a ratio out of range, or an unknown scope.
+
+    Source: comparing within a row is Wanda's; the rounding and the ties are our choice.
+    """
+    check_ratio(ratio)
+    if scope not in PRUNING_SCOPES:
+        raise unknown("pruning scope", scope, PRUNING_SCOPES)
+    rows = scores if scope == "row" else scores.reshape(1, -1)
+    k = int(ratio * rows.shape[1] + 1e-9)
+    least = rows.argsort(dim=1, stable=True)[:, :k]
+    return torch.ones_like(rows, dtype=torch.bool).scatter_(1, least, False).view(scores.shape)

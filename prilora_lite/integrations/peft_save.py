@@ -1,0 +1,125 @@
+"""An adapter written as PEFT writes its own: configuration, weights, and a model card."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from safetensors.torch import save
+from torch import nn
+
+from prilora_lite.checkpoint import KEY, check_all_is_stored, description
+from prilora_lite.config import PRILoRAConfig
+from prilora_lite.fingerprint import stored_parameters
+from prilora_lite.integrations.model_card import model_card
+from prilora_lite.integrations.peft_names import CARD, WEIGHTS, peft, peft_name
+from prilora_lite.integrations.rank_patterns import patterns
+from prilora_lite.lora import LoRALinear, is_conv1d
+from prilora_lite.models.heads import head_modules
+from prilora_lite.models.layers import lora_layers
+from prilora_lite.models.stacks import split_name
+from prilora_lite.shared.checks import is_number
+from prilora_lite.shared.files import not_written
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
+
+
+def save_peft_adapter(
+    model: nn.Module,
+    folder: str | Path,
+    *,
+    base_model: str | None = None,
+    task: str | None = None,
+    dataset: str | None = None,
+    metrics: dict[str, float] | None = None,
+) -> Path:
+    """Write an adapted model as PEFT does: its configuration, its weights, and a model card; ready to be uploaded.
+
+    ``PeftModel.from_pretrained(base, folder)`` gives the same logits. The folder is written beside its place and moved
+    there in one step.
+
+    Args:
+        model: a model that :func:`~.adapt.adapt` has been called on.
+        folder: where to; it must not exist, or be empty.
+        base_model: name of the base on the hub, or its folder; default: what the model was loaded from.
+        task: for the card: what it was trained on, such as ``mrpc``;
+        dataset: the task's dataset on the hub, such as ``nyu-mll/glue``; and
+        metrics: what it reached there, by name.
+
+    Returns:
+        The folder.
+
+    Raises:
+        TypeError: no model, or no path.
+        ValueError: the model is not adapted, or is PEFT's own; parameters are trained that an adapter does not hold,
+            or a head has some outside of any module; or metrics that are no numbers.
+        FileExistsError: the folder holds something.
+        ModuleNotFoundError: PEFT is not installed.
+        OSError: it can't be written.
+    """
+    config = getattr(model, "prilora_config", None)
+    layers = {name: layer for name, layer in lora_layers(model).items() if isinstance(layer, LoRALinear)}
+    if config is None or not layers:
+        raise ValueError(
+            "this model is not adapted by adapt(model, config), so there is no adapter to write; a model of PEFT's is "
+            "written by its own save_pretrained"
+        )
+    check_all_is_stored(model)
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(f"{folder} holds something already: give another folder, or remove it first")
+    metrics = {} if metrics is None else metrics
+    if not (isinstance(metrics, dict) and all(is_number(value) for value in metrics.values())):
+        raise ValueError(f"metrics must be names and numbers, such as {{'accuracy': 0.8}}, got {metrics!r}")
+    if metrics and task is None:
+        raise ValueError(f"metrics of which task? Give task=..., such as 'mrpc', beside {metrics}")
+    lora = _lora_config(model, layers, config)
+    lora.base_model_name_or_path, lora.revision = _base_of(model, base_model)
+    card = model_card(model, lora.base_model_name_or_path, task, dataset, metrics)
+    tensors = {peft_name(name): p.detach().contiguous().clone() for name, p in stored_parameters(model).items()}
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lora.save_pretrained(temporary)
+        (temporary / WEIGHTS).write_bytes(save(tensors, {"format": "pt", KEY: description(model, tensors)}))
+        card.save(temporary / CARD)
+        if folder.exists():
+            folder.rmdir()
+        os.replace(temporary, folder)
+    except OSError as error:
+        raise not_written(folder, error) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return folder
+
+
+def _lora_config(model: nn.Module, layers: dict[str, LoRALinear], config: PRILoRAConfig) -> LoraConfig:
+    of_layers = {split_name(name)[:2]: (layer.rank, layer.scaling) for name, layer in layers.items()}
+    rank, scaling = next(iter(of_layers.values()))
+    heads = head_modules(model)
+    if "" in heads:
+        raise ValueError(
+            f"{type(model).__name__} has parameters of its head outside of any module, which PEFT can't write: "
+            "use save_adapter(model, path)"
+        )
+    return peft().LoraConfig(
+        r=rank,
+        lora_alpha=scaling * rank,
+        lora_dropout=config.dropout,
+        target_modules=list(layers),
+        modules_to_save=list(heads) or None,
+        fan_in_fan_out=any(is_conv1d(layer.base) for layer in layers.values()),
+        inference_mode=True,
+        auto_mapping={"base_model_class": type(model).__name__, "parent_library": type(model).__module__},
+        **(patterns(of_layers) if len(set(of_layers.values())) > 1 else {}),
+    )
+
+
+def _base_of(model: nn.Module, given: str | None) -> tuple[str | None, str | None]:
+    """Name of the base model and its revision, as far as they are known."""
+    if given is None and hasattr(model, "prilora_base"):  # load_encoder knows better than the folder that it read
+        return model.prilora_base
+    return given or getattr(model, "name_or_path", None) or None, None

@@ -1,0 +1,33 @@
+"""The parts of a model outside its stacks of layers that are trained with an adapter: pooler and head."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from prilora_lite.models.stacks import is_encoder_decoder
+
+
+def head_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Pooler and classification head, by name: all outside the backbone, plus its pooler, except output embeddings."""
+    backbone = getattr(model, "base_model", model)
+    outputs = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    frozen = set() if outputs is None else set(outputs.parameters())
+    if backbone is model and (is_encoder_decoder(model) or "For" in type(model).__name__):
+        # the heads of T5, and of CLIP's and Whisper's classifiers, stand beside the stacks, without a backbone
+        for module in model.children():
+            if isinstance(module, nn.Embedding) or _holds_layers(module):
+                frozen |= set(module.parameters())
+    else:
+        frozen |= {p for name, p in backbone.named_parameters() if "pooler" not in name.split(".")}
+    return {name: parameter for name, parameter in model.named_parameters() if parameter not in frozen}
+
+
+def head_modules(model: nn.Module) -> dict[str, nn.Module]:
+    """The modules that hold :func:`head_parameters`, by name, none inside another; PEFT's ``modules_to_save``."""
+    names = {name.rpartition(".")[0] for name in head_parameters(model)}
+    outermost = sorted(name for name in names if not any(name.startswith(f"{other}.") for other in names))
+    return {name: model.get_submodule(name) for name in outermost}
+
+
+def _holds_layers(module: nn.Module) -> bool:
+    return any(isinstance(inside, nn.ModuleList) for inside in module.modules())

@@ -1,0 +1,143 @@
+"""The stacks of numbered layers in a model, and the linear layers in them that targets name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from torch import nn
+
+from prilora_lite.lora import is_conv1d
+from prilora_lite.shared.errors import unknown
+
+# DeBERTa (v1, and v2 without share_att_key): these read relative positions, never tokens, so an input norm would mean
+# nothing
+POSITION_LAYERS = ("pos_key_proj", "pos_query_proj", "pos_proj", "pos_q_proj")
+EXPERTS = (
+    "is a mixture of experts: an expert sees only some tokens, so the input norms that pruning rests on would not "
+    "mean the same for all; use a dense model"
+)
+
+Stacks = dict[str, dict[int, dict[str, nn.Module]]]  # stack -> number of the layer -> name in the model -> module
+
+
+def find_stacks(model: nn.Module, targets: tuple[str, ...] | None = None) -> tuple[Stacks, list[str]]:
+    """The linear layers that targets name: by stack, by number there, and by their names in the model; and notes.
+
+    Raises:
+        ValueError: see :func:`~.adapt.adapt`.
+    """
+    backbone = getattr(model, "base_model", model)
+    _refuse_other_structures(backbone, getattr(model, "config", None))
+    stacks, notes = _without_position_layers(_all_stacks(model, backbone))
+    if not stacks:
+        raise ValueError(
+            f"{type(model).__name__} has no numbered layers with linear layers in them (like encoder.layer.0.…), "
+            "so there is nothing to count ranks over"
+        )
+    if len(stacks) > (2 if is_encoder_decoder(backbone) else 1):
+        raise ValueError(
+            f"{type(model).__name__} has more than one stack of layers ({', '.join(stacks)}); "
+            "adapt one stack by itself: adapt(model.encoder, config), for example"
+        )
+    return (stacks if targets is None else _select(stacks, targets)), notes
+
+
+def _all_stacks(model: nn.Module, backbone: nn.Module) -> Stacks:
+    start = next((f"{name}." for name, module in model.named_modules() if module is backbone and name), "")
+    stacks: Stacks = {}
+    places: dict[nn.Module, str] = {}
+    for inside, module in backbone.named_modules(remove_duplicate=False):
+        name = start + inside
+        stack, number, _ = split_name(name)
+        if (isinstance(module, nn.Linear) or is_conv1d(module)) and number is not None:
+            if module in places:
+                raise ValueError(f"{name} is the very layer {places[module]}; a shared layer can't have two ranks")
+            places[module] = name
+            stacks.setdefault(stack, {}).setdefault(number, {})[name] = module
+    return {stack: dict(sorted(layers.items())) for stack, layers in stacks.items()}
+
+
+def _without_position_layers(stacks: Stacks) -> tuple[Stacks, list[str]]:
+    names = {split_name(n)[2] for layers in stacks.values() for modules in layers.values() for n in modules}
+    notes = [
+        f"{name} is left out: it reads relative positions, not tokens"
+        for name in sorted(names)
+        if name.endswith(POSITION_LAYERS)
+    ]
+    return _filtered(stacks, lambda inside: not inside.endswith(POSITION_LAYERS)), notes
+
+
+def split_name(name: str) -> tuple[str, int | None, str]:
+    """``bert.encoder.layer.3.output.dense`` -> (``bert.encoder.layer``, 3, ``output.dense``); without number: None."""
+    match = re.match(r"(?:(.*?)\.)?(\d+)\.(.*)", name)
+    return (match[1] or "", int(match[2]), match[3]) if match else ("", None, name)
+
+
+def is_encoder_decoder(backbone: nn.Module) -> bool:
+    """Whether a backbone has an encoder and a decoder, each with layers of its own."""
+    return getattr(getattr(backbone, "config", None), "is_encoder_decoder", False) and hasattr(backbone, "decoder")
+
+
+def _refuse_other_structures(backbone: nn.Module, config: object) -> None:
+    name = type(backbone).__name__
+    for inside, module in backbone.named_modules():
+        if isinstance(module, nn.MultiheadAttention):
+            raise ValueError(
+                f"{inside} is torch's nn.MultiheadAttention, which reads its weights past any layer in their place, "
+                "so an adapter would have no effect; use a model with linear layers of its own"
+            )
+        if inside.rpartition(".")[2] == "experts":
+            raise ValueError(f"{inside} {EXPERTS}")
+        if hasattr(module, "base_layer"):
+            raise ValueError(f"{inside} is adapted already, by PEFT or the like; load a fresh model")
+        if inside and module is not backbone and hasattr(module, "base_model") and not hasattr(backbone, "config"):
+            raise ValueError(
+                f"{name} is no Hugging Face model, but holds one, {inside}: which of its other parts are the head, and "
+                f"where the attention mask comes in, can't be told. Adapt that one, adapt(model.{inside}, config), "
+                "and train, freeze and save the rest yourself"
+            )
+    for attribute in ("num_experts", "num_local_experts", "n_routed_experts"):
+        if getattr(config, attribute, None):
+            raise ValueError(f"{name} ({attribute}={getattr(config, attribute)}) {EXPERTS}")
+    groups = getattr(config, "num_hidden_groups", None)
+    if groups is not None and groups < getattr(config, "num_hidden_layers", groups):
+        raise ValueError(
+            f"{name} shares {groups} group of weights among {config.num_hidden_layers} layers, "
+            "so the ranks can't differ from layer to layer; use a model with layers of their own"
+        )
+
+
+def _select(stacks: Stacks, targets: tuple[str, ...]) -> Stacks:
+    """What the targets name; a stack in which they name nothing is left out."""
+    by_layer = {
+        stack: {number: {split_name(name)[2] for name in modules} for number, modules in layers.items()}
+        for stack, layers in stacks.items()
+    }
+    names = list(dict.fromkeys(split_name(n)[2] for ls in stacks.values() for modules in ls.values() for n in modules))
+    chosen: set[str] = set()
+    for target in targets:
+        matches = {name for name in names if name == target} or {n for n in names if n.endswith(f".{target}")}
+        if not matches:
+            parts = {".".join(name.split(".")[i:]) for name in names for i in range(len(name.split(".")))}
+            raise unknown("target", target, sorted(parts))
+        for layers in by_layer.values():
+            missing = [number for number, inside in layers.items() if not inside & matches]
+            if 0 < len(missing) < len(layers):
+                raise ValueError(
+                    f"target {target!r} matches nothing in layers {missing}; targets must exist in every layer"
+                )
+        chosen |= matches
+    selected = _filtered(stacks, lambda inside: inside in chosen)
+    return {stack: layers for stack, layers in selected.items() if any(layers.values())}
+
+
+def _filtered(stacks: Stacks, keep: Callable[[str], bool]) -> Stacks:
+    """The stacks with those linear layers whose name inside the layer is kept."""
+    return {
+        stack: {
+            number: {name: module for name, module in modules.items() if keep(split_name(name)[2])}
+            for number, modules in layers.items()
+        }
+        for stack, layers in stacks.items()
+    }

@@ -1,0 +1,162 @@
+"""Which rows of a layer's input are real tokens, not padding: the attention masks of the forward pass under way."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prilora_lite.models.stacks import is_encoder_decoder
+
+# Facts about families, by the names in their models
+_CROSS_ATTENTION = ("cross", "encoder_attn", "EncDecAttention")  # of BERT and GPT-2, BART, T5
+_READS_THE_ENCODER = ("key", "value", "k_proj", "v_proj", "k", "v", "c_attn")  # there; the query reads the decoder
+_POSITIONS_AFTER_TOKENS = ("query_proj", "key_proj")  # DeBERTa with share_att_key: run again on relative positions
+_TOKENS_FIRST = ("xlnet", "longformer", "led", "fsmt")  # inside, a row is not an example but a token
+
+
+class Hook:
+    """A hook that listens for one object; in a copy of the model, pickled or not, it does nothing."""
+
+    def __init__(self, function: Callable[..., None] | None = None) -> None:
+        self.function = function
+
+    def __call__(self, *args: Any) -> None:
+        if self.function is not None:
+            self.function(*args)
+
+    def __deepcopy__(self, memo: dict) -> Hook:
+        return Hook()
+
+    def __reduce__(self) -> tuple[type[Hook], tuple]:
+        return Hook, ()
+
+
+class RealTokens:
+    """Reads attention masks where they come into a model, and tells which rows of a layer's input are real.
+
+    Only passes that train count: in training mode, with a gradient asked for. A head may be left out of a forward pass,
+    the modules that masks come into can't be: the backbone, or the encoder and the decoder of a model with both.
+
+    Args:
+        model: the whole model.
+
+    Attributes:
+        hooks: what must be removed to stop listening.
+
+    Raises:
+        ValueError: a model whose layers have the tokens before the rows, so that no mask fits their inputs.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        kind = str(getattr(getattr(model, "config", None), "model_type", ""))
+        if kind in _TOKENS_FIRST:
+            raise ValueError(
+                f"the layers of {kind} have the tokens before the rows, so padding can't be told from tokens in their "
+                "inputs: train it without pruning (ratio=0)"
+            )
+        # For the current forward pass and each source of tokens: the mask's shape, and the places of real tokens
+        self._real: dict[str, tuple[torch.Size, Tensor | None] | None] = {}
+        self._ran: set[str] = set()  # layers of _POSITIONS_AFTER_TOKENS that have had their tokens in this pass
+        entries = _mask_entries(model)
+        self._stack_of = {module: source for source, entry in entries.items() for module in entry.modules()}
+        self.hooks = [
+            entry.register_forward_pre_hook(Hook(self._reader(source, entry)), with_kwargs=True)
+            for source, entry in entries.items()
+        ]
+
+    def source_of(self, name: str, module: nn.Module) -> str:
+        """Whose tokens a layer reads: ``encoder``, ``decoder``, ``memory`` (encoder's, in a decoder), ``head``."""
+        parent, _, child = name.rpartition(".")
+        if any(word in parent for word in _CROSS_ATTENTION) and child in _READS_THE_ENCODER:
+            return "memory"
+        return self._stack_of.get(module, "head")
+
+    def holds_tokens(self, name: str) -> bool:
+        """Whether the input with which a layer is called now holds tokens; ask once for each call."""
+        if not name.endswith(_POSITIONS_AFTER_TOKENS):
+            return True
+        first = name not in self._ran
+        self._ran.add(name)
+        return first
+
+    def rows(self, name: str, source: str, x: Tensor) -> Tensor | None:
+        """Places of the real tokens in the input x (..., n) when flattened; None where all are real.
+
+        Raises:
+            RuntimeError: the layer ran, but not the module that its mask comes into.
+            ValueError: the mask fits no such input.
+        """
+        if source not in self._real:
+            raise RuntimeError(
+                f"{name} ran, but not the module of the model where the attention mask comes in, or that one "
+                "in evaluation mode, so padding can't be told from tokens: call the whole model, after train()"
+            )
+        shape, rows = self._real[source] or (x.shape[:-1], None)
+        if x.shape[:-1] in (shape, (shape.numel(),)):  # OPT's feed-forward has its tokens in one row
+            return rows
+        if source == "head":
+            return None  # behind the pooling there is no padding
+        way = "leave layers behind the pooling out of the targets"
+        if x.ndim > 2:
+            way = (
+                "this model makes other tokens than those its mask counts, so leave the mask out if nothing is padded, "
+                "or train without pruning (ratio=0)"
+            )
+        raise ValueError(
+            f"the input of {name} is {tuple(x.shape)}, the attention mask {tuple(shape)}: they must agree in "
+            f"(batch, tokens) for padding to be told from tokens; {way}"
+        )
+
+    def _reader(self, source: str, entry: nn.Module) -> Callable[[nn.Module, tuple, dict], None]:
+        signature = inspect.signature(entry.forward)
+
+        def read_masks(module: nn.Module, args: tuple, kwargs: dict) -> None:
+            if module.training and torch.is_grad_enabled():
+                given = {**signature.bind_partial(*args).arguments, **kwargs}
+                mask = given.get("attention_mask")
+                if mask is None and source == "decoder":
+                    mask = _without_padding(given.get("input_ids"), getattr(entry.config, "pad_token_id", None))
+                self._real[source] = _places(mask)
+                self._real["memory"] = _places(given.get("encoder_attention_mask"))
+                self._real["head"] = self._real[source]  # the decoder runs last, so a head after it uses its mask
+                self._ran.clear()
+
+        return read_masks
+
+
+def _mask_entries(model: nn.Module) -> dict[str, nn.Module]:
+    """The modules where attention masks come in, by the source of tokens that they are."""
+    model = model.get_base_model() if hasattr(model, "get_base_model") else model  # out of PEFT's wrapper
+    backbone = getattr(model, "base_model", model)
+    if is_encoder_decoder(backbone):
+        return {"encoder": backbone.encoder, "decoder": backbone.decoder}
+    if isinstance(getattr(backbone, "decoder", None), nn.Module) and not hasattr(backbone, "encoder"):
+        return {"encoder": backbone.decoder}  # OPT's and BART's language models call it past the backbone
+    return {"encoder": backbone}
+
+
+def _places(mask: Tensor | None) -> tuple[torch.Size, Tensor | None] | None:
+    """A mask's shape (batch, tokens), and the places of its ones when flattened; None where all are ones."""
+    if mask is None:
+        return None
+    if not isinstance(mask, Tensor) or mask.ndim != 2:
+        got = f"one of {tuple(mask.shape)}" if isinstance(mask, Tensor) else f"a {type(mask).__name__}"
+        raise ValueError(
+            f"the pruner counts tokens by an attention mask of shape (batch, tokens), got {got}: give the plain mask, "
+            "from which the model makes others itself, or none where nothing is padded"
+        )
+    rows = mask.flatten().nonzero().squeeze(1)
+    return mask.shape, rows if len(rows) < mask.numel() else None
+
+
+def _without_padding(ids: Tensor | None, padding: int | None) -> Tensor | None:
+    """The mask of a decoder that was given none; its first token is real: T5 starts with a padding token."""
+    if ids is None or padding is None:
+        return None
+    real = ids != padding
+    real[:, :1] = True
+    return real

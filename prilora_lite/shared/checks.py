@@ -1,0 +1,20 @@
+"""What counts as a number, an integer, a seed: one check for each."""
+
+from __future__ import annotations
+
+LARGEST = 1e30  # largest accepted setting; keeps derived values finite
+
+
+def is_number(value: object) -> bool:
+    """Whether a value is a finite number, and no larger than :data:`LARGEST`."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= LARGEST  # False of NaN
+
+
+def is_integer(value: object, least: int = 0) -> bool:
+    """Whether a value is an integer of at least ``least``; True and False are none."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def is_seed(value: object) -> bool:
+    """Whether a value is a seed: 0 <= seed < 2**32, NumPy's range."""
+    return is_integer(value) and value < 2**32

@@ -1,0 +1,28 @@
+"""Each script in examples/ runs as it stands, for a few steps, and leaves an adapter with half of A zero."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.py"))
+
+
+@pytest.mark.parametrize("script", EXAMPLES, ids=lambda path: path.stem)
+def test_an_example_runs_and_saves_what_it_pruned(script, tmp_path):
+    if script.stem == "with_peft":
+        pytest.importorskip("peft")
+    arguments = [sys.executable, str(script), "--steps", "3", "--output", str(tmp_path)]
+    done = subprocess.run(arguments, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert str(tmp_path) in done.stdout.splitlines()[-1]
+    (file,) = tmp_path.glob("adapter*.safetensors")
+    As = [tensor for name, tensor in load_file(file).items() if "lora_A" in name]
+    assert As
+    assert all((A == 0).float().mean() == 0.5 for A in As)
+
+
+def test_there_is_an_example_for_trainer_for_peft_and_for_a_loop_of_ones_own():
+    assert {script.stem for script in EXAMPLES} == {"with_trainer", "with_peft", "own_loop"}
