@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import importlib.util
 import os
 from collections.abc import Iterator
@@ -25,6 +24,7 @@ from transformers.utils import logging as transformers_logging
 from prilora_lite.adapt import head_parameters
 from prilora_lite.config import is_number
 from prilora_lite.experiments.tasks import Task, get_task
+from prilora_lite.shared.files import check_sha256
 
 
 @dataclass(frozen=True)
@@ -263,19 +263,6 @@ def _set_head_dropout(config: PreTrainedConfig, value: float) -> None:
         raise ValueError(f"a {config.model_type} classifier has no dropout to set; leave head_dropout out")
     for name in names:
         setattr(config, name, value)
-
-
-def sha256_of(file: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal digits."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def check_sha256(file: Path, expected: str) -> None:
-    """Raise ValueError if the file's SHA-256 is not the expected one."""
-    digest = sha256_of(file)
-    if digest != expected:
-        raise ValueError(f"{file} is not the file it should be: its SHA-256 is {digest}, expected {expected}")
 
 
 def _package_folder(package: str | None) -> Path | None:

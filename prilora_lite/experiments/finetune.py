@@ -45,12 +45,13 @@ from prilora_lite.adapt import Report, adapt, head_parameters, plan, report
 from prilora_lite.checkpoint import save_adapter
 from prilora_lite.config import PRILoRAConfig
 from prilora_lite.experiments import baselines
-from prilora_lite.experiments.encoders import PRESETS, Preset, Settings, load_encoder, settings_for, sha256_of
+from prilora_lite.experiments.encoders import PRESETS, Preset, Settings, load_encoder, settings_for
 from prilora_lite.experiments.tasks import Task, check_rows, compute_metrics, get_task, load_rows
 from prilora_lite.models.structure import INSTEAD, lora_layers
 from prilora_lite.pruner import Pruner
+from prilora_lite.shared.checks import check_seed
 from prilora_lite.shared.errors import expect
-from prilora_lite.shared.files import not_written, write_whole
+from prilora_lite.shared.files import not_written, sha256_of, write_whole
 
 logger = transformers_logging.get_logger("transformers.prilora_lite")
 
@@ -592,12 +593,6 @@ def evaluate(
         _show_progress(trainer, progress)
         logs = trainer.evaluate(_evaluation_sets(tokenized, glue))
     return _in_order(_metrics(logs), glue)
-
-
-def check_seed(seed: int) -> None:
-    """Raise ValueError if a seed is none: NumPy's generators take no larger ones."""
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
-        raise ValueError(f"a seed is an integer of at least 0 and below 2**32, got {seed!r}")
 
 
 def check_encoder(

@@ -26,13 +26,13 @@ from prilora_lite.experiments.finetune import (
     RANK,
     WORLD_SIZE,
     check_encoder,
-    check_seed,
     finetune,
     pick_device,
     pick_precision,
     result_record,
 )
 from prilora_lite.experiments.tasks import check_rows, get_task, load_rows
+from prilora_lite.shared.checks import check_seed
 from prilora_lite.shared.errors import expect, unknown
 from prilora_lite.shared.records import append_record, read_records
 
