@@ -23,13 +23,13 @@ from prilora_lite import (
     load_rows,
 )
 from prilora_lite.experiments.finetune import (
-    CHECKSUMS,
     LengthGroupedSampler,
     bf16_is_native,
     pick_device,
     result_record,
 )
 from prilora_lite.experiments.tasks import TASKS
+from prilora_lite.integrations.trainer import CHECKSUMS
 from tests.small_models import BUILDERS, VOCABULARY, build, checkpoint_activations
 
 CONFIG = PRILoRAConfig(first_rank=2, last_rank=5, interval=3)
