@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import os
 import shutil
 import statistics
 import tempfile
@@ -39,7 +38,8 @@ from prilora_lite.adapt import Report, adapt, head_parameters, plan, report
 from prilora_lite.checkpoint import save_adapter
 from prilora_lite.config import PRILoRAConfig
 from prilora_lite.experiments import baselines
-from prilora_lite.experiments.encoders import PRESETS, Preset, Settings, load_encoder, settings_for
+from prilora_lite.experiments.device import PROCESS, PROCESSES, pick_device, pick_precision
+from prilora_lite.experiments.encoders import Settings, load_encoder, settings_for
 from prilora_lite.experiments.tasks import Task, check_rows, compute_metrics, get_task, load_rows
 from prilora_lite.integrations.trainer import SEVERAL_GPUS, PRILoRACallback, SealCheckpoints, latest_checkpoint
 from prilora_lite.shared.checks import check_seed
@@ -47,10 +47,7 @@ from prilora_lite.shared.errors import expect
 from prilora_lite.shared.files import not_written, write_whole
 
 METHODS_BY_NAME = ("head", "full", *baselines.BASELINES)
-# Set by torchrun and `accelerate launch`, for several processes that make one run together
-RANK, WORLD_SIZE = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
 MOST_UNKNOWN = 0.3  # share of unknown tokens in the first rows above which a run is refused
-PRECISIONS = ("auto", "fp32", "bf16")
 TORCH_CANT_WRITE = ("PytorchStreamWriter", "iostream error")  # in torch.save's RuntimeError on a full disk
 
 
@@ -422,42 +419,6 @@ def _refuse_foreign_words(rows: list[list[int]], task: Task, tokenizer: PreTrain
         )
 
 
-def bf16_is_native(device: str) -> bool:
-    """Whether a device type (``cuda``, ``mps``, ``cpu``) multiplies in bfloat16 in hardware, so that it is faster."""
-    if device == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    if device == "cpu":
-        capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.11 and newer tell
-        return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
-    return False
-
-
-def pick_precision(precision: str = "auto", encoder: str = "", device: str | None = None) -> str:
-    """``fp32`` or ``bf16``: what was asked for, else what the encoder's preset says, else what suits the device.
-
-    Raises:
-        ValueError: no such precision or device.
-    """
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
-    native, preset = bf16_is_native(pick_device(device)), PRESETS.get(encoder, Preset())
-    choices = (precision, preset.precision, "bf16" if native else "fp32")
-    return next(choice for choice in choices if choice != "auto")
-
-
-def pick_device(device: str | None = None) -> str:
-    """The device type used: the one asked for, else CUDA, else MPS, else CPU.
-
-    Raises:
-        ValueError: the device asked for is not there.
-    """
-    here = [name for name, module in (("cuda", torch.cuda), ("mps", torch.backends.mps)) if module.is_available()]
-    here.append("cpu")
-    if device is not None and device not in here:
-        raise ValueError(f"device {device!r} is not available on this machine, which has {', '.join(here)}")
-    return device or here[0]
-
-
 def _make_trainable(
     model: nn.Module, method: str | PRILoRAConfig, steps: int, alpha: float
 ) -> tuple[nn.Module, list[Any]]:
@@ -488,9 +449,9 @@ def _count(model: nn.Module, method: str | PRILoRAConfig, base: int) -> Report:
 
 def _share(batch_size: int) -> int:
     """Rows per step of this process, so that those of all processes make one batch of the settings' size."""
-    if batch_size % WORLD_SIZE:
-        raise ValueError(f"a batch of {batch_size} rows can't be shared by {WORLD_SIZE} processes: choose a multiple")
-    return batch_size // WORLD_SIZE
+    if batch_size % PROCESSES:
+        raise ValueError(f"a batch of {batch_size} rows can't be shared by {PROCESSES} processes: choose a multiple")
+    return batch_size // PROCESSES
 
 
 def _common_arguments(precision: str, device: str | None) -> dict[str, Any]:
@@ -508,7 +469,7 @@ def _common_arguments(precision: str, device: str | None) -> dict[str, Any]:
 def _show_progress(trainer: Trainer, progress: bool) -> None:
     """Our bar in place of Trainer's, which prints a dictionary at each log; of several processes the first shows it."""
     trainer.remove_callback(PrinterCallback)
-    if progress and RANK == 0:
+    if progress and PROCESS == 0:
         trainer.add_callback(Progress)
 
 
@@ -602,14 +563,14 @@ def _save(model: nn.Module, tokenizer: PreTrainedTokenizerBase, method: str | PR
     """Write what was trained; of several processes the first does. Returns where."""
     if isinstance(method, PRILoRAConfig):
         path = folder / "adapter.safetensors"
-        return save_adapter(model, path) if RANK == 0 else path
+        return save_adapter(model, path) if PROCESS == 0 else path
     if method in ("houlsby", "pfeiffer"):  # no class of transformers has these layers
         path = folder / "trained.safetensors"
         trained = {name: p.detach().cpu() for name, p in model.named_parameters() if p.requires_grad}
-        if RANK == 0:
+        if PROCESS == 0:
             write_whole(path, save(trained))
         return path
-    if RANK == 0:
+    if PROCESS == 0:
         with _no_bars_of_files():
             model.save_pretrained(folder / "model")
         tokenizer.save_pretrained(folder / "model")

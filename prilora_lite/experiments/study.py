@@ -21,16 +21,9 @@ from datasets import Dataset
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from prilora_lite.config import PRILoRAConfig
+from prilora_lite.experiments.device import PROCESS, PROCESSES, pick_device, pick_precision
 from prilora_lite.experiments.encoders import Settings, settings_for
-from prilora_lite.experiments.finetune import (
-    RANK,
-    WORLD_SIZE,
-    check_encoder,
-    finetune,
-    pick_device,
-    pick_precision,
-    result_record,
-)
+from prilora_lite.experiments.finetune import check_encoder, finetune, result_record
 from prilora_lite.experiments.tasks import check_rows, get_task, load_rows
 from prilora_lite.shared.checks import check_seed
 from prilora_lite.shared.errors import expect, unknown
@@ -215,7 +208,7 @@ def ablate(
         runs: the grid.
         output: the file of JSON lines; runs with the same method, task, rows, seed, encoder, settings and precision
             are not repeated.
-        encoder, precision, device, progress: see :func:`~.training.finetune`.
+        encoder, precision, device, progress: see :func:`~.finetune.finetune`.
         rows: a folder of Parquet files, or the rows themselves by task and split; default: see
             :func:`~.tasks.load_rows`.
         overrides: settings to change for all runs, such as ``{"epochs": 1}``.
@@ -241,7 +234,7 @@ def ablate(
     if jobs is not None and not (isinstance(jobs, int) and jobs >= 1):
         raise ValueError(f"jobs must be an integer of at least 1, got {jobs!r}")
     jobs = min(jobs, max(1, len(runs))) if jobs else (-1 if backend == "ray" else 1)
-    if jobs != 1 and WORLD_SIZE > 1:
+    if jobs != 1 and PROCESSES > 1:
         raise ValueError("several jobs under torchrun: either several runs at a time, or several processes for one run")
     output.parent.mkdir(parents=True, exist_ok=True)
     output.open("ab").close()  # a place that can't be written to is better found before the first run
@@ -266,7 +259,7 @@ def ablate(
 
     def missing() -> Iterator[tuple[Any, ...]]:
         for same, plan in plans.items():
-            if record := (at_start if WORLD_SIZE > 1 else _finished(output)).get(same):
+            if record := (at_start if PROCESSES > 1 else _finished(output)).get(same):
                 announce(plan, record)
                 continue
             if jobs == 1:
@@ -274,7 +267,7 @@ def ablate(
             yield plan, data[plan.run.task], precision, device, progress and jobs == 1
 
     for plan, record in _each(_make, missing(), jobs, backend, device):
-        if RANK == 0:
+        if PROCESS == 0:
             append_record(output, record)
         announce(plan, record)
     finished = _finished(output)
@@ -382,7 +375,7 @@ def _make(
         )  # fmt: skip
         record |= result_record(result)
     except Exception as error:  # whatever it was, it is written down and shown, and the other runs go on
-        if WORLD_SIZE > 1:
+        if PROCESSES > 1:
             raise  # the other processes of this run wait for this one
         method = plan.trains if isinstance(plan.trains, str) else plan.trains.to_dict()
         record |= {"task": plan.run.task, "method": method, "seed": plan.run.seed}

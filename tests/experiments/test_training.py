@@ -22,12 +22,8 @@ from prilora_lite import (
     load_encoder,
     load_rows,
 )
-from prilora_lite.experiments.finetune import (
-    LengthGroupedSampler,
-    bf16_is_native,
-    pick_device,
-    result_record,
-)
+from prilora_lite.experiments.device import bf16_is_native, pick_device
+from prilora_lite.experiments.finetune import LengthGroupedSampler, result_record
 from prilora_lite.experiments.tasks import TASKS
 from prilora_lite.integrations.trainer import CHECKSUMS
 from tests.small_models import BUILDERS, VOCABULARY, build, checkpoint_activations

@@ -23,8 +23,9 @@ from torch import nn
 from transformers import TrainerCallback
 
 from prilora_lite.config import PRILoRAConfig
+from prilora_lite.experiments.device import pick_precision
 from prilora_lite.experiments.encoders import POCKET_SHORT, Settings, settings_for
-from prilora_lite.experiments.finetune import Result, finetune, pick_precision
+from prilora_lite.experiments.finetune import Result, finetune
 from prilora_lite.experiments.study import describe_environment, same_run
 from prilora_lite.lora import LoRALinear
 from prilora_lite.shared.errors import unknown
@@ -46,7 +47,7 @@ WATCHED = "encoder.layer.5.attention.self.query"  # whose masks are kept; pocket
 
 @dataclass(frozen=True)
 class Recipe:
-    """One run to record: its name, and the method that :func:`~.training.finetune` is given."""
+    """One run to record: its name, and the method that :func:`~prilora_lite.experiments.finetune.finetune` is given."""
 
     name: str
     method: PRILoRAConfig | str
@@ -112,7 +113,7 @@ def record(name: str, *, folder: Path = FOLDER, rows: str | None = None, device:
     Args:
         name: ``layers``, ``layers_minilm`` (wants the rows of GLUE's MRPC) or ``pruning``.
         folder: where ``name.jsonl`` goes.
-        rows, device: see :func:`~.training.finetune`.
+        rows, device: see :func:`~prilora_lite.experiments.finetune.finetune`.
     """
     output = Path(folder) / f"{name}.jsonl"
     planned = list(recipes(name))
