@@ -23,6 +23,7 @@ from transformers.utils import logging as transformers_logging
 
 from prilora_lite.adapt import head_parameters
 from prilora_lite.config import is_number
+from prilora_lite.experiments.bars import no_bars
 from prilora_lite.experiments.tasks import Task, get_task
 from prilora_lite.shared.files import check_sha256
 
@@ -188,10 +189,7 @@ def load_encoder(
         options["label2id"] = {label: i for i, label in enumerate(task.labels)}
     else:
         options["problem_type"] = "regression"
-    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()  # "classifier was newly initialized" is what we want, no warning
-    transformers_logging.disable_progress_bar()
-    try:
+    with _quiet():
         with _explained(name):
             tokenizer = AutoTokenizer.from_pretrained(place, revision=revision, trust_remote_code=False)
             config = AutoConfig.from_pretrained(place, revision=revision, trust_remote_code=False, **options)
@@ -212,10 +210,6 @@ def load_encoder(
                     use_safetensors=safetensors,
                     output_loading_info=True,
                 )
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-        if bars:
-            transformers_logging.enable_progress_bar()
     head = {id(parameter) for parameter in head_parameters(model)}
     lacking = [n for n, p in model.named_parameters() if n in loaded["missing_keys"] and id(p) not in head]
     if lacking:
@@ -283,6 +277,18 @@ def _hub_folder(name: str, preset: Preset) -> Path:
         return Path(snapshot_download(preset.hub_name, revision=preset.revision, allow_patterns=patterns))
     except (OSError, HfHubHTTPError, RuntimeError) as error:
         raise OSError(_help(name, error)) from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' bars and warnings: "classifier was newly initialized" is what we want."""
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        with no_bars("transformers"):
+            yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
 
 
 @contextlib.contextmanager

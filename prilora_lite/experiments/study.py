@@ -25,6 +25,7 @@ from prilora_lite.experiments.device import PROCESS, PROCESSES, pick_device, pic
 from prilora_lite.experiments.encoders import Settings, settings_for
 from prilora_lite.experiments.finetune import check_encoder, finetune, result_record
 from prilora_lite.experiments.tasks import check_rows, get_task, load_rows
+from prilora_lite.experiments.trainable import method_as_json
 from prilora_lite.shared.checks import check_seed
 from prilora_lite.shared.errors import expect, unknown
 from prilora_lite.shared.records import append_record, read_records
@@ -300,8 +301,7 @@ def run_key(
     run: Run, encoder: str, settings: Settings, trains: str | PRILoRAConfig, precision: str, rows: str
 ) -> list[Any]:
     """What makes two runs the same one: task, seed, encoder, method as configured, settings, precision and rows."""
-    method = trains if isinstance(trains, str) else trains.to_dict()
-    return [run.task, run.seed, encoder, method, asdict(settings), precision, rows]
+    return [run.task, run.seed, encoder, method_as_json(trains), asdict(settings), precision, rows]
 
 
 def rows_digest(rows: dict[str, Dataset]) -> str:
@@ -377,8 +377,7 @@ def _make(
     except Exception as error:  # whatever it was, it is written down and shown, and the other runs go on
         if PROCESSES > 1:
             raise  # the other processes of this run wait for this one
-        method = plan.trains if isinstance(plan.trains, str) else plan.trains.to_dict()
-        record |= {"task": plan.run.task, "method": method, "seed": plan.run.seed}
+        record |= {"task": plan.run.task, "method": method_as_json(plan.trains), "seed": plan.run.seed}
         record |= {"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
     seconds = round(time.time() - started, 1)
     return plan, record | {"seconds": seconds, "environment": describe_environment(precision, device)}

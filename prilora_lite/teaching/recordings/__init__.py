@@ -27,6 +27,7 @@ from prilora_lite.experiments.device import pick_precision
 from prilora_lite.experiments.encoders import POCKET_SHORT, Settings, settings_for
 from prilora_lite.experiments.finetune import Result, finetune
 from prilora_lite.experiments.study import describe_environment, same_run
+from prilora_lite.experiments.trainable import method_as_json
 from prilora_lite.lora import LoRALinear
 from prilora_lite.shared.errors import unknown
 from prilora_lite.shared.records import append_record, read_records
@@ -196,7 +197,7 @@ def load_trace(ratio: float, interval: int, folder: Path = FOLDER) -> dict[str, 
 
 def _key(recipe: Recipe) -> list[Any]:
     """What makes two recorded runs the same one."""
-    method = recipe.method if isinstance(recipe.method, str) else recipe.method.to_dict()
+    method = method_as_json(recipe.method)
     return [recipe.name, recipe.task, recipe.seed, recipe.encoder, method, asdict(recipe.settings)]
 
 
