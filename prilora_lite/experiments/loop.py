@@ -39,8 +39,8 @@ class LengthGroupedSampler(Sampler[int]):
         seed: of the shuffles.
 
     Raises:
-        ValueError: no rows, a length that is no number, a batch of less than a row, or a seed that is none.
-        TypeError: lengths that are no sequence.
+        ValueError: no rows, a length that is not a number, a batch size below 1, or a seed outside 0 to 2**32 - 1.
+        TypeError: lengths that are not a sequence.
     """
 
     def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
@@ -74,7 +74,7 @@ class LengthGroupedSampler(Sampler[int]):
 
 
 class GlueTrainer(Trainer):
-    """Trainer for a task, whose training batches are of like length and each leave their loss; evaluation is in order.
+    """Trainer for one task: it groups training rows of like length into batches and keeps the loss of each batch.
 
     Attributes:
         losses: of the training batches so far, left on the device so that no step waits for them.
@@ -95,8 +95,8 @@ class GlueTrainer(Trainer):
             compute_metrics=lambda output: compute_metrics(task, output.predictions, output.label_ids),
             **options,
         )
-        # Trainer takes a forward(**kwargs) for one that sums the loss over the global batch, and multiplies it by the
-        # number of processes; these classifiers average
+        # Trainer assumes that a forward with **kwargs sums its loss, and multiplies it by the number of processes; ours
+        # averages
         self.model_accepts_loss_kwargs = False
         self.losses: list[torch.Tensor] = []
 

@@ -17,8 +17,8 @@ from prilora_lite import PRILoRAConfig, Pruner, adapt
 from prilora_lite.cli import main
 from prilora_lite.experiments import study
 from prilora_lite.shared.records import read_records
-from tests.experiments.test_training import callback_of, trainer
 from tests.small_models import build
+from tests.training import callback_of, trainer
 
 ROOT = Path(__file__).parents[2]
 RUN = """
@@ -175,9 +175,9 @@ def test_a_study_writes_each_run_once_and_speaks_with_one_voice(encoder, rows, t
 
 def test_a_batch_that_can_not_be_shared_is_refused(encoder, rows, monkeypatch):
     from prilora_lite import Settings, finetune
-    from prilora_lite.experiments import finetune as training
+    from prilora_lite.experiments import loop
 
-    monkeypatch.setattr(training, "PROCESSES", 3)
+    monkeypatch.setattr(loop, "PROCESSES", 3)
     with pytest.raises(ValueError, match="a batch of 8 rows can't be shared by 3 processes"):
         finetune("cola", "head", encoder=encoder, rows=rows, settings=Settings(batch_size=8, max_length=16))
 

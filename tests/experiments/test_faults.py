@@ -25,8 +25,8 @@ from prilora_lite.integrations.trainer import CHECKSUMS
 from prilora_lite.shared.files import write_whole
 from prilora_lite.shared.records import append_record, read_records
 from tests.experiments.test_study import QUICK, command
-from tests.experiments.test_training import assert_same_weights, callback_of, trainer
 from tests.small_models import write_encoder
+from tests.training import assert_same_weights, callback_of, trainer
 
 CONFIG = PRILoRAConfig(first_rank=2, last_rank=5, interval=3)
 SAVING = {"save_strategy": "steps", "save_steps": 4, "max_steps": 9}
