@@ -38,6 +38,7 @@ from prilora_lite import (
 )
 from prilora_lite.experiments import finetune as library
 from prilora_lite.experiments.encoders import settings_for
+from prilora_lite.experiments.loop import GlueTrainer
 from prilora_lite.experiments.tasks import get_task
 from prilora_lite.shared.files import write_whole
 
@@ -74,8 +75,8 @@ def _telling(save: Callable[..., Any], told: Any) -> Callable[..., Any]:
 
 def train(options: dict[str, Any], folder: Path, told: Any) -> None:
     """Make a run, or go on with it; in a process of its own."""
-    library.GlueTrainer._save_checkpoint = _telling(library.GlueTrainer._save_checkpoint, told)
-    library._save = _telling(library._save, told)
+    GlueTrainer._save_checkpoint = _telling(GlueTrainer._save_checkpoint, told)
+    library.save_trained = _telling(library.save_trained, told)
     result = finetune(
         **options, output_dir=folder, resume=True, device="cpu", precision="fp32", progress=False,
         callbacks=[_Tell(told)],

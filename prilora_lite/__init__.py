@@ -19,7 +19,7 @@ _LOADED_WHEN_USED = {
     "save_adapter": "checkpoint", "load_adapter": "checkpoint",
     "rank_pattern_for": "integrations.rank_patterns", "save_peft_adapter": "integrations.peft_save",
     "load_peft_adapter": "integrations.peft_load",
-    "PRILoRACallback": "experiments.finetune", "latest_checkpoint": "experiments.finetune",
+    "PRILoRACallback": "integrations.trainer", "latest_checkpoint": "integrations.trainer",
     "finetune": "experiments.finetune", "evaluate": "experiments.finetune",
     "TASKS": "experiments.tasks", "load_rows": "experiments.tasks", "compute_metrics": "experiments.tasks",
     "Settings": "experiments.encoders", "load_encoder": "experiments.encoders",

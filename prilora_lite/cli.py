@@ -225,6 +225,7 @@ def _parser(kind: type[argparse.ArgumentParser] = argparse.ArgumentParser) -> ar
 
 def _ablate(options: argparse.Namespace) -> int:
     from prilora_lite.experiments import reporting, study
+    from prilora_lite.experiments.device import PROCESS
 
     output = options.output or Path(options.study or "runs/ablation").with_suffix(".jsonl")
     if output.suffix != ".jsonl":
@@ -232,7 +233,7 @@ def _ablate(options: argparse.Namespace) -> int:
     if options.jobs is not None and options.jobs < 1:
         raise ValueError(f"--jobs {options.jobs}: expected a number of at least 1")
     runs = study.grid(_methods(options), options.tasks, options.seeds)
-    speaks = study.RANK == 0  # of several processes for one run, the first
+    speaks = PROCESS == 0  # of several processes for one run, the first
     crashed: list[study.Run] = []
 
     def announce(number: int, count: int, run: study.Run, record: dict[str, Any] | None) -> None:

@@ -47,7 +47,7 @@ from prilora_lite import (
     save_adapter,
     save_peft_adapter,
 )
-from prilora_lite.experiments.finetune import LengthGroupedSampler
+from prilora_lite.experiments.loop import LengthGroupedSampler
 from prilora_lite.experiments.tasks import TASKS, get_task
 from prilora_lite.shared.records import read_records
 from tests.small_models import build

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import importlib.util
 import os
 from collections.abc import Iterator
@@ -22,9 +21,11 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from prilora_lite.experiments.bars import no_bars
 from prilora_lite.experiments.tasks import Task, get_task
 from prilora_lite.models.heads import head_parameters
 from prilora_lite.shared.checks import is_number
+from prilora_lite.shared.files import check_sha256
 
 
 @dataclass(frozen=True)
@@ -188,10 +189,7 @@ def load_encoder(
         options["label2id"] = {label: i for i, label in enumerate(task.labels)}
     else:
         options["problem_type"] = "regression"
-    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()  # "classifier was newly initialized" is what we want, no warning
-    transformers_logging.disable_progress_bar()
-    try:
+    with _quiet():
         with _explained(name):
             tokenizer = AutoTokenizer.from_pretrained(place, revision=revision, trust_remote_code=False)
             config = AutoConfig.from_pretrained(place, revision=revision, trust_remote_code=False, **options)
@@ -212,10 +210,6 @@ def load_encoder(
                     use_safetensors=safetensors,
                     output_loading_info=True,
                 )
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-        if bars:
-            transformers_logging.enable_progress_bar()
     head = head_parameters(model)
     lacking = [name for name, _ in model.named_parameters() if name in loaded["missing_keys"] and name not in head]
     if lacking:
@@ -267,19 +261,6 @@ def _set_head_dropout(config: PreTrainedConfig, value: float) -> None:
         setattr(config, name, value)
 
 
-def sha256_of(file: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal digits."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def check_sha256(file: Path, expected: str) -> None:
-    """Raise ValueError if the file's SHA-256 is not the expected one."""
-    digest = sha256_of(file)
-    if digest != expected:
-        raise ValueError(f"{file} is not the file it should be: its SHA-256 is {digest}, expected {expected}")
-
-
 def _package_folder(package: str | None) -> Path | None:
     """The package's model folder, found without running any of its code."""
     spec = importlib.util.find_spec(package) if package else None
@@ -298,6 +279,18 @@ def _hub_folder(name: str, preset: Preset) -> Path:
         return Path(snapshot_download(preset.hub_name, revision=preset.revision, allow_patterns=patterns))
     except (OSError, HfHubHTTPError, RuntimeError) as error:
         raise OSError(_help(name, error)) from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' bars and warnings: "classifier was newly initialized" is what we want."""
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        with no_bars("transformers"):
+            yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
 
 
 @contextlib.contextmanager

@@ -1,385 +1,43 @@
-"""Training with transformers.Trainer: the callback that prunes, and one run from a configuration to its metrics."""
+"""One run, from a configuration to its metrics: fine-tune an encoder on a task, and evaluate it."""
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import hashlib
-import io
-import json
 import math
-import os
-import shutil
 import statistics
 import tempfile
-import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import datasets
 import torch
-from accelerate.state import PartialState
 from datasets import Dataset
-from safetensors import SafetensorError
-from safetensors.torch import save
 from torch import nn
-from torch.utils.data import Sampler
-from tqdm.auto import tqdm
-from transformers import (
-    DataCollatorWithPadding,
-    PreTrainedTokenizerBase,
-    PrinterCallback,
-    Trainer,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-    set_seed,
-)
-from transformers.trainer_callback import ExportableState
-from transformers.utils import logging as transformers_logging
+from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainingArguments, set_seed
 
-from prilora_lite.adapt import adapt, plan
-from prilora_lite.checkpoint import save_adapter
+from prilora_lite.adapt import Report, plan
 from prilora_lite.config import PRILoRAConfig
-from prilora_lite.experiments import baselines
-from prilora_lite.experiments.encoders import PRESETS, Preset, Settings, load_encoder, settings_for, sha256_of
-from prilora_lite.experiments.tasks import Task, check_rows, compute_metrics, get_task, load_rows
-from prilora_lite.models.heads import head_parameters
-from prilora_lite.models.layers import INSTEAD, configuration_of, lora_layers
-from prilora_lite.pruner import Pruner
-from prilora_lite.report import Report, report
-from prilora_lite.shared.errors import expect
-from prilora_lite.shared.files import not_written, write_whole
-
-logger = transformers_logging.get_logger("transformers.prilora_lite")
-
-METHODS_BY_NAME = ("head", "full", *baselines.BASELINES)
-SEVERAL_GPUS = (
-    "Trainer would use nn.DataParallel over {} GPUs, whose replicas lose the input statistics: "
-    "set CUDA_VISIBLE_DEVICES=0 for one GPU, or start one process per GPU with torchrun"
+from prilora_lite.experiments.bars import no_bars
+from prilora_lite.experiments.encoders import Settings, load_encoder, settings_for
+from prilora_lite.experiments.loop import (
+    GlueTrainer,
+    StepTimer,
+    common_arguments,
+    curve_of,
+    evaluation_sets,
+    in_order,
+    metrics_in,
+    schedule,
+    show_progress,
 )
-SPLIT_WEIGHTS = ("FSDP", "DEEPSPEED", "MEGATRON_LM")  # of Accelerate's ways to train
-# Set by torchrun and `accelerate launch`, for several processes that make one run together
-RANK, WORLD_SIZE = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
-MOST_UNKNOWN = 0.3  # share of unknown tokens in the first rows above which a run is refused
-PRECISIONS = ("auto", "fp32", "bf16")
-TORCH_CANT_WRITE = ("PytorchStreamWriter", "iostream error")  # in torch.save's RuntimeError on a full disk
-CHECKSUMS = "checksums.json"
-LAST_WHOLE = "latest_checkpoint(folder) finds the last whole one"
-
-
-class SealCheckpoints(TrainerCallback):
-    """Writes the SHA-256 of each file of a checkpoint beside them, when Trainer has written them all."""
-
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        folder = _checkpoint(args, state)
-        args.distributed_state.wait_for_everyone()  # each process writes the state of its own generators
-        if state.is_world_process_zero and folder.is_dir():  # Trainer's search for hyperparameters has other folders
-            files = sorted(file for file in folder.iterdir() if file.is_file() and file.name != CHECKSUMS)
-            write_whole(folder / CHECKSUMS, json.dumps({file.name: sha256_of(file) for file in files}).encode())
-
-
-def _checkpoint(args: TrainingArguments, state: TrainerState) -> Path:
-    """Where Trainer keeps the checkpoint of this step."""
-    return Path(args.output_dir) / f"checkpoint-{state.global_step}"
-
-
-def damaged_file(checkpoint: Path) -> Path | None:
-    """The first file of a checkpoint that is not as it was written, None if all are or no checksums are there."""
-    sums = checkpoint / CHECKSUMS
-    if not sums.exists():
-        return None
-    try:
-        expected = json.loads(sums.read_text(encoding="utf-8"))
-        files = [(checkpoint / Path(name).name, digest) for name, digest in expected.items()]
-    except (OSError, ValueError, AttributeError, RecursionError):
-        return sums
-    return next((file for file, digest in files if not file.is_file() or sha256_of(file) != digest), None)
-
-
-class PRILoRACallback(SealCheckpoints, ExportableState):
-    """Runs the :class:`~prilora_lite.pruner.Pruner` inside ``transformers.Trainer``.
-
-    Usage::
-
-        adapt(model, PRILoRAConfig())
-        trainer = Trainer(model, args, ..., callbacks=[PRILoRACallback()])
-
-    or, with PEFT::
-
-        model = get_peft_model(model, LoraConfig(..., **rank_pattern_for(model, first_rank=4, last_rank=12)))
-        trainer = Trainer(model, args, ..., callbacks=[PRILoRACallback()])
-
-    It prunes every N optimizer steps and in the last one, before Trainer's last evaluation and save. With
-    ``load_best_model_at_end`` it also prunes before each evaluation and save, so that the checkpoint chosen was pruned
-    when it was evaluated. The pruner's state travels in the checkpoint's ``trainer_state.json``; a resumed run takes it
-    from there, and stops if it is missing or the weights that Trainer loaded are not the ones it was saved with. It
-    writes the SHA-256 of a checkpoint's files beside them, ``checksums.json``; a run that is resumed from a checkpoint
-    in its own ``output_dir`` stops if one differs. Of a checkpoint elsewhere, :func:`latest_checkpoint` checks them.
-
-    Args:
-        config: whose pruning settings a model of PEFT's is trained with; default: :class:`~.config.PRILoRAConfig`'s.
-            A model that ``adapt`` was called on has its own.
-
-    Attributes:
-        pruner: the pruner of the current run, None before it and where the configuration's ratio is 0.
-        pruned_after_evaluation: whether a run that was stopped early had to be pruned once more when it had ended.
-
-    Raises (in training):
-        RuntimeError: the model is not adapted, otherwise than ``config`` says, or merged; Trainer uses FSDP, DeepSpeed
-            or ``nn.DataParallel``; or a checkpoint can't be resumed from.
-    """
-
-    def __init__(self, config: PRILoRAConfig | None = None) -> None:
-        self.config = config
-        self.pruner: Pruner | None = None
-        self.pruned_after_evaluation = False
-        self._model: nn.Module | None = None
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **kwargs: Any
-    ) -> None:
-        layers = lora_layers(model)
-        if not layers:
-            raise RuntimeError(
-                "the model is not adapted: call adapt(model, config), or PEFT's get_peft_model with a LoraConfig, "
-                "before making the Trainer"
-            )
-        config = configuration_of(model) or self.config or PRILoRAConfig()
-        if self.config not in (None, config):
-            raise RuntimeError(
-                f"PRILoRACallback was given {self.config}, but the model was adapted with {config}; leave the first "
-                "out, or change the second: model.prilora_config = dataclasses.replace(model.prilora_config, ratio=...)"
-            )
-        if not any(layer.lora_A.requires_grad for layer in layers.values()):
-            raise RuntimeError(
-                "lora_A is frozen in all layers, so nothing would be trained and A still be pruned: "
-                "PeftModel.from_pretrained needs is_trainable=True for an adapter that is to go on training"
-            )
-        if any(layer.merged for layer in layers.values()):
-            raise RuntimeError("the model is merged, so its adapter would not be trained; call unmerge() on its layers")
-        if args.n_gpu > 1:
-            raise RuntimeError(SEVERAL_GPUS.format(args.n_gpu))
-        strategy = PartialState().distributed_type
-        if strategy.name in SPLIT_WEIGHTS:
-            raise RuntimeError(f"under {strategy.value} no process has whole weights to prune: {INSTEAD}")
-        if any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
-            model.enable_input_require_grads()  # the reentrant kind drops the gradient behind frozen embeddings
-        self._model, self.pruned_after_evaluation = model, False
-        if self.pruner is not None:
-            self.pruner.detach()  # of a run that was interrupted
-        self.pruner = Pruner(model, **config.pruning(args.seed)) if config.ratio else None
-        if state.global_step:
-            if damaged := damaged_file(_checkpoint(args, state)):
-                raise RuntimeError(f"{damaged} is not as it was written: it is damaged; {LAST_WHOLE}")
-            self._resume(state)
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if self.pruner is not None:
-            self.pruner.step()
-            last = state.global_step >= state.max_steps or control.should_training_stop
-            if last or self._will_be_judged(args, control):
-                self.pruner.prune()
-
-    def on_epoch_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        if self.pruner is not None and self.pruner.steps and self._will_be_judged(args, control):
-            self.pruner.prune()
-
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        if self.pruner is None:
-            return
-        self.pruner.detach()
-        if self.pruner.steps == 0:
-            logger.warning("PRILoRACallback: no optimizer step was made, so nothing was pruned")
-        elif self.pruner.pruned_at != self.pruner.steps and state.best_model_checkpoint is None:
-            logger.warning("PRILoRACallback: training was stopped early; pruned now, so evaluate and save once more")
-            self.pruner.prune()
-            self.pruned_after_evaluation = True
-
-    @property
-    def history(self) -> list[dict[str, float]]:
-        """The pruner's: for each prune its step, the share of zeros before and after, and the mass removed."""
-        return self.pruner.history if self.pruner else []
-
-    def state(self) -> dict[str, Any]:
-        """What Trainer writes into ``trainer_state.json``: the pruner, and a digest of the trained weights."""
-        if self._model is None:
-            return {"args": {}, "attributes": {}}
-        buffer = io.BytesIO()
-        torch.save(None if self.pruner is None else self.pruner.state_dict(), buffer)
-        saved = {"pruner": base64.b64encode(buffer.getvalue()).decode(), "weights": _digest(self._model)}
-        return {"args": {}, "attributes": {"saved": saved}}
-
-    def _resume(self, state: TrainerState) -> None:
-        stored = state.stateful_callbacks.get(type(self).__name__, {})
-        saved = stored.get("attributes", {}).get("saved") if isinstance(stored, dict) else None
-        if saved is None:
-            raise RuntimeError(
-                f"the checkpoint of step {state.global_step} was written without PRILoRACallback, so it has no pruner "
-                "to resume; start anew, or resume from a checkpoint of a run that had it"
-            )
-        if saved["weights"] != _digest(self._model):
-            raise RuntimeError(
-                f"the weights loaded from the checkpoint of step {state.global_step} are not those it was saved with: "
-                f"it is damaged or belongs to another model; {LAST_WHOLE}"
-            )
-        try:
-            pruner_state = torch.load(
-                io.BytesIO(base64.b64decode(saved["pruner"])), weights_only=True, map_location="cpu"
-            )
-        except Exception as error:  # damaged or hostile bytes end in errors of many kinds; none of them runs
-            raise RuntimeError(f"the pruner in the checkpoint of step {state.global_step} can't be read") from error
-        if (pruner_state is None) != (self.pruner is None):
-            raise RuntimeError("the checkpoint was saved with pruning on and is resumed with it off, or the reverse")
-        if self.pruner is not None:
-            self.pruner.load_state_dict(pruner_state)
-
-    @staticmethod
-    def _will_be_judged(args: TrainingArguments, control: TrainerControl) -> bool:
-        selects = args.load_best_model_at_end or args.save_strategy == "best"
-        return selects and (control.should_evaluate or control.should_save)
-
-
-def latest_checkpoint(folder: str | Path) -> Path | None:
-    """The newest checkpoint of a Trainer in a folder that was written to its end, None if there is none.
-
-    Trainer writes ``trainer_state.json`` last; a checkpoint without a readable one was cut off and is passed over, and
-    so is one with a file whose SHA-256 is not the one that :class:`PRILoRACallback` wrote down.
-
-    Raises:
-        TypeError, ValueError, OSError: no path.
-    """
-    found = []
-    for path in Path(folder).glob("checkpoint-*"):
-        try:
-            step = json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))["global_step"]
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
-            continue
-        if isinstance(step, int):
-            found.append((step, path))
-    return next((path for _, path in sorted(found, reverse=True) if damaged_file(path) is None), None)
-
-
-class LengthGroupedSampler(Sampler[int]):
-    """Shuffled rows, those of like length in one batch; a function of seed and epoch alone, so that it resumes.
-
-    Rows are shuffled, cut into pools of 50 batches, sorted by length within each; then the batches are shuffled.
-    Less padding, hence faster. Our choice; Trainer's own ``group_by_length`` does not resume in the same order.
-
-    Args:
-        lengths: of each row, in tokens.
-        batch_size: rows per optimizer step.
-        seed: of the shuffles.
-
-    Raises:
-        ValueError: no rows, a length that is no number, a batch of less than a row, or a seed that is none.
-        TypeError: lengths that are no sequence.
-    """
-
-    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
-        check_seed(seed)
-        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-            raise ValueError(f"batch_size must be an integer of at least 1, got {batch_size!r}")
-        if not len(lengths) or not all(isinstance(length, int) for length in lengths):
-            raise ValueError(f"lengths must be one number of tokens for each row, got {lengths!r:.80}")
-        self.lengths, self.batch_size, self.seed = list(lengths), batch_size, seed
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch, from 0 up, whose order comes next; called by the data loader."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(self.seed + 1_000_003 * self.epoch)
-        rows = torch.randperm(len(self.lengths), generator=generator).tolist()
-        pool = 50 * self.batch_size
-        rows = [row for i in range(0, len(rows), pool) for row in sorted(rows[i : i + pool], key=self._length)]
-        batches = [rows[i : i + self.batch_size] for i in range(0, len(rows), self.batch_size)]
-        rest = batches.pop() if len(batches[-1]) < self.batch_size else []  # a short batch stays last
-        order = torch.randperm(len(batches), generator=generator).tolist()
-        return iter([row for i in order for row in batches[i]] + rest)
-
-    def _length(self, row: int) -> int:
-        return self.lengths[row]
-
-
-class GlueTrainer(Trainer):
-    """Trainer whose training batches are grouped by length, and that keeps the loss of each; evaluation stays in order.
-
-    Attributes:
-        losses: of the training batches so far, left on the device so that no step waits for them.
-    """
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        # Trainer takes a forward(**kwargs) for one that sums the loss over the global batch, and multiplies it by the
-        # number of processes; these classifiers average
-        self.model_accepts_loss_kwargs = False
-        self.losses: list[torch.Tensor] = []
-
-    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        loss = super().training_step(*args, **kwargs)
-        self.losses.append(loss)
-        return loss
-
-    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler[int]:
-        lengths = [len(ids) for ids in (train_dataset or self.train_dataset)["input_ids"]]
-        rows_per_step = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-        return LengthGroupedSampler(lengths, rows_per_step, self.args.seed)
-
-
-class StepTimer(TrainerCallback):
-    """Seconds of each optimizer step, evaluation and saving left out."""
-
-    def __init__(self) -> None:
-        self.seconds: list[float] = []
-
-    def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
-        self._begin = time.perf_counter()
-
-    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-        self.seconds.append(time.perf_counter() - self._begin)
-
-
-class Progress(TrainerCallback):
-    """One bar for training, in a terminal or a notebook, and one for an evaluation that stands by itself."""
-
-    def __init__(self) -> None:
-        self.bar: tqdm | None = None
-        self.training = False
-
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, *rest: Any, **kwargs: Any) -> None:
-        self.training = True
-        self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc="train", unit="step", leave=False)
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, *rest: Any, **kwargs: Any) -> None:
-        self.bar.update(state.global_step - self.bar.n)
-
-    def on_prediction_step(self, *args: Any, eval_dataloader: Any = None, **kwargs: Any) -> None:
-        if not self.training:
-            self.bar = self.bar or tqdm(total=len(eval_dataloader), desc="evaluate", unit="batch", leave=False)
-            self.bar.update()
-
-    def on_evaluate(self, *args: Any, metrics: dict[str, float] | None = None, **kwargs: Any) -> None:
-        if self.training:
-            self.bar.set_postfix({name: f"{value:.3f}" for name, value in _metrics(metrics or {}).items()})
-        else:
-            self.bar.close()
-            self.bar = None
-
-    def on_train_end(self, *args: Any, **kwargs: Any) -> None:
-        self.bar.close()
-        self.bar, self.training = None, False
+from prilora_lite.experiments.saving import claim, save_trained, writing
+from prilora_lite.experiments.tasks import check_rows, get_task, load_rows
+from prilora_lite.experiments.tokens import check_length, tokenize
+from prilora_lite.experiments.trainable import METHODS_BY_NAME, count, make_trainable, method_as_json
+from prilora_lite.integrations.trainer import SEVERAL_GPUS, SealCheckpoints, latest_checkpoint
+from prilora_lite.shared.checks import check_seed
+from prilora_lite.shared.errors import expect
 
 
 @dataclass(frozen=True)
@@ -457,15 +115,8 @@ def finetune(
         OSError: rows or an encoder that can't be had, or an output that can't be written.
         RuntimeError: a checkpoint that can't be resumed from, or several GPUs in one process.
     """
-    if not (method is None or isinstance(method, PRILoRAConfig) or method in METHODS_BY_NAME):
-        raise ValueError(f"method must be a PRILoRAConfig or one of {', '.join(METHODS_BY_NAME)}, got {method!r}")
-    check_seed(seed)
-    if (save_steps or resume) and output_dir is None:
-        raise ValueError("save_steps and resume need an output_dir to keep checkpoints in")
-    if not (settings is None or isinstance(settings, Settings)):
-        raise ValueError(f"settings must be Settings(...) or None for the preset's, got {settings!r}")
-    glue = get_task(task)
-    callbacks = list(callbacks)
+    _check_arguments(method, seed, output_dir, bool(save_steps or resume), settings)
+    glue, callbacks = get_task(task), list(callbacks)
     encoder, settings = str(encoder), settings or settings_for(str(encoder), task, method)
     method = PRILoRAConfig(alpha=settings.alpha) if method is None else method
     data = check_rows(glue, rows) if isinstance(rows, dict) else load_rows(glue, rows)
@@ -475,31 +126,15 @@ def finetune(
     check_length(model, settings.max_length)
     base = sum(parameter.numel() for parameter in model.parameters())
     steps = math.ceil(settings.epochs * math.ceil(len(data["train"]) / settings.batch_size))
-    model, own = _make_trainable(model, method, steps, settings.alpha)
+    model, own = make_trainable(model, method, steps, settings.alpha)
     tokenized = {
         split: tokenize(data[split], glue, tokenizer, settings.max_length) for split in ("train", *glue.splits)
     }
-    folder = Path(tempfile.mkdtemp(prefix="prilora-")) if output_dir is None else Path(output_dir)
-    try:
-        _claim(
-            folder,
-            {"task": task, "method": _plain(method), "encoder": encoder, "seed": seed} | asdict(settings),
-            resume,
-        )
+    with _kept_or_temporary(output_dir) as folder:
+        run = {"task": task, "method": method_as_json(method), "encoder": encoder, "seed": seed} | asdict(settings)
+        claim(folder, run, resume)
         arguments = TrainingArguments(
-            output_dir=str(folder),
-            num_train_epochs=settings.epochs,
-            learning_rate=settings.learning_rate,
-            per_device_train_batch_size=_share(settings.batch_size),
-            warmup_steps=settings.warmup,
-            weight_decay=settings.weight_decay,
-            seed=seed,
-            eval_strategy="epoch",
-            logging_strategy="epoch",
-            save_strategy="steps" if save_steps else "no",
-            save_steps=save_steps or 500,
-            save_total_limit=2,
-            **_common_arguments(pick_precision(precision, encoder, device), device),
+            str(folder), **schedule(settings, seed, save_steps), **common_arguments(precision, encoder, device)
         )
         if arguments.n_gpu > 1:
             raise RuntimeError(SEVERAL_GPUS.format(arguments.n_gpu))
@@ -508,25 +143,17 @@ def finetune(
         trainer = GlueTrainer(
             model,
             arguments,
+            glue,
+            tokenizer,
             train_dataset=tokenized["train"],
-            eval_dataset=_evaluation_sets(tokenized, glue),
-            data_collator=DataCollatorWithPadding(tokenizer),
-            compute_metrics=lambda output: compute_metrics(glue, output.predictions, output.label_ids),
+            eval_dataset=evaluation_sets(tokenized, glue),
             callbacks=[*own, *sealing, timer, *callbacks],  # the timer ends after the pruner: it is part of a step
         )
-        _show_progress(trainer, progress)
-        checkpoint = latest_checkpoint(folder) if resume else None
-        with _no_bars_of_files(), _writing(folder):
-            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-        judged = any(_metrics(log) for log in trainer.state.log_history if log["step"] == trainer.state.global_step)
-        if not judged or any(getattr(callback, "pruned_after_evaluation", False) for callback in own):
-            trainer.evaluate()  # Trainer saves before it evaluates, so a resumed run may find only the saving done
-        curve = _curve(trainer.state.log_history, glue)
-        with _writing(folder):
-            path = None if output_dir is None else _save(model, tokenizer, method, folder)
-    finally:
-        if output_dir is None:
-            shutil.rmtree(folder, ignore_errors=True)
+        show_progress(trainer, progress)
+        _train(trainer, own, folder, resume)
+        curve = curve_of(trainer.state.log_history, glue)
+        with writing(folder):
+            path = None if output_dir is None else save_trained(model, tokenizer, method, folder)
     return Result(
         task=task,
         method=method,
@@ -535,7 +162,7 @@ def finetune(
         curve=curve,
         losses=[loss.item() for loss in trainer.losses],
         history=own[0].history if own else [],
-        counts=_count(model, method, base),
+        counts=count(model, method, base),
         steps=trainer.state.global_step,
         seconds_per_step=statistics.median(timer.seconds[2:] or timer.seconds or [math.nan]),
         path=path,
@@ -577,23 +204,11 @@ def evaluate(
         raise ValueError(f"the model's head has {model.config.num_labels} outputs, but {task} needs {glue.num_labels}")
     tokenized = {split: tokenize(data[split], glue, tokenizer, max_length) for split in glue.splits}
     with tempfile.TemporaryDirectory(prefix="prilora-") as folder:
-        trainer = Trainer(
-            model,
-            TrainingArguments(
-                output_dir=folder, **_common_arguments(pick_precision(precision, encoder, device), device)
-            ),
-            data_collator=DataCollatorWithPadding(tokenizer),
-            compute_metrics=lambda output: compute_metrics(glue, output.predictions, output.label_ids),
-        )
-        _show_progress(trainer, progress)
-        logs = trainer.evaluate(_evaluation_sets(tokenized, glue))
-    return _in_order(_metrics(logs), glue)
-
-
-def check_seed(seed: int) -> None:
-    """Raise ValueError if a seed is none: NumPy's generators take no larger ones."""
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
-        raise ValueError(f"a seed is an integer of at least 0 and below 2**32, got {seed!r}")
+        arguments = TrainingArguments(folder, **common_arguments(precision, encoder, device))
+        trainer = GlueTrainer(model, arguments, glue, tokenizer)
+        show_progress(trainer, progress)
+        logs = trainer.evaluate(evaluation_sets(tokenized, glue))
+    return in_order(metrics_in(logs), glue)
 
 
 def check_encoder(
@@ -618,242 +233,37 @@ def check_encoder(
     tokenize(rows["train"].select(range(min(100, len(rows["train"])))), glue, tokenizer, settings.max_length)
 
 
-def tokenize(data: Dataset, task: Task, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Dataset:
-    """Token ids of a task's text columns, cut at ``max_length``, and ``labels``; nothing padded yet."""
-
-    def encode(batch: dict[str, list]) -> dict[str, list]:
-        encoded = tokenizer(*(batch[column] for column in task.columns), truncation=True, max_length=max_length)
-        kind = int if task.labels else float
-        return dict(encoded) | {"labels": [kind(label) for label in batch["label"]]}
-
-    with _map_bar(show=len(data) > 20_000):
-        tokenized = data.map(encode, batched=True, remove_columns=data.column_names, desc=f"tokenize {task.name}")
-    _refuse_foreign_words(tokenized[:100]["input_ids"], task, tokenizer)
-    return tokenized
-
-
-def _refuse_foreign_words(rows: list[list[int]], task: Task, tokenizer: PreTrainedTokenizerBase) -> None:
-    unknown = sum(row.count(tokenizer.unk_token_id) for row in rows) / max(1, sum(map(len, rows)))
-    if tokenizer.unk_token_id is not None and unknown > MOST_UNKNOWN:
-        raise ValueError(
-            f"the encoder does not know {unknown:.0%} of the words of {task.name}, so nothing could be learned: "
-            "'pocket' reads the pocket tasks alone; for others choose 'minilm', 'paper', a folder or a name on the hub"
-        )
-
-
-def bf16_is_native(device: str) -> bool:
-    """Whether a device type (``cuda``, ``mps``, ``cpu``) multiplies in bfloat16 in hardware, so that it is faster."""
-    if device == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    if device == "cpu":
-        capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.11 and newer tell
-        return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
-    return False
-
-
-def pick_precision(precision: str = "auto", encoder: str = "", device: str | None = None) -> str:
-    """``fp32`` or ``bf16``: what was asked for, else what the encoder's preset says, else what suits the device.
-
-    Raises:
-        ValueError: no such precision or device.
-    """
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
-    native, preset = bf16_is_native(pick_device(device)), PRESETS.get(encoder, Preset())
-    choices = (precision, preset.precision, "bf16" if native else "fp32")
-    return next(choice for choice in choices if choice != "auto")
-
-
-def pick_device(device: str | None = None) -> str:
-    """The device type used: the one asked for, else CUDA, else MPS, else CPU.
-
-    Raises:
-        ValueError: the device asked for is not there.
-    """
-    here = [name for name, module in (("cuda", torch.cuda), ("mps", torch.backends.mps)) if module.is_available()]
-    here.append("cpu")
-    if device is not None and device not in here:
-        raise ValueError(f"device {device!r} is not available on this machine, which has {', '.join(here)}")
-    return device or here[0]
-
-
-def _make_trainable(
-    model: nn.Module, method: str | PRILoRAConfig, steps: int, alpha: float
-) -> tuple[nn.Module, list[Any]]:
-    """Freeze and adapt as the method says; the model to train, and the callbacks that the method needs."""
-    if isinstance(method, PRILoRAConfig):
-        adapt(model, method)
-        return model, [PRILoRACallback()]
-    if method in baselines.BASELINES:
-        return baselines.make_trainable(model, method, steps=steps, alpha=alpha)
-    model.requires_grad_(method == "full")
-    for parameter in head_parameters(model).values():
-        parameter.requires_grad_(True)
-    return model, []
-
-
-def _count(model: nn.Module, method: str | PRILoRAConfig, base: int) -> Report:
-    """Parameters now; ``base`` are those that the model had before a baseline added its own."""
-    counted = report(model)
-    if method not in baselines.BASELINES:
-        return counted
-    own = baselines.count(model)
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    head = sum(parameter.numel() for parameter in trained) - own.adapter
-    return replace(
-        counted, adapter=own.adapter, adapter_nonzero=own.adapter_nonzero, head=head, head_nonzero=head, base=base
-    )
-
-
-def _share(batch_size: int) -> int:
-    """Rows per step of this process, so that those of all processes make one batch of the settings' size."""
-    if batch_size % WORLD_SIZE:
-        raise ValueError(f"a batch of {batch_size} rows can't be shared by {WORLD_SIZE} processes: choose a multiple")
-    return batch_size // WORLD_SIZE
-
-
-def _common_arguments(precision: str, device: str | None) -> dict[str, Any]:
-    device = pick_device(device)
-    return {
-        "per_device_eval_batch_size": 64,
-        "bf16": precision == "bf16",
-        "use_cpu": device == "cpu",
-        "dataloader_pin_memory": device == "cuda",
-        "report_to": [],
-        "disable_tqdm": True,
-    }
-
-
-def _show_progress(trainer: Trainer, progress: bool) -> None:
-    """Our bar in place of Trainer's, which prints a dictionary at each log; of several processes the first shows it."""
-    trainer.remove_callback(PrinterCallback)
-    if progress and RANK == 0:
-        trainer.add_callback(Progress)
+def _check_arguments(
+    method: object, seed: int, output_dir: str | Path | None, keeps_checkpoints: bool, settings: object
+) -> None:
+    if not (method is None or isinstance(method, PRILoRAConfig) or method in METHODS_BY_NAME):
+        raise ValueError(f"method must be a PRILoRAConfig or one of {', '.join(METHODS_BY_NAME)}, got {method!r}")
+    check_seed(seed)
+    if keeps_checkpoints and output_dir is None:
+        raise ValueError("save_steps and resume need an output_dir to keep checkpoints in")
+    if not (settings is None or isinstance(settings, Settings)):
+        raise ValueError(f"settings must be Settings(...) or None for the preset's, got {settings!r}")
 
 
 @contextlib.contextmanager
-def _map_bar(show: bool) -> Iterator[None]:
-    """The bar of ``Dataset.map`` where it takes a while, none where it would only flicker."""
-    before = datasets.are_progress_bars_disabled()
-    if not show:
-        datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        if not show and not before:
-            datasets.enable_progress_bars()
+def _kept_or_temporary(output_dir: str | Path | None) -> Iterator[Path]:
+    """The folder of a run; if none was named, one that goes when the run ends."""
+    if output_dir is not None:
+        yield Path(output_dir)
+        return
+    with tempfile.TemporaryDirectory(prefix="prilora-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
 
 
-@contextlib.contextmanager
-def _no_bars_of_files() -> Iterator[None]:
-    """Without transformers' bars for each file that it writes or reads."""
-    before = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if before:
-            transformers_logging.enable_progress_bar()
-
-
-def _evaluation_sets(tokenized: dict[str, Dataset], task: Task) -> Dataset | dict[str, Dataset]:
-    if len(task.splits) == 1:
-        return tokenized[task.splits[0]]
-    return {split.removeprefix("validation_"): tokenized[split] for split in task.splits}
-
-
-def _metrics(log: dict[str, float]) -> dict[str, float]:
-    timing = ("runtime", "samples_per_second", "steps_per_second", "loss", "model_preparation_time")
-    return {
-        name.removeprefix("eval_"): value
-        for name, value in log.items()
-        if name.startswith("eval_") and not name.endswith(timing)
-    }
-
-
-def _in_order(metrics: dict[str, float], task: Task) -> dict[str, float]:
-    """Validation splits and metrics in the task's order: a log that went through a checkpoint is sorted by name."""
-    splits = [split.removeprefix("validation_") + "_" for split in task.splits] if len(task.splits) > 1 else [""]
-    return {split + metric: metrics[split + metric] for split in splits for metric in task.metrics}
-
-
-def _curve(log_history: list[dict[str, float]], task: Task) -> list[dict[str, float]]:
-    """The metrics of each evaluation; those of several validation sets at one step joined."""
-    by_step: dict[int, dict[str, float]] = {}
-    for log in log_history:
-        if _metrics(log):
-            by_step.setdefault(log["step"], {"epoch": log["epoch"]}).update(_metrics(log))
-    return [{"epoch": point["epoch"]} | _in_order(point, task) for point in by_step.values()]
-
-
-def _claim(folder: Path, run: dict[str, Any], resume: bool) -> None:
-    """Write down which run a folder belongs to; refuse one that holds the checkpoints of another."""
-    file = folder / "run.json"
-    if latest_checkpoint(folder) is not None:
-        if not resume:
-            raise ValueError(f"{folder} holds checkpoints of an earlier run: resume it, or give another output_dir")
-        try:
-            earlier = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-        except ValueError as error:
-            raise ValueError(f"{file}, which says whose checkpoints these are, can't be read: {error}") from error
-        differ = [name for name in run if earlier.get(name) != json.loads(json.dumps(run[name]))]
-        if differ:
-            changes = ", ".join(f"{name} was {earlier.get(name)!r} and is {run[name]!r}" for name in differ)
-            raise ValueError(f"{folder} holds checkpoints of another run: {changes}; give another output_dir")
-    write_whole(file, json.dumps(run, indent=1).encode())
-
-
-def check_length(model: nn.Module, max_length: int) -> None:
-    """Raise ValueError if rows may be longer than the encoder has positions."""
-    positions = getattr(model.config, "max_position_embeddings", None)
-    if positions and max_length > positions:
-        raise ValueError(
-            f"max_length is {max_length}, but the encoder has only {positions} positions: give {positions} or less"
-        )
-
-
-def _plain(method: str | PRILoRAConfig) -> str | dict[str, Any]:
-    """A method as JSON has it."""
-    return method if isinstance(method, str) else method.to_dict()
-
-
-def _save(model: nn.Module, tokenizer: PreTrainedTokenizerBase, method: str | PRILoRAConfig, folder: Path) -> Path:
-    """Write what was trained; of several processes the first does. Returns where."""
-    if isinstance(method, PRILoRAConfig):
-        path = folder / "adapter.safetensors"
-        return save_adapter(model, path) if RANK == 0 else path
-    if method in ("houlsby", "pfeiffer"):  # no class of transformers has these layers
-        path = folder / "trained.safetensors"
-        trained = {name: p.detach().cpu() for name, p in model.named_parameters() if p.requires_grad}
-        if RANK == 0:
-            write_whole(path, save(trained))
-        return path
-    if RANK == 0:
-        with _no_bars_of_files():
-            model.save_pretrained(folder / "model")
-        tokenizer.save_pretrained(folder / "model")
-    return folder / "model"
-
-
-@contextlib.contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    """An OSError that names the folder where torch's or safetensors' own error says that a file can't be written."""
-    try:
-        yield
-    except (OSError, SafetensorError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not any(words in str(error) for words in TORCH_CANT_WRITE):
-            raise
-        raise not_written(folder, error) from error
-
-
-def _digest(model: nn.Module) -> str:
-    """SHA-256 over all trainable parameters."""
-    digest = hashlib.sha256()
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            digest.update(name.encode())
-            digest.update(parameter.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+def _train(trainer: GlueTrainer, own: list[Any], folder: Path, resume: bool) -> None:
+    """Train to the end; the last evaluation in the log is then of the weights as they are."""
+    checkpoint = latest_checkpoint(folder) if resume else None
+    with no_bars("transformers"), writing(folder):
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    state = trainer.state
+    judged = any(metrics_in(log) for log in state.log_history if log["step"] == state.global_step)
+    if not judged or any(getattr(callback, "pruned_after_evaluation", False) for callback in own):
+        trainer.evaluate()  # Trainer saves before it evaluates, so a resumed run may find only the saving done
 
 
 def result_record(result: Result) -> dict[str, Any]:
@@ -861,7 +271,7 @@ def result_record(result: Result) -> dict[str, Any]:
     counts = asdict(result.counts)
     return {
         "task": result.task,
-        "method": _plain(result.method),
+        "method": method_as_json(result.method),
         "seed": result.seed,
         "metrics": result.metrics,
         "curve": result.curve,

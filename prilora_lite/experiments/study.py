@@ -21,18 +21,12 @@ from datasets import Dataset
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from prilora_lite.config import PRILoRAConfig
+from prilora_lite.experiments.device import PROCESS, PROCESSES, pick_device, pick_precision
 from prilora_lite.experiments.encoders import Settings, settings_for
-from prilora_lite.experiments.finetune import (
-    RANK,
-    WORLD_SIZE,
-    check_encoder,
-    check_seed,
-    finetune,
-    pick_device,
-    pick_precision,
-    result_record,
-)
+from prilora_lite.experiments.finetune import check_encoder, finetune, result_record
 from prilora_lite.experiments.tasks import check_rows, get_task, load_rows
+from prilora_lite.experiments.trainable import method_as_json
+from prilora_lite.shared.checks import check_seed
 from prilora_lite.shared.errors import expect, unknown
 from prilora_lite.shared.records import append_record, read_records
 
@@ -215,7 +209,7 @@ def ablate(
         runs: the grid.
         output: the file of JSON lines; runs with the same method, task, rows, seed, encoder, settings and precision
             are not repeated.
-        encoder, precision, device, progress: see :func:`~.training.finetune`.
+        encoder, precision, device, progress: see :func:`~.finetune.finetune`.
         rows: a folder of Parquet files, or the rows themselves by task and split; default: see
             :func:`~.tasks.load_rows`.
         overrides: settings to change for all runs, such as ``{"epochs": 1}``.
@@ -241,7 +235,7 @@ def ablate(
     if jobs is not None and not (isinstance(jobs, int) and jobs >= 1):
         raise ValueError(f"jobs must be an integer of at least 1, got {jobs!r}")
     jobs = min(jobs, max(1, len(runs))) if jobs else (-1 if backend == "ray" else 1)
-    if jobs != 1 and WORLD_SIZE > 1:
+    if jobs != 1 and PROCESSES > 1:
         raise ValueError("several jobs under torchrun: either several runs at a time, or several processes for one run")
     output.parent.mkdir(parents=True, exist_ok=True)
     output.open("ab").close()  # a place that can't be written to is better found before the first run
@@ -266,7 +260,7 @@ def ablate(
 
     def missing() -> Iterator[tuple[Any, ...]]:
         for same, plan in plans.items():
-            if record := (at_start if WORLD_SIZE > 1 else _finished(output)).get(same):
+            if record := (at_start if PROCESSES > 1 else _finished(output)).get(same):
                 announce(plan, record)
                 continue
             if jobs == 1:
@@ -274,7 +268,7 @@ def ablate(
             yield plan, data[plan.run.task], precision, device, progress and jobs == 1
 
     for plan, record in _each(_make, missing(), jobs, backend, device):
-        if RANK == 0:
+        if PROCESS == 0:
             append_record(output, record)
         announce(plan, record)
     finished = _finished(output)
@@ -307,8 +301,7 @@ def run_key(
     run: Run, encoder: str, settings: Settings, trains: str | PRILoRAConfig, precision: str, rows: str
 ) -> list[Any]:
     """What makes two runs the same one: task, seed, encoder, method as configured, settings, precision and rows."""
-    method = trains if isinstance(trains, str) else trains.to_dict()
-    return [run.task, run.seed, encoder, method, asdict(settings), precision, rows]
+    return [run.task, run.seed, encoder, method_as_json(trains), asdict(settings), precision, rows]
 
 
 def rows_digest(rows: dict[str, Dataset]) -> str:
@@ -382,10 +375,9 @@ def _make(
         )  # fmt: skip
         record |= result_record(result)
     except Exception as error:  # whatever it was, it is written down and shown, and the other runs go on
-        if WORLD_SIZE > 1:
+        if PROCESSES > 1:
             raise  # the other processes of this run wait for this one
-        method = plan.trains if isinstance(plan.trains, str) else plan.trains.to_dict()
-        record |= {"task": plan.run.task, "method": method, "seed": plan.run.seed}
+        record |= {"task": plan.run.task, "method": method_as_json(plan.trains), "seed": plan.run.seed}
         record |= {"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
     seconds = round(time.time() - started, 1)
     return plan, record | {"seconds": seconds, "environment": describe_environment(precision, device)}

@@ -18,3 +18,9 @@ def is_integer(value: object, least: int = 0) -> bool:
 def is_seed(value: object) -> bool:
     """Whether a value is a seed: 0 <= seed < 2**32, NumPy's range."""
     return is_integer(value) and value < 2**32
+
+
+def check_seed(seed: object) -> None:
+    """Raise ValueError unless a value is a seed."""
+    if not is_seed(seed):
+        raise ValueError(f"a seed is an integer of at least 0 and below 2**32, got {seed!r}")

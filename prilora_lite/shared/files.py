@@ -1,8 +1,9 @@
-"""Files that are whole or not there."""
+"""Files that are whole or not there, and that are the ones they should be."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 from pathlib import Path
 
@@ -41,3 +42,16 @@ def not_written(path: Path, error: Exception) -> OSError:
         f"{path} can't be written ({reason}); what was there is as it was: make room or choose another place, and "
         "start again"
     )
+
+
+def sha256_of(file: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal digits."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def check_sha256(file: Path, expected: str) -> None:
+    """Raise ValueError if the file's SHA-256 is not the expected one."""
+    digest = sha256_of(file)
+    if digest != expected:
+        raise ValueError(f"{file} is not the file it should be: its SHA-256 is {digest}, expected {expected}")

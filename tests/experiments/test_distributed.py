@@ -17,8 +17,8 @@ from prilora_lite import PRILoRAConfig, Pruner, adapt
 from prilora_lite.cli import main
 from prilora_lite.experiments import study
 from prilora_lite.shared.records import read_records
-from tests.experiments.test_training import callback_of, trainer
 from tests.small_models import build
+from tests.training import callback_of, trainer
 
 ROOT = Path(__file__).parents[2]
 RUN = """
@@ -129,11 +129,11 @@ def with_accelerate(model, output, world):
 
 if __name__ == "__main__":
     way, output = sys.argv[1:]
-    from prilora_lite.experiments.finetune import RANK, WORLD_SIZE
+    from prilora_lite.experiments.device import PROCESS, PROCESSES
     model = small_model()
-    {"trainer": with_trainer, "accelerate": with_accelerate}[way](model, output, WORLD_SIZE)
+    {"trainer": with_trainer, "accelerate": with_accelerate}[way](model, output, PROCESSES)
     trained = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
-    torch.save(trained, f"{output}/{WORLD_SIZE}-{RANK}.pt")
+    torch.save(trained, f"{output}/{PROCESSES}-{PROCESS}.pt")
 '''
 
 
@@ -175,15 +175,15 @@ def test_a_study_writes_each_run_once_and_speaks_with_one_voice(encoder, rows, t
 
 def test_a_batch_that_can_not_be_shared_is_refused(encoder, rows, monkeypatch):
     from prilora_lite import Settings, finetune
-    from prilora_lite.experiments import finetune as training
+    from prilora_lite.experiments import loop
 
-    monkeypatch.setattr(training, "WORLD_SIZE", 3)
+    monkeypatch.setattr(loop, "PROCESSES", 3)
     with pytest.raises(ValueError, match="a batch of 8 rows can't be shared by 3 processes"):
         finetune("cola", "head", encoder=encoder, rows=rows, settings=Settings(batch_size=8, max_length=16))
 
 
 def test_several_runs_at_a_time_and_several_processes_a_run_are_refused(rows, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(study, "WORLD_SIZE", 2)
+    monkeypatch.setattr(study, "PROCESSES", 2)
     assert main(["ablate", "--jobs", "2", "--output", str(tmp_path / "runs.jsonl")]) == 2
     assert "several jobs under torchrun" in capsys.readouterr().err
 

@@ -9,8 +9,9 @@ from safetensors.torch import load_file
 
 import prilora_lite.experiments.encoders as encoders
 from prilora_lite import PRILoRAConfig, Settings, adapt, load_encoder
-from prilora_lite.experiments.encoders import PRESETS, check_sha256, settings_for
+from prilora_lite.experiments.encoders import PRESETS, settings_for
 from prilora_lite.experiments.tasks import TASKS
+from prilora_lite.shared.files import check_sha256
 from tests.small_models import build, write_encoder
 
 

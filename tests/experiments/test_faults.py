@@ -20,13 +20,13 @@ import torch
 from benchmarks import killed_training
 from prilora_lite import PRILoRAConfig, Settings, finetune, latest_checkpoint, load_encoder, load_rows
 from prilora_lite.cli import main
-from prilora_lite.experiments.finetune import CHECKSUMS
 from prilora_lite.experiments.tasks import TASKS
+from prilora_lite.integrations.trainer import CHECKSUMS
 from prilora_lite.shared.files import write_whole
 from prilora_lite.shared.records import append_record, read_records
 from tests.experiments.test_study import QUICK, command
-from tests.experiments.test_training import assert_same_weights, callback_of, trainer
 from tests.small_models import write_encoder
+from tests.training import assert_same_weights, callback_of, trainer
 
 CONFIG = PRILoRAConfig(first_rank=2, last_rank=5, interval=3)
 SAVING = {"save_strategy": "steps", "save_steps": 4, "max_steps": 9}

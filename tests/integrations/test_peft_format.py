@@ -32,9 +32,9 @@ from prilora_lite import (
 from prilora_lite.experiments.encoders import PRESETS
 from prilora_lite.experiments.tasks import get_task
 from prilora_lite.models.layers import lora_layers
-from tests.experiments.test_training import assert_same_weights, callback_of, dataset
 from tests.method.test_checkpoint import trained
 from tests.small_models import BUILDERS, LAYERS, batch, build, train
+from tests.training import assert_same_weights, callback_of, dataset
 
 peft = pytest.importorskip("peft")
 CONFIG = PRILoRAConfig(first_rank=2, last_rank=5, interval=2)

@@ -23,9 +23,11 @@ from torch import nn
 from transformers import TrainerCallback
 
 from prilora_lite.config import PRILoRAConfig
+from prilora_lite.experiments.device import pick_precision
 from prilora_lite.experiments.encoders import POCKET_SHORT, Settings, settings_for
-from prilora_lite.experiments.finetune import Result, finetune, pick_precision
+from prilora_lite.experiments.finetune import Result, finetune
 from prilora_lite.experiments.study import describe_environment, same_run
+from prilora_lite.experiments.trainable import method_as_json
 from prilora_lite.lora import LoRALinear
 from prilora_lite.shared.errors import unknown
 from prilora_lite.shared.records import append_record, read_records
@@ -46,7 +48,7 @@ WATCHED = "encoder.layer.5.attention.self.query"  # whose masks are kept; pocket
 
 @dataclass(frozen=True)
 class Recipe:
-    """One run to record: its name, and the method that :func:`~.training.finetune` is given."""
+    """One run to record: its name, and the method that :func:`~prilora_lite.experiments.finetune.finetune` is given."""
 
     name: str
     method: PRILoRAConfig | str
@@ -112,7 +114,7 @@ def record(name: str, *, folder: Path = FOLDER, rows: str | None = None, device:
     Args:
         name: ``layers``, ``layers_minilm`` (wants the rows of GLUE's MRPC) or ``pruning``.
         folder: where ``name.jsonl`` goes.
-        rows, device: see :func:`~.training.finetune`.
+        rows, device: see :func:`~prilora_lite.experiments.finetune.finetune`.
     """
     output = Path(folder) / f"{name}.jsonl"
     planned = list(recipes(name))
@@ -195,7 +197,7 @@ def load_trace(ratio: float, interval: int, folder: Path = FOLDER) -> dict[str, 
 
 def _key(recipe: Recipe) -> list[Any]:
     """What makes two recorded runs the same one."""
-    method = recipe.method if isinstance(recipe.method, str) else recipe.method.to_dict()
+    method = method_as_json(recipe.method)
     return [recipe.name, recipe.task, recipe.seed, recipe.encoder, method, asdict(recipe.settings)]
 
 

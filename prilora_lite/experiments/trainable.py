@@ -1,0 +1,50 @@
+"""What a method, a configuration or a name, trains of an encoder, and how many parameters those are."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from prilora_lite.adapt import adapt
+from prilora_lite.config import PRILoRAConfig
+from prilora_lite.experiments import baselines
+from prilora_lite.integrations.trainer import PRILoRACallback
+from prilora_lite.models.heads import head_parameters
+from prilora_lite.report import Report, report
+
+METHODS_BY_NAME = ("head", "full", *baselines.BASELINES)
+
+
+def make_trainable(
+    model: nn.Module, method: str | PRILoRAConfig, steps: int, alpha: float
+) -> tuple[nn.Module, list[Any]]:
+    """Freeze and adapt as the method says; the model to train, and the callbacks that the method needs."""
+    if isinstance(method, PRILoRAConfig):
+        adapt(model, method)
+        return model, [PRILoRACallback()]
+    if method in baselines.BASELINES:
+        return baselines.make_trainable(model, method, steps=steps, alpha=alpha)
+    model.requires_grad_(method == "full")
+    for parameter in head_parameters(model).values():
+        parameter.requires_grad_(True)
+    return model, []
+
+
+def count(model: nn.Module, method: str | PRILoRAConfig, base: int) -> Report:
+    """Parameters now; ``base`` are those that the model had before a baseline added its own."""
+    counted = report(model)
+    if method not in baselines.BASELINES:
+        return counted
+    own = baselines.count(model)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    head = sum(parameter.numel() for parameter in trained) - own.adapter
+    return replace(
+        counted, adapter=own.adapter, adapter_nonzero=own.adapter_nonzero, head=head, head_nonzero=head, base=base
+    )
+
+
+def method_as_json(method: str | PRILoRAConfig) -> str | dict[str, Any]:
+    """A method as JSON has it."""
+    return method if isinstance(method, str) else method.to_dict()

@@ -1,0 +1,25 @@
+import pytest
+import torch
+
+from prilora_lite.experiments.device import bf16_is_native, pick_device, pick_precision
+from tests.training import run
+
+
+def test_precision_and_device_that_do_not_exist_are_refused(encoder, rows):
+    with pytest.raises(ValueError, match="precision must be one of auto, fp32, bf16, got 'fp8'"):
+        run(encoder, rows, precision="fp8")
+    with pytest.raises(ValueError, match=r"device 'tpu' is not available on this machine, which has .*cpu"):
+        run(encoder, rows, device="tpu")
+
+
+def test_the_device_is_chosen_by_itself():
+    assert pick_device() == ("cuda" if torch.cuda.is_available() else "mps" if torch.mps.is_available() else "cpu")
+    assert pick_device("cpu") == "cpu"
+    assert bf16_is_native("mps") is False
+
+
+def test_the_precision_asked_for_goes_before_the_presets_and_that_before_the_devices(monkeypatch):
+    monkeypatch.setattr("prilora_lite.experiments.device.bf16_is_native", lambda device: True)
+    assert pick_precision("fp32", "minilm", "cpu") == "fp32"
+    assert pick_precision("auto", "pocket", "cpu") == "fp32"
+    assert pick_precision("auto", "minilm", "cpu") == "bf16"

@@ -1,0 +1,249 @@
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+import transformers as hf
+from torch import nn
+from transformers import EarlyStoppingCallback, TrainerCallback
+
+from prilora_lite import LoRALinear, PRILoRACallback, PRILoRAConfig, adapt, latest_checkpoint
+from prilora_lite.integrations.trainer import CHECKSUMS
+from tests.small_models import BUILDERS, VOCABULARY, build, checkpoint_activations
+from tests.training import CONFIG, StopAfter, assert_same_weights, callback_of, trainer
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_resumed_from_trainers_checkpoint_in_mid_epoch_bit_for_bit(name, tmp_path):
+    saving = {"save_strategy": "steps", "save_steps": 4}
+    whole = trainer(tmp_path / "whole", name)
+    whole.train()
+    cut = trainer(tmp_path / "cut", name, callbacks=[StopAfter(8)], **saving)
+    cut.train()
+    resumed = trainer(tmp_path / "cut", name, **saving)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "cut" / "checkpoint-4"))
+    assert_same_weights(whole.model, resumed.model)
+    assert callback_of(resumed).pruner.history == callback_of(whole).pruner.history
+
+
+def test_gradient_accumulation_counts_one_step(tmp_path):
+    a_trainer = trainer(tmp_path, gradient_accumulation_steps=2)
+    a_trainer.train()
+    assert a_trainer.state.global_step == callback_of(a_trainer).pruner.steps == 9
+    assert [entry["step"] for entry in callback_of(a_trainer).pruner.history] == [3, 6, 9]
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_gradient_checkpointing_trains_the_same(reentrant, tmp_path):
+    plain = trainer(tmp_path / "plain", model=without_dropout())
+    model = without_dropout()
+    checkpoint_activations(model, reentrant)
+    checkpointed = trainer(tmp_path / "checkpointed", model=model)
+    plain.train()
+    checkpointed.train()
+    for name, value in plain.model.state_dict().items():
+        torch.testing.assert_close(checkpointed.model.state_dict()[name], value, rtol=1e-9, atol=1e-9)
+
+
+def without_dropout():
+    model = build("bert").double()
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    adapt(model, CONFIG)
+    return model
+
+
+def test_evaluation_during_training_changes_nothing(tmp_path):
+    # without dropout, as every pass over evaluation rows draws a seed from the generator that dropout uses, too
+    plain = trainer(tmp_path / "a", model=without_dropout())
+    evaluated = trainer(tmp_path / "b", model=without_dropout(), eval_strategy="steps", eval_steps=2)
+    plain.train()
+    evaluated.train()
+    assert_same_weights(plain.model, evaluated.model)
+
+
+def test_the_last_prune_comes_before_the_last_evaluation_and_save(tmp_path):
+    seen = []
+
+    class Look(TrainerCallback):
+        def on_evaluate(self, args, state, control, model=None, **kwargs):
+            seen.append((state.global_step, sparsity(model)))
+
+    a_trainer = trainer(tmp_path, callbacks=[Look()], eval_strategy="epoch", save_strategy="epoch", max_steps=17)
+    a_trainer.train()
+    assert seen[-1] == (17, 0.5)
+    saved = build("bert")
+    adapt(saved, CONFIG)
+    checkpoint = a_trainer.args.output_dir + "/checkpoint-17"
+    shutil.copy(checkpoint + "/model.safetensors", tmp_path / "m.safetensors")
+    from safetensors.torch import load_file
+
+    saved.load_state_dict(load_file(tmp_path / "m.safetensors"), strict=False)
+    assert sparsity(saved) == 0.5
+
+
+def sparsity(model):
+    layers = [module.lora_A for module in model.modules() if isinstance(module, LoRALinear)]
+    return sum((a == 0).sum().item() for a in layers) / sum(a.numel() for a in layers)
+
+
+def test_saving_only_the_best_saves_pruned_models(tmp_path):
+    seen = []
+
+    class Look(TrainerCallback):
+        def on_evaluate(self, args, state, control, model=None, **kwargs):
+            seen.append(sparsity(model))
+
+    trainer(
+        tmp_path, callbacks=[Look()], eval_strategy="steps", save_strategy="best", eval_steps=4,
+        metric_for_best_model="loss", greater_is_better=False,
+    ).train()  # fmt: skip
+    assert set(seen) == {0.5}
+
+
+@pytest.mark.parametrize("strategy", ["steps", "epoch"])
+def test_the_best_checkpoint_was_pruned_when_it_was_evaluated(strategy, tmp_path):
+    seen = {}
+
+    class Look(TrainerCallback):
+        def on_evaluate(self, args, state, control, model=None, metrics=None, **kwargs):
+            seen[state.global_step] = (sparsity(model), metrics["eval_loss"])
+
+    a_trainer = trainer(
+        tmp_path,
+        config=PRILoRAConfig(first_rank=2, last_rank=5, interval=5),  # so that no evaluation meets a prune by chance
+        callbacks=[Look()],
+        eval_strategy=strategy,
+        save_strategy=strategy,
+        eval_steps=4,
+        save_steps=4,
+        load_best_model_at_end=True,
+        metric_for_best_model="loss",
+        greater_is_better=False,
+    )
+    a_trainer.train()
+    assert {value for value, _ in seen.values()} == {0.5}
+    assert sparsity(a_trainer.model) == 0.5
+    assert a_trainer.evaluate()["eval_loss"] == min(loss for _, loss in list(seen.values()))
+
+
+def test_early_stopping_leaves_a_pruned_model(tmp_path):
+    a_trainer = trainer(
+        tmp_path, callbacks=[EarlyStoppingCallback(1, 100.0)], eval_strategy="steps", eval_steps=2,
+        save_strategy="steps", save_steps=2, load_best_model_at_end=True,
+    )  # fmt: skip
+    a_trainer.train()
+    assert a_trainer.state.global_step < a_trainer.state.max_steps
+    assert sparsity(a_trainer.model) == 0.5
+
+
+def test_a_run_that_another_callback_stops_is_pruned_at_its_end(tmp_path):
+    a_trainer = trainer(tmp_path, callbacks=[StopAfter(5)])
+    a_trainer.train()
+    assert sparsity(a_trainer.model) == 0.5
+    assert callback_of(a_trainer).pruner.pruned_at == 5
+
+
+def test_the_same_trainer_can_train_twice(tmp_path):
+    a_trainer = trainer(tmp_path)
+    a_trainer.train()
+    a_trainer.train()
+    assert callback_of(a_trainer).pruner.steps == 18
+    assert all(not hooks for m in a_trainer.model.modules() for hooks in [m._forward_pre_hooks])
+
+
+def test_a_checkpoint_without_the_callbacks_state_is_not_resumed(tmp_path):
+    model = build("bert")
+    adapt(model, CONFIG)
+    plain = trainer(tmp_path, model=model, save_strategy="steps", save_steps=4)
+    plain.remove_callback(PRILoRACallback)
+    plain.train()
+    with pytest.raises(RuntimeError, match="step 4 was written without PRILoRACallback"):
+        trainer(tmp_path).train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+
+
+def test_weights_that_trainer_did_not_load_whole_are_noticed(tmp_path):
+    """Trainer loads with strict=False; a tensor that is missing would pass in silence."""
+    from safetensors.torch import load_file, save_file
+
+    trainer(tmp_path, save_strategy="steps", save_steps=4).train()
+    file = tmp_path / "checkpoint-4" / "model.safetensors"
+    tensors = load_file(file)
+    del tensors["bert.encoder.layer.1.output.dense.lora_A"]
+    save_file(tensors, file, {"format": "pt"})
+    (tmp_path / "checkpoint-4" / CHECKSUMS).unlink()
+    with pytest.raises(RuntimeError, match="weights loaded from the checkpoint of step 4 are not those"):
+        trainer(tmp_path).train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+
+
+def test_other_pruning_settings_do_not_resume(tmp_path):
+    trainer(tmp_path, save_strategy="steps", save_steps=4).train()
+    other = PRILoRAConfig(first_rank=2, last_rank=5, interval=5)
+    with pytest.raises(ValueError, match="interval=3, now 5"):
+        trainer(tmp_path, config=other).train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+
+
+def test_a_half_written_checkpoint_is_passed_over(tmp_path):
+    assert latest_checkpoint(tmp_path) is None
+    trainer(tmp_path, save_strategy="steps", save_steps=4).train()
+    assert latest_checkpoint(tmp_path).name == "checkpoint-18"
+    state = tmp_path / "checkpoint-18" / "trainer_state.json"
+    state.write_text(state.read_text(encoding="utf-8")[:100], encoding="utf-8")
+    (tmp_path / "checkpoint-20").mkdir()
+    assert latest_checkpoint(tmp_path).name == "checkpoint-16"
+
+
+def test_an_unadapted_model_is_refused(tmp_path):
+    with pytest.raises(RuntimeError, match="call adapt"):
+        trainer(tmp_path, model=build("bert")).train()
+
+
+def test_a_stack_that_was_adapted_by_itself_is_pruned_by_its_own_configuration(tmp_path):
+    model = build("bert")
+    adapt(model.bert, replace(CONFIG, ratio=0.25))
+    a_trainer = trainer(tmp_path, model=model)
+    a_trainer.train()
+    pruner = callback_of(a_trainer).pruner
+    assert (pruner.settings["ratio"], pruner.settings["interval"]) == (0.25, 3)
+
+
+def test_stacks_that_were_adapted_with_several_configurations_are_refused(tmp_path):
+    config = hf.T5Config(d_model=24, d_kv=12, d_ff=40, num_layers=2, num_heads=2, vocab_size=VOCABULARY)
+    model = hf.T5ForConditionalGeneration(config)
+    adapt(model.encoder, CONFIG)
+    adapt(model.decoder, replace(CONFIG, interval=5))
+    with pytest.raises(ValueError, match="stacks of the model were adapted with 2 configurations"):
+        trainer(tmp_path, model=model).train()
+
+
+def test_a_merged_model_is_refused(tmp_path):
+    model = build("bert")
+    adapt(model, CONFIG)
+    model.bert.encoder.layer[0].output.dense.merge()
+    with pytest.raises(RuntimeError, match="merged"):
+        trainer(tmp_path, model=model).train()
+
+
+def test_data_parallel_is_refused(tmp_path):
+    a_trainer = trainer(tmp_path)
+    a_trainer.args._n_gpu = 2
+    with pytest.raises(RuntimeError, match="CUDA_VISIBLE_DEVICES=0 for one GPU, or start one process per GPU"):
+        callback_of(a_trainer).on_train_begin(a_trainer.args, a_trainer.state, a_trainer.control, model=a_trainer.model)
+
+
+def test_the_callback_loads_none_of_the_libraries_that_only_experiments_need():
+    """transformers' own callbacks load some of them: SciPy with PEFT, and scikit-learn and pandas in older versions."""
+    code = """
+import sys, transformers.trainer_callback
+before = set(sys.modules)
+from prilora_lite import PRILoRACallback
+print(*set(sys.modules) - before)
+assert "datasets" not in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = done.stdout.split()
+    assert "prilora_lite.integrations.trainer" in loaded
+    assert not {"datasets", "sklearn", "scipy", "pandas", "prilora_lite.experiments"} & set(loaded)
