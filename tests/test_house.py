@@ -47,7 +47,7 @@ def imports_of(name):
             yield from (alias.name for alias in node.names if alias.name.split(".")[0] == "prilora_lite")
 
 
-NOT_YET = ("experiments.questions", "experiments.reporting", "integrations.peft_format")
+NOT_YET = ("integrations.peft_format",)
 
 
 @pytest.mark.parametrize("name", [name for name in MEASURED if not name.endswith(NOT_YET)])

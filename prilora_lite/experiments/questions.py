@@ -7,7 +7,6 @@ that are missing, and :func:`table` turns all of them into one row a question.
 
 from __future__ import annotations
 
-import io
 import textwrap
 import tomllib
 from collections.abc import Callable, Iterable
@@ -20,13 +19,13 @@ import pandas as pd
 from datasets import Dataset
 
 from prilora_lite.config import PRILoRAConfig, is_number
+from prilora_lite.experiments import figures
 from prilora_lite.experiments.comparison import Decision, decide
 from prilora_lite.experiments.encoders import Settings
 from prilora_lite.experiments.study import METHODS, Method, Run, ablate, grid, read_runs, run_key, same_run, settle
 from prilora_lite.experiments.tasks import get_task, load_rows
 from prilora_lite.shared.errors import unknown
 from prilora_lite.shared.files import write_whole
-from prilora_lite.teaching import plots
 
 RATES = (1e-3, 2e-3, 4e-3)  # tried first for each arm; extended by factors of 2 while the best is the first or the last
 RATE_SEEDS = (0, 1, 2)
@@ -433,7 +432,5 @@ def write(questions: Questions, stem: Path) -> dict[str, Path]:
     paths = {kind: stem.with_suffix(end) for kind, end in (("table", ".csv"), ("markdown", ".md"), ("figure", ".png"))}
     write_whole(paths["table"], answers.to_csv(index=False, lineterminator="\n").encode())
     write_whole(paths["markdown"], markdown(questions).encode())
-    picture = io.BytesIO()
-    plots.plot_answers(answers).savefig(picture, dpi=150)
-    write_whole(paths["figure"], picture.getvalue())
+    figures.write_png(paths["figure"], figures.plot_answers(answers))
     return paths

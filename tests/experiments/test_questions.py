@@ -30,7 +30,6 @@ from prilora_lite.experiments.questions import (
     write,
 )
 from prilora_lite.experiments.tasks import load_rows
-from prilora_lite.teaching.plots import plot_answers
 
 RESULTS = Path(__file__).parents[2] / "results"
 FILE = """
@@ -271,21 +270,6 @@ def test_table_and_figure_are_written_and_read_back(file, tmp_path):
         "| slope | rising | 0.002 | 0.001: 58.0, 0.002: 60.0, 0.004: 58.0, 0.008: 58.0 |"
         in paths["markdown"].read_text()
     )
-
-
-def test_the_figure_draws_each_difference_its_interval_and_its_margin():
-    answers = pd.DataFrame(
-        {
-            "question": ["a", "b", "c"], "contrast": ["a", "b", "c"], "tasks": "pocket-rte", "margin": [1.0, 2.0, 1.0],
-            "difference": [0.1, 3.0, 1.0], "low": [-0.5, 2.0, -1.0], "high": [0.7, 4.0, 3.0],
-            "verdict": ["equal within 1 point", "difference", "not decided: it would take 9 seeds"],
-        }
-    )  # fmt: skip
-    axes = plot_answers(answers).axes[0]
-    assert [(bar.get_x(), bar.get_width()) for bar in axes.patches] == [(-1, 2), (-2, 4), (-1, 2)]
-    lines = [list(line.get_xdata()) for line in axes.lines if line.get_linestyle() == "-"]
-    assert lines[:3] == [[-0.5, 0.7], [2.0, 4.0], [-1.0, 3.0]]
-    assert len({line.get_marker() for line in axes.lines if line.get_marker() != "None"}) == 3
 
 
 def test_it_runs_from_nothing_to_an_answer_and_goes_on_where_it_was(tmp_path, monkeypatch, encoder, rows):

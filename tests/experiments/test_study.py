@@ -18,7 +18,6 @@ from prilora_lite.cli import main
 from prilora_lite.experiments import reporting, study
 from prilora_lite.experiments.tasks import TASKS
 from prilora_lite.shared.records import append_record, read_records
-from prilora_lite.teaching.plots import plot_ablation
 from tests.small_models import write_rows
 
 ROOT = Path(__file__).parents[2]
@@ -262,22 +261,6 @@ def test_the_table_fits_a_terminal_and_keeps_adapter_and_head_apart():
     assert "head only" in text
     row = next(line for line in text.splitlines() if line.startswith("  LoRA"))
     assert row.split()[-6:] == ["(0.0)", "1", "0", "1", "0", "0.250"]
-
-
-# The figure
-
-
-def test_the_figure_shows_every_run_and_every_mean():
-    values = {("lora", 0): 0.4, ("lora", 1): 0.6, ("head", 0): 0.1}
-    frame = reporting.to_dataframe([record(m, seed=s, value=v) for (m, s), v in values.items()])
-    figure = plot_ablation(frame, {"head": "head only", "lora": "LoRA"})
-    (axes,) = figure.axes
-    dots = [line.get_xdata().tolist() for line in axes.lines if line.get_marker() == "o"]
-    bars = [line.get_xdata().tolist() for line in axes.lines if line.get_marker() != "o"]
-    assert dots == [pytest.approx([10]), pytest.approx([40, 60])]
-    assert bars == [pytest.approx([10, 10]), pytest.approx([50, 50])]
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["head only", "LoRA"]
-    assert axes.get_xlabel() == "matthews on validation (%)"
 
 
 # The command
