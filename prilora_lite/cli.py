@@ -13,6 +13,7 @@ from prilora_lite.shared.errors import unknown
 
 if TYPE_CHECKING:
     from prilora_lite.experiments import study
+    from prilora_lite.experiments.methods import Method
 
 COURSE = Path("notebooks/assignments")
 
@@ -270,16 +271,16 @@ def _ablate(options: argparse.Namespace) -> int:
     return 1 if crashed else 0
 
 
-def _methods(options: argparse.Namespace) -> list[str | study.Method]:
+def _methods(options: argparse.Namespace) -> list[str | Method]:
     """The methods that are named, and the configurations that are crossed."""
-    from prilora_lite.experiments import study
+    from prilora_lite.experiments.methods import CONTRASTS, METHODS, configurations
 
     crossed = {name: getattr(options, name) for name in ("ranks", "ratios", "intervals", "importances", "scalings")}
     crossed = {name: values for name, values in crossed.items() if values is not None}
     named = options.methods or ([] if crossed else ["lora", "prilora"])
     if named == ["all"]:
-        named = [name for name in study.METHODS if name not in study.CONTRASTS]
-    return [*named, *(study.configurations(**crossed) if crossed else [])]
+        named = [name for name in METHODS if name not in CONTRASTS]
+    return [*named, *(configurations(**crossed) if crossed else [])]
 
 
 def _ranks(text: str) -> tuple[int, int]:

@@ -22,7 +22,8 @@ from prilora_lite.config import PRILoRAConfig, is_number
 from prilora_lite.experiments import figures
 from prilora_lite.experiments.comparison import Decision, decide
 from prilora_lite.experiments.encoders import Settings
-from prilora_lite.experiments.study import METHODS, Method, Run, ablate, grid, read_runs, run_key, same_run, settle
+from prilora_lite.experiments.methods import METHODS, Method
+from prilora_lite.experiments.study import Run, ablate, grid, read_runs, run_key, same_run, settle
 from prilora_lite.experiments.tasks import get_task, load_rows
 from prilora_lite.shared.errors import unknown
 from prilora_lite.shared.files import write_whole

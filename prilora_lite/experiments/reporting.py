@@ -25,7 +25,8 @@ from prilora_lite.experiments.comparison import (
     verdict,
 )
 from prilora_lite.experiments.encoders import settings_for
-from prilora_lite.experiments.study import METHODS, method_name, read_runs
+from prilora_lite.experiments.methods import METHODS, method_name
+from prilora_lite.experiments.study import read_runs
 from prilora_lite.experiments.tasks import TASKS
 from prilora_lite.ranks import linear_ranks
 from prilora_lite.shared.files import write_whole

@@ -12,7 +12,7 @@ from transformers import AutoModelForSequenceClassification
 
 from prilora_lite import Settings, finetune, load_encoder
 from prilora_lite.experiments import baselines
-from prilora_lite.experiments.study import METHODS
+from prilora_lite.experiments.methods import METHODS
 from prilora_lite.experiments.tasks import TASKS
 from tests.small_models import LAYERS, batch, build
 

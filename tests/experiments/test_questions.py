@@ -12,9 +12,10 @@ from scipy import stats
 
 from prilora_lite import PRILoRAConfig
 from prilora_lite.cli import main
-from prilora_lite.experiments import questions, study
+from prilora_lite.experiments import questions
 from prilora_lite.experiments.comparison import decide
 from prilora_lite.experiments.encoders import settings_for
+from prilora_lite.experiments.methods import METHODS
 from prilora_lite.experiments.questions import (
     RATE_SEEDS,
     RATES,
@@ -60,7 +61,7 @@ def file(tmp_path):
 
 def record(arm, task, seed, rate, value, epochs=1, encoder="pocket"):
     """A run as the study writes it."""
-    trains = study.METHODS["lora"].trains if arm == "lora" else PRILoRAConfig(first_rank=2, last_rank=4, ratio=0)
+    trains = METHODS["lora"].trains if arm == "lora" else PRILoRAConfig(first_rank=2, last_rank=4, ratio=0)
     settings = asdict(replace(settings_for(encoder, task, trains), learning_rate=rate, epochs=epochs))
     method = trains.to_dict()
     return {
@@ -92,7 +93,7 @@ def test_a_file_of_questions_is_read(file):
     asked = read_questions(file)
     (question,) = asked.questions
     assert question.seeds == (100, 101, 102)
-    assert asked.arms["lora"].trains == study.METHODS["lora"].trains
+    assert asked.arms["lora"].trains == METHODS["lora"].trains
     assert asked.arms["rising"].trains == PRILoRAConfig(first_rank=2, last_rank=4, ratio=0)
     assert (asked.runs.name, asked.rates.name) == ("asked.jsonl", "asked_rates.jsonl")
 
