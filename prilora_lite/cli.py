@@ -360,24 +360,24 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _ask(options: argparse.Namespace) -> int:
-    from prilora_lite.experiments import questions
+    from prilora_lite.experiments.answers import answer
+    from prilora_lite.experiments.questions import read_questions
 
-    asked = questions.read_questions(options.file)
+    asked = read_questions(options.file)
     if options.jobs < 1:
         raise ValueError(f"--jobs {options.jobs}: expected a number of at least 1")
-    questions.answer(
-        asked, rows=options.rows, jobs=options.jobs, names=options.only, tell=lambda line: print(line, flush=True)
-    )
+    answer(asked, rows=options.rows, jobs=options.jobs, names=options.only, tell=lambda line: print(line, flush=True))
     return _answers(options.file, None)
 
 
 def _answers(file: Path, folder: Path | None) -> int:
     """Print and write the answers that the runs of a file of questions give so far."""
-    from prilora_lite.experiments import questions
+    from prilora_lite.experiments import answers
+    from prilora_lite.experiments.questions import read_questions
 
-    asked = questions.read_questions(file)
-    print(questions.report(asked))
-    written = questions.write(asked, (file.parent if folder is None else folder) / file.stem)
+    asked = read_questions(file)
+    print(answers.report(asked))
+    written = answers.write(asked, (file.parent if folder is None else folder) / file.stem)
     print("\n" + "\n".join(f"{kind}: {path}" for kind, path in written.items()))
     return 0
 

@@ -63,7 +63,7 @@ def plot_answers(answers: pd.DataFrame) -> Figure:
     """All answered questions in one picture: difference, its 95 % interval, and the margin as a grey band.
 
     Args:
-        answers: one row a question, as :func:`~.questions.table` gives them; those not run are left out.
+        answers: one row a question, as :func:`~.answers.table` gives them; those not run are left out.
 
     Returns:
         A figure; differences in percentage points.

@@ -12,24 +12,13 @@ from scipy import stats
 
 from prilora_lite import PRILoRAConfig
 from prilora_lite.cli import main
-from prilora_lite.experiments import questions
+from prilora_lite.experiments import learning_rates
+from prilora_lite.experiments.answers import answer, decisions, differences, report, table, write
 from prilora_lite.experiments.comparison import decide
 from prilora_lite.experiments.encoders import settings_for
+from prilora_lite.experiments.learning_rates import RATE_SEEDS, RATES, choose_rate, chosen_rates, training_split
 from prilora_lite.experiments.methods import METHODS
-from prilora_lite.experiments.questions import (
-    RATE_SEEDS,
-    RATES,
-    answer,
-    choose_rate,
-    chosen_rates,
-    decisions,
-    differences,
-    read_questions,
-    report,
-    table,
-    training_split,
-    write,
-)
+from prilora_lite.experiments.questions import read_questions
 from prilora_lite.experiments.tasks import load_rows
 
 RESULTS = Path(__file__).parents[2] / "results"
@@ -274,8 +263,8 @@ def test_table_and_figure_are_written_and_read_back(file, tmp_path):
 
 
 def test_it_runs_from_nothing_to_an_answer_and_goes_on_where_it_was(tmp_path, monkeypatch, encoder, rows):
-    monkeypatch.setattr(questions, "LOWEST", min(RATES))  # a random encoder's metric would send it to and fro
-    monkeypatch.setattr(questions, "HIGHEST", max(RATES))
+    monkeypatch.setattr(learning_rates, "LOWEST", min(RATES))  # a random encoder's metric would send it to and fro
+    monkeypatch.setattr(learning_rates, "HIGHEST", max(RATES))
     file = tmp_path / "asked.toml"
     settings = "{ epochs = 1, batch_size = 8, max_length = 16 }"
     file.write_text(
