@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.contenders import INTERVAL
 from benchmarks.measure import exponent, ratio_of_medians
-from prilora_lite.teaching.plots import COLOURS
+from prilora_lite.experiments.figures import COLOURS
 
 Results = dict[str, dict[str, Any]]  # part -> case -> what was measured
 

@@ -1,21 +1,28 @@
 """PRILoRA for reading, teaching and use: low-rank adaptation with rising ranks, pruned while it trains.
 
-The method itself (ranks, lora, pruner, config, adapt) needs torch alone and is here at once. What needs transformers
-and datasets is loaded when its name is first used.
+The method itself (ranks, lora, pruner, config, adapt) needs torch alone. Each name is loaded when it is first used:
+what needs transformers and datasets waits until then, and the command line's help does not wait for torch.
 """
 
+import sys
 from importlib import import_module
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
-from prilora_lite.adapt import adapt, merge_and_unload
-from prilora_lite.config import PRILoRAConfig
-from prilora_lite.importance import InputNorms, importance, keep_mask
-from prilora_lite.lora import LoRALinear
-from prilora_lite.pruner import Pruner
-from prilora_lite.ranks import adapter_parameters, budget_ranks, linear_ranks
-from prilora_lite.report import Report, report
+if TYPE_CHECKING:
+    from prilora_lite.adapt import adapt, merge_and_unload
+    from prilora_lite.config import PRILoRAConfig
+    from prilora_lite.importance import InputNorms, importance, keep_mask
+    from prilora_lite.lora import LoRALinear
+    from prilora_lite.pruner import Pruner
+    from prilora_lite.ranks import adapter_parameters, budget_ranks, linear_ranks
+    from prilora_lite.report import Report, report
 
 _LOADED_WHEN_USED = {
+    "adapt": "adapt", "merge_and_unload": "adapt", "Report": "report", "report": "report",
+    "PRILoRAConfig": "config", "LoRALinear": "lora",
+    "InputNorms": "importance", "importance": "importance", "keep_mask": "importance", "Pruner": "pruner",
+    "adapter_parameters": "ranks", "budget_ranks": "ranks", "linear_ranks": "ranks",
     "save_adapter": "checkpoint", "load_adapter": "checkpoint",
     "rank_pattern_for": "integrations.rank_patterns", "save_peft_adapter": "integrations.peft_save",
     "load_peft_adapter": "integrations.peft_load",
@@ -31,22 +38,21 @@ _MODULES = {
 }  # fmt: skip
 
 __version__ = "0.1.0"
-__all__ = [
-    "InputNorms",
-    "LoRALinear",
-    "PRILoRAConfig",
-    "Pruner",
-    "Report",
-    "adapt",
-    "adapter_parameters",
-    "budget_ranks",
-    "importance",
-    "keep_mask",
-    "linear_ranks",
-    "merge_and_unload",
-    "report",
-    *_LOADED_WHEN_USED,
-]
+__all__ = list(_LOADED_WHEN_USED)
+
+
+class _Package(ModuleType):
+    """A public name stays what it is when the module of the same name is imported, such as ``adapt``.
+
+    Without this, Python would put the module in its place.
+    """
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in _LOADED_WHEN_USED and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
 
 
 def __getattr__(name: str) -> Any:

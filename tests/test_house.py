@@ -2,10 +2,14 @@
 
 import ast
 import graphlib
+import io
 import sys
+import tokenize
 from pathlib import Path
 
 import pytest
+
+from tests.environments import call
 
 PACKAGE = Path(__file__).parent.parent / "prilora_lite"
 MODULES = {
@@ -47,10 +51,7 @@ def imports_of(name):
             yield from (alias.name for alias in node.names if alias.name.split(".")[0] == "prilora_lite")
 
 
-NOT_YET = ("experiments.questions", "experiments.reporting")
-
-
-@pytest.mark.parametrize("name", [name for name in MEASURED if not name.endswith(NOT_YET)])
+@pytest.mark.parametrize("name", MEASURED)
 def test_imports_run_one_way(name):
     folder = folder_of(name)
     for imported in imports_of(name):
@@ -72,3 +73,46 @@ def test_the_method_needs_torch_and_safetensors_alone(name):
             top = module.split(".")[0]
             allowed = {"torch", "safetensors", "prilora_lite", *loaded_when_used, *sys.stdlib_module_names}
             assert top in allowed, f"{name} imports {module}"
+
+
+NO_CODE = (
+    tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER,
+)  # fmt: skip
+
+
+def lines_of_code(name):
+    """Numbers of a file's lines that hold more than a comment or a docstring."""
+    source = MODULES[name].read_text(encoding="utf-8")
+    lines = set()
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type not in NO_CODE:
+            lines |= set(range(token.start[0], token.end[0] + 1))
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Module) and ast.get_docstring(node) is not None:
+            lines -= set(range(node.body[0].lineno, node.body[0].end_lineno + 1))
+    return lines
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_file_fits_one_sitting(name):
+    assert len(MODULES[name].read_text(encoding="utf-8").splitlines()) <= 400
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_function_fits_one_screen(name):
+    code = lines_of_code(name)
+    for node in ast.walk(tree_of(name)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            length = len(code & set(range(node.lineno, node.end_lineno + 1)))
+            assert length <= 70, f"{node.name} in {name} has {length} lines of code"
+
+
+IMPORTS = """
+import prilora_lite.adapt
+from prilora_lite import adapt
+print(type(adapt).__name__)
+"""
+
+
+def test_a_public_name_stays_a_function_when_the_module_of_its_name_was_imported(tmp_path):
+    assert call(sys.executable, "-c", IMPORTS, cwd=tmp_path, PYTHONPATH=str(PACKAGE.parent)).strip() == "function"

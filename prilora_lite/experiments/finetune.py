@@ -16,10 +16,11 @@ from datasets import Dataset
 from torch import nn
 from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainingArguments, set_seed
 
-from prilora_lite.adapt import Report, plan
+from prilora_lite.adapt import plan
 from prilora_lite.config import PRILoRAConfig
 from prilora_lite.experiments.bars import no_bars
 from prilora_lite.experiments.encoders import Settings, load_encoder, settings_for
+from prilora_lite.experiments.identity import method_as_json
 from prilora_lite.experiments.loop import (
     GlueTrainer,
     StepTimer,
@@ -34,8 +35,9 @@ from prilora_lite.experiments.loop import (
 from prilora_lite.experiments.saving import claim, save_trained, writing
 from prilora_lite.experiments.tasks import check_rows, get_task, load_rows
 from prilora_lite.experiments.tokens import check_length, tokenize
-from prilora_lite.experiments.trainable import METHODS_BY_NAME, count, make_trainable, method_as_json
+from prilora_lite.experiments.trainable import METHODS_BY_NAME, count, make_trainable
 from prilora_lite.integrations.trainer import SEVERAL_GPUS, SealCheckpoints, latest_checkpoint
+from prilora_lite.report import Report
 from prilora_lite.shared.checks import check_seed
 from prilora_lite.shared.errors import expect
 

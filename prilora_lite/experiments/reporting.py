@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
 import textwrap
@@ -15,7 +14,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from prilora_lite.config import PRILoRAConfig
-from prilora_lite.experiments import allocation, published
+from prilora_lite.experiments import allocation, figures, published
 from prilora_lite.experiments.comparison import (
     PRIMARY,
     decide,
@@ -26,11 +25,11 @@ from prilora_lite.experiments.comparison import (
     verdict,
 )
 from prilora_lite.experiments.encoders import settings_for
-from prilora_lite.experiments.study import METHODS, method_name, read_runs
+from prilora_lite.experiments.methods import METHODS, method_name
+from prilora_lite.experiments.study import read_runs
 from prilora_lite.experiments.tasks import TASKS
 from prilora_lite.ranks import linear_ranks
 from prilora_lite.shared.files import write_whole
-from prilora_lite.teaching import plots
 
 MARGIN = 1.0  # percentage points; the largest difference that counts as none, unless another is named
 CONFIGURATION = ("first_rank", "last_rank", "scaling", "layers", "ratio", "interval", "importance")
@@ -109,31 +108,29 @@ def write(file: Path, folder: Path | None = None) -> dict[str, Path]:
     if len(ranks):
         tables.append(f"AdaLoRA: final rank by layer, mean over seeds and matrices\n\n{allocation.markdown(ranks)}\n")
     write_whole(paths["markdown"], "\n".join(tables).encode())
-    figures = _figures(next(iter(parts.values())))
+    drawn = _figures(next(iter(parts.values())))
     if len(ranks):
         line = linear_ranks(ranks["layer"].max() + 1, PRILoRAConfig.first_rank, PRILoRAConfig.last_rank)
-        figures["allocation"] = plots.plot_allocation(ranks, line)
-    for kind, figure in figures.items():
+        drawn["allocation"] = figures.plot_allocation(ranks, line)
+    for kind, figure in drawn.items():
         paths[kind] = stem.with_name(stem.name + ("" if kind == "figure" else f"_{kind}") + ".png")
-        picture = io.BytesIO()
-        figure.savefig(picture, dpi=150)
-        write_whole(paths[kind], picture.getvalue())
+        figures.write_png(paths[kind], figure)
     return paths
 
 
 def _figures(runs: pd.DataFrame) -> dict[str, Figure]:
     """The figures that these runs have enough of."""
     labels = {name: method.label for name, method in METHODS.items()}
-    figures = {"figure": plots.plot_ablation(runs, labels)}
+    drawn = {"figure": figures.plot_ablation(runs, labels)}
     several = runs["seed"].nunique() > 1
-    if several and set(plots.IDEAS) <= set(runs["method"]):
-        figures["ideas"] = plots.plot_ideas(runs)
+    if several and set(figures.IDEAS) <= set(runs["method"]):
+        drawn["ideas"] = figures.plot_ideas(runs)
     if several and 2 < runs["method"].nunique() <= len(METHODS):  # the legend of a grid would hide its points
-        figures["cost"] = plots.plot_cost(runs, labels)
-    slopes, ratios = plots.grid_values(runs)
+        drawn["cost"] = figures.plot_cost(runs, labels)
+    slopes, ratios = figures.grid_values(runs)
     if len(slopes) > 2 and len(ratios) > 1:
-        figures["grid"] = plots.plot_grid(runs, *plots.grid_default(runs))
-    return figures
+        drawn["grid"] = figures.plot_grid(runs, *figures.grid_default(runs))
+    return drawn
 
 
 def format_table(summary: pd.DataFrame) -> str:

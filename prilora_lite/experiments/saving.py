@@ -17,6 +17,7 @@ from prilora_lite.checkpoint import save_adapter
 from prilora_lite.config import PRILoRAConfig
 from prilora_lite.experiments.bars import no_bars
 from prilora_lite.experiments.device import PROCESS
+from prilora_lite.experiments.identity import same_fields
 from prilora_lite.integrations.trainer import latest_checkpoint
 from prilora_lite.shared.files import not_written, write_whole
 
@@ -31,9 +32,10 @@ def claim(folder: Path, run: dict[str, Any], resume: bool) -> None:
             raise ValueError(f"{folder} holds checkpoints of an earlier run: resume it, or give another output_dir")
         try:
             earlier = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-        except ValueError as error:
+            there, here = same_fields(earlier), same_fields(json.loads(json.dumps(run)))
+        except (ValueError, TypeError, AttributeError) as error:
             raise ValueError(f"{file}, which says whose checkpoints these are, can't be read: {error}") from error
-        differ = [name for name in run if earlier.get(name) != json.loads(json.dumps(run[name]))]
+        differ = [name for name in here if there.get(name) != here[name]]
         if differ:
             changes = ", ".join(f"{name} was {earlier.get(name)!r} and is {run[name]!r}" for name in differ)
             raise ValueError(f"{folder} holds checkpoints of another run: {changes}; give another output_dir")

@@ -24,8 +24,10 @@ from prilora_lite.config import PRILoRAConfig
 from prilora_lite.experiments.device import PROCESS, PROCESSES, pick_device, pick_precision
 from prilora_lite.experiments.encoders import Settings, settings_for
 from prilora_lite.experiments.finetune import check_encoder, finetune, result_record
+from prilora_lite.experiments.identity import method_as_json, same_run
+from prilora_lite.experiments.methods import METHODS, Method
+from prilora_lite.experiments.methods import configurations as configurations  # for notebooks: study.configurations
 from prilora_lite.experiments.tasks import check_rows, get_task, load_rows
-from prilora_lite.experiments.trainable import method_as_json
 from prilora_lite.shared.checks import check_seed
 from prilora_lite.shared.errors import expect, unknown
 from prilora_lite.shared.records import append_record, read_records
@@ -35,60 +37,6 @@ RECORD = (  # what the record of a finished run has, beside its key
     "seconds_per_step", "seconds", "environment",
 )  # fmt: skip
 BACKENDS = {"processes": "loky", "ray": "prilora-ray"}  # our name -> joblib's
-
-
-@dataclass(frozen=True)
-class Method:
-    """A named method of the ablation: what is trained, how tables call it, and its share of the settings' alpha."""
-
-    name: str
-    trains: str | PRILoRAConfig
-    label: str
-    alpha_share: float = 1.0
-
-
-_LORA = PRILoRAConfig(first_rank=8, last_rank=8, ratio=0.0)
-
-# Equal budgets: ranks 4..12 over the layers cost what rank 8 costs everywhere.
-METHODS = {
-    method.name: method
-    for method in (
-        Method("head", "head", "head only"),
-        Method("lora", _LORA, "LoRA (r = 8)"),
-        Method("ranks", PRILoRAConfig(ratio=0.0), "ranks only (4..12)"),
-        Method("pruning", PRILoRAConfig(first_rank=8, last_rank=8), "pruning only (r = 8)"),
-        Method("prilora", PRILoRAConfig(), "PRILoRA (4..12, pruned)"),
-        Method("full", "full", "full fine-tuning"),
-        Method("bitfit", "bitfit", "BitFit (biases)"),
-        Method("houlsby", "houlsby", "adapter (Houlsby)"),
-        Method("pfeiffer", "pfeiffer", "adapter (Pfeiffer)"),
-        Method("adalora", "adalora", "AdaLoRA (r 12 to 8)"),
-    )
-}
-
-# One knob turned far: a rank of one, with LoRA's rule s = alpha / r and with the s of rank 8; four layers of twelve
-# alone; hardly any of A left; a quarter of A, drawn before the first step; rising ranks under the other two scalings.
-_ONE = replace(_LORA, first_rank=1, last_rank=1)
-CONTRASTS = {
-    method.name: method
-    for method in (
-        Method("lora_r1", _ONE, "LoRA, r = 1, s = alpha"),
-        Method("lora_r1_same_s", _ONE, "LoRA, r = 1, s of r = 8", alpha_share=1 / 8),
-        Method("lora_bottom", replace(_LORA, layers=range(4)), "LoRA, layers 0 to 3"),
-        Method("lora_top", replace(_LORA, layers=range(8, 12)), "LoRA, layers 8 to 11"),
-        Method("pruning_95", replace(_LORA, ratio=0.95), "LoRA, 95 % of A pruned"),
-        Method(
-            "random_75",
-            replace(_LORA, ratio=0.75, interval=1, importance="random", regrow=False),
-            "LoRA, a random quarter of A",
-        ),
-        Method("ranks_sqrt", PRILoRAConfig(ratio=0.0, scaling="sqrt"), "ranks only, rank-stabilised"),
-        Method("ranks_mean", PRILoRAConfig(ratio=0.0, scaling="mean"), "ranks only, one s"),
-        Method("prilora_sqrt", PRILoRAConfig(scaling="sqrt"), "PRILoRA, rank-stabilised"),
-        Method("prilora_mean", PRILoRAConfig(scaling="mean"), "PRILoRA, one s"),
-    )
-}
-METHODS |= CONTRASTS
 
 
 @dataclass(frozen=True)
@@ -137,55 +85,6 @@ def grid(methods: Iterable[str | Method], tasks: Iterable[str], seeds: Iterable[
     return [Run(method, task, seed) for seed, task, method in product(seeds, tasks, chosen)]
 
 
-def configurations(
-    ranks: Iterable[tuple[int, int]] = ((4, 12),),
-    ratios: Iterable[float] = (0.5,),
-    intervals: Iterable[int] = (40,),
-    importances: Iterable[str] = ("magnitude_input",),
-    scalings: Iterable[str] = ("layer",),
-) -> list[Method]:
-    """Every schedule with every pruning: configurations crossed, each once, those that have a name under that name.
-
-    Args:
-        ranks: first and last rank: (12, 4) falls, (8, 8) is flat, (4, 12) rises, all at the same budget.
-        ratios: shares of A to prune; 0 is no pruning, whatever interval and importance.
-        intervals: N, optimizer steps from one prune to the next.
-        importances: ``magnitude_input``, ``magnitude`` or ``random``.
-        scalings: ``layer``, ``sqrt`` or ``mean``; on flat ranks they are one.
-
-    Raises:
-        ValueError: a value that :class:`~.config.PRILoRAConfig` refuses.
-    """
-    methods = {}
-    crossed = product(ranks, ratios, intervals, importances, scalings)
-    for (first, last), ratio, interval, importance, scaling in crossed:
-        config = PRILoRAConfig(
-            first_rank=first, last_rank=last, scaling=scaling, ratio=ratio, interval=interval, importance=importance
-        ).canonical()
-        methods[config] = _NAMED.get(config) or Method(label := _label(config), config, label)
-    return list(methods.values())
-
-
-_NAMED = {
-    method.trains.canonical(): method
-    for method in reversed(METHODS.values())
-    if isinstance(method.trains, PRILoRAConfig) and method.alpha_share == 1
-}
-
-
-def method_name(record: dict[str, Any]) -> str:
-    """What a run's method is called today, told by its configuration: older files call other things by that name."""
-    if isinstance(record["method"], str):
-        return record["method"]
-    config, alpha = PRILoRAConfig.from_dict(record["method"]), record["settings"]["alpha"]
-    for method in METHODS.values():
-        if isinstance(method.trains, PRILoRAConfig):
-            same = replace(method.trains, alpha=alpha * method.alpha_share)
-            if same.canonical() == config.canonical():
-                return method.name
-    return _label(config) if record["name"] in METHODS else record["name"]
-
-
 def ablate(
     runs: Iterable[Run],
     output: str | Path,
@@ -230,29 +129,14 @@ def ablate(
     runs, encoder, output = list(runs), str(encoder), Path(output)
     for run in runs:
         expect(Run, run, "runs as grid(methods, tasks, seeds) gives them")
-    if backend not in list(BACKENDS):
-        raise unknown("backend", backend, BACKENDS)
-    if jobs is not None and not (isinstance(jobs, int) and jobs >= 1):
-        raise ValueError(f"jobs must be an integer of at least 1, got {jobs!r}")
-    jobs = min(jobs, max(1, len(runs))) if jobs else (-1 if backend == "ray" else 1)
-    if jobs != 1 and PROCESSES > 1:
-        raise ValueError("several jobs under torchrun: either several runs at a time, or several processes for one run")
+    jobs = _runs_at_a_time(jobs, backend, len(runs))
     output.parent.mkdir(parents=True, exist_ok=True)
     output.open("ab").close()  # a place that can't be written to is better found before the first run
     precision = pick_precision(precision, encoder, device)
     data = {task: _rows(task, rows) for task in dict.fromkeys(run.task for run in runs)}
-    digests = {task: rows_digest(splits) for task, splits in data.items()}
-    plans = {}
-    for run in runs:
-        settings, trains = settle(run, encoder, overrides or {})
-        key = run_key(run, encoder, settings, trains, precision, digests[run.task])
-        plans.setdefault(same_run(key), _Plan(len(plans) + 1, run, key, encoder, settings, trains))
+    plans = _plan(runs, encoder, overrides or {}, precision, data)
     at_start = _finished(output)  # under torchrun all processes must choose the same runs, before one of them writes
-    waiting = [plan for same, plan in plans.items() if same not in at_start]
-    for task in dict.fromkeys(plan.run.task for plan in waiting):  # what can't be is said once, before the first run
-        here = [plan for plan in waiting if plan.run.task == task]
-        configs = {plan.trains for plan in here if isinstance(plan.trains, PRILoRAConfig)}
-        check_encoder(encoder, task, data[task], here[-1].settings, configs)
+    _check_encoders([plan for same, plan in plans.items() if same not in at_start], data)
 
     def announce(plan: _Plan, record: dict[str, Any] | None) -> None:
         if on_run:
@@ -273,6 +157,39 @@ def ablate(
         announce(plan, record)
     finished = _finished(output)
     return [finished[same] for same in plans if same in finished]
+
+
+def _runs_at_a_time(jobs: int | None, backend: str, runs: int) -> int:
+    """The number of jobs, at most one for each run; -1: as many as a Ray cluster has processors."""
+    if backend not in list(BACKENDS):
+        raise unknown("backend", backend, BACKENDS)
+    if jobs is not None and not (isinstance(jobs, int) and jobs >= 1):
+        raise ValueError(f"jobs must be an integer of at least 1, got {jobs!r}")
+    jobs = min(jobs, max(1, runs)) if jobs else (-1 if backend == "ray" else 1)
+    if jobs != 1 and PROCESSES > 1:
+        raise ValueError("several jobs under torchrun: either several runs at a time, or several processes for one run")
+    return jobs
+
+
+def _plan(
+    runs: list[Run], encoder: str, overrides: dict[str, Any], precision: str, data: dict[str, dict[str, Dataset]]
+) -> dict[str, _Plan]:
+    """Every run with everything settled, each once, by what makes it the same as another."""
+    digests = {task: rows_digest(splits) for task, splits in data.items()}
+    plans: dict[str, _Plan] = {}
+    for run in runs:
+        settings, trains = settle(run, encoder, overrides)
+        key = run_key(run, encoder, settings, trains, precision, digests[run.task])
+        plans.setdefault(same_run(key), _Plan(len(plans) + 1, run, key, encoder, settings, trains))
+    return plans
+
+
+def _check_encoders(waiting: list[_Plan], data: dict[str, dict[str, Dataset]]) -> None:
+    """Refuse what no run could be made with before the first run, once for each task."""
+    for task in dict.fromkeys(plan.run.task for plan in waiting):
+        here = [plan for plan in waiting if plan.run.task == task]
+        configs = {plan.trains for plan in here if isinstance(plan.trains, PRILoRAConfig)}
+        check_encoder(here[-1].encoder, task, data[task], here[-1].settings, configs)
 
 
 def _rows(task: str, rows: str | Path | dict[str, dict[str, Dataset]] | None) -> dict[str, Dataset]:
@@ -320,33 +237,6 @@ def settle(run: Run, encoder: str, overrides: dict[str, Any]) -> tuple[Settings,
     if isinstance(trains, str):
         return settings, trains
     return settings, replace(trains, alpha=settings.alpha * run.method.alpha_share)
-
-
-def _label(config: PRILoRAConfig) -> str:
-    """Ranks and pruning in short: ``12..4, mean, ratio 0.25, N 10, random``; what is at its default is left out."""
-    parts = [
-        f"{config.first_rank}..{config.last_rank}" if config.first_rank != config.last_rank else f"{config.last_rank}"
-    ]
-    config, default = config.canonical(), PRILoRAConfig()
-    if config.scaling != default.scaling:
-        parts.append(config.scaling if isinstance(config.scaling, str) else "own scaling")
-    parts.append(f"ratio {config.ratio:g}")
-    if config.interval != default.interval:
-        parts.append(f"N {config.interval}")
-    if config.importance != default.importance:
-        parts.append(config.importance)
-    return ", ".join(parts)
-
-
-def same_run(key: list[Any]) -> str:
-    """Two keys name the same run if this is equal.
-
-    Settings that a record is too old to have are filled with their defaults; those without effect do not count.
-    """
-    task, seed, encoder, method, settings, *rest = key
-    if isinstance(method, dict):
-        method = PRILoRAConfig.from_dict(method).canonical().to_dict()
-    return json.dumps([task, seed, encoder, method, asdict(Settings(**settings)), *rest], sort_keys=True)
 
 
 def read_runs(path: str | Path) -> list[dict[str, Any]]:

@@ -43,8 +43,3 @@ def count(model: nn.Module, method: str | PRILoRAConfig, base: int) -> Report:
     return replace(
         counted, adapter=own.adapter, adapter_nonzero=own.adapter_nonzero, head=head, head_nonzero=head, base=base
     )
-
-
-def method_as_json(method: str | PRILoRAConfig) -> str | dict[str, Any]:
-    """A method as JSON has it."""
-    return method if isinstance(method, str) else method.to_dict()

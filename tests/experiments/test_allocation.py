@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 from prilora_lite.experiments.allocation import allocations, markdown, slopes
+from prilora_lite.experiments.figures import plot_allocation
 from prilora_lite.shared.records import read_records
-from prilora_lite.teaching.plots import plot_allocation
 
 RESULTS = Path(__file__).parents[2] / "results"
 

@@ -12,7 +12,7 @@ from transformers import AutoModelForSequenceClassification
 
 from prilora_lite import Settings, finetune, load_encoder
 from prilora_lite.experiments import baselines
-from prilora_lite.experiments.study import METHODS
+from prilora_lite.experiments.methods import METHODS
 from prilora_lite.experiments.tasks import TASKS
 from tests.small_models import LAYERS, batch, build
 
@@ -119,7 +119,7 @@ def test_adaloras_allocator_brings_the_ranks_from_the_start_to_the_budget():
     result = run("adalora")
     ranks = [list(entry["ranks"].values()) for entry in result.history]
     assert len(ranks[0]) == 72
-    assert sum(ranks[-1]) == 72 * baselines.RANK
+    assert sum(ranks[-1]) == 72 * baselines.BUDGET
     assert max(map(sum, ranks)) > sum(ranks[-1])
     assert len(set(ranks[-1])) > 1  # other layers, other ranks: it chose
     shapes = {name: module.weight.shape for name, module in pocket().named_modules() if isinstance(module, nn.Linear)}
@@ -162,7 +162,7 @@ def test_the_shortest_run_of_adalora_ends_at_its_budget():
     settings = replace(SHORT, epochs=baselines.ADALORA_STEPS / 125)
     result = finetune("pocket-rte", "adalora", settings=settings, device="cpu", progress=False)
     assert result.steps == baselines.ADALORA_STEPS
-    assert sum(result.history[-1]["ranks"].values()) == 72 * baselines.RANK
+    assert sum(result.history[-1]["ranks"].values()) == 72 * baselines.BUDGET
 
 
 def test_adalora_without_peft_says_what_to_install(monkeypatch):

@@ -12,25 +12,14 @@ from scipy import stats
 
 from prilora_lite import PRILoRAConfig
 from prilora_lite.cli import main
-from prilora_lite.experiments import questions, study
+from prilora_lite.experiments import learning_rates
+from prilora_lite.experiments.answers import answer, decisions, differences, report, table, write
 from prilora_lite.experiments.comparison import decide
 from prilora_lite.experiments.encoders import settings_for
-from prilora_lite.experiments.questions import (
-    RATE_SEEDS,
-    RATES,
-    answer,
-    choose_rate,
-    chosen_rates,
-    decisions,
-    differences,
-    read_questions,
-    report,
-    table,
-    training_split,
-    write,
-)
+from prilora_lite.experiments.learning_rates import RATE_SEEDS, RATES, choose_rate, chosen_rates, training_split
+from prilora_lite.experiments.methods import METHODS
+from prilora_lite.experiments.questions import read_questions
 from prilora_lite.experiments.tasks import load_rows
-from prilora_lite.teaching.plots import plot_answers
 
 RESULTS = Path(__file__).parents[2] / "results"
 FILE = """
@@ -61,7 +50,7 @@ def file(tmp_path):
 
 def record(arm, task, seed, rate, value, epochs=1, encoder="pocket"):
     """A run as the study writes it."""
-    trains = study.METHODS["lora"].trains if arm == "lora" else PRILoRAConfig(first_rank=2, last_rank=4, ratio=0)
+    trains = METHODS["lora"].trains if arm == "lora" else PRILoRAConfig(first_rank=2, last_rank=4, ratio=0)
     settings = asdict(replace(settings_for(encoder, task, trains), learning_rate=rate, epochs=epochs))
     method = trains.to_dict()
     return {
@@ -93,7 +82,7 @@ def test_a_file_of_questions_is_read(file):
     asked = read_questions(file)
     (question,) = asked.questions
     assert question.seeds == (100, 101, 102)
-    assert asked.arms["lora"].trains == study.METHODS["lora"].trains
+    assert asked.arms["lora"].trains == METHODS["lora"].trains
     assert asked.arms["rising"].trains == PRILoRAConfig(first_rank=2, last_rank=4, ratio=0)
     assert (asked.runs.name, asked.rates.name) == ("asked.jsonl", "asked_rates.jsonl")
 
@@ -273,24 +262,9 @@ def test_table_and_figure_are_written_and_read_back(file, tmp_path):
     )
 
 
-def test_the_figure_draws_each_difference_its_interval_and_its_margin():
-    answers = pd.DataFrame(
-        {
-            "question": ["a", "b", "c"], "contrast": ["a", "b", "c"], "tasks": "pocket-rte", "margin": [1.0, 2.0, 1.0],
-            "difference": [0.1, 3.0, 1.0], "low": [-0.5, 2.0, -1.0], "high": [0.7, 4.0, 3.0],
-            "verdict": ["equal within 1 point", "difference", "not decided: it would take 9 seeds"],
-        }
-    )  # fmt: skip
-    axes = plot_answers(answers).axes[0]
-    assert [(bar.get_x(), bar.get_width()) for bar in axes.patches] == [(-1, 2), (-2, 4), (-1, 2)]
-    lines = [list(line.get_xdata()) for line in axes.lines if line.get_linestyle() == "-"]
-    assert lines[:3] == [[-0.5, 0.7], [2.0, 4.0], [-1.0, 3.0]]
-    assert len({line.get_marker() for line in axes.lines if line.get_marker() != "None"}) == 3
-
-
 def test_it_runs_from_nothing_to_an_answer_and_goes_on_where_it_was(tmp_path, monkeypatch, encoder, rows):
-    monkeypatch.setattr(questions, "LOWEST", min(RATES))  # a random encoder's metric would send it to and fro
-    monkeypatch.setattr(questions, "HIGHEST", max(RATES))
+    monkeypatch.setattr(learning_rates, "LOWEST", min(RATES))  # a random encoder's metric would send it to and fro
+    monkeypatch.setattr(learning_rates, "HIGHEST", max(RATES))
     file = tmp_path / "asked.toml"
     settings = "{ epochs = 1, batch_size = 8, max_length = 16 }"
     file.write_text(

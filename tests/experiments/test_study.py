@@ -3,7 +3,6 @@ import os
 import re
 import sys
 import threading
-from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -13,12 +12,11 @@ import psutil
 import pytest
 
 from benchmarks import killed_study
-from prilora_lite import PRILoRAConfig
 from prilora_lite.cli import main
 from prilora_lite.experiments import reporting, study
+from prilora_lite.experiments.methods import METHODS
 from prilora_lite.experiments.tasks import TASKS
 from prilora_lite.shared.records import append_record, read_records
-from prilora_lite.teaching.plots import plot_ablation
 from tests.small_models import write_rows
 
 ROOT = Path(__file__).parents[2]
@@ -66,7 +64,7 @@ def test_the_grid_goes_seed_by_seed():
     runs = study.grid(["lora", "head"], ["cola", "rte"], [0, 1])
     assert len(runs) == 8
     assert [run.seed for run in runs] == [0] * 4 + [1] * 4
-    assert runs[0] == study.Run(study.METHODS["lora"], "cola", 0)
+    assert runs[0] == study.Run(METHODS["lora"], "cola", 0)
 
 
 def test_mistyped_methods_and_tasks_get_the_nearest_name():
@@ -74,71 +72,6 @@ def test_mistyped_methods_and_tasks_get_the_nearest_name():
         study.grid(["prilorra"], ["cola"], [0])
     with pytest.raises(ValueError, match=r"unknown task 'colla': did you mean 'cola'\?"):
         study.grid(["lora"], ["colla"], [0])
-
-
-def test_the_low_rank_methods_have_equal_budgets():
-    methods = [method for name, method in study.METHODS.items() if name not in study.CONTRASTS]
-    configs = {method.name: method.trains for method in methods if not isinstance(method.trains, str)}
-    assert set(configs) == {"lora", "ranks", "pruning", "prilora"}
-    assert {sum(config.layer_ranks(12)) for config in configs.values()} == {96}
-    assert {config.scaling for config in configs.values()} == {"layer"}
-    assert {name for name, config in configs.items() if config.ratio} == {"pruning", "prilora"}
-
-
-# Configurations
-
-
-def test_every_schedule_meets_every_pruning_once():
-    methods = study.configurations([(12, 4), (8, 8), (4, 12)], [0, 0.5], [10, 40], ["magnitude", "random"])
-    cells = [(m.trains.first_rank, m.trains.ratio, m.trains.interval, m.trains.importance) for m in methods]
-    assert len(set(cells)) == len(cells) == 3 * (1 + 2 * 2)  # without pruning there is no interval and no importance
-
-
-def test_slopes_about_a_mean_rank_cost_the_same():
-    for layers in range(2, 30):
-        sums = {sum(m.trains.layer_ranks(layers)) for m in study.configurations([(8 - d, 8 + d) for d in range(-7, 8)])}
-        assert sums == {8 * layers}
-
-
-def test_a_configuration_with_a_name_keeps_it():
-    names = [m.name for m in study.configurations([(8, 8), (4, 12)], [0, 0.5])]
-    assert names == ["lora", "pruning", "ranks", "prilora"]
-
-
-def test_scalings_are_crossed_with_slopes_and_flat_ranks_have_one():
-    methods = study.configurations([(8, 8), (4, 12)], [0], scalings=["layer", "sqrt", "mean"])
-    assert [m.name for m in methods] == ["lora", "ranks", "ranks_sqrt", "ranks_mean"]
-
-
-def record_of(name, config, alpha=16.0):
-    return {
-        "name": name,
-        "method": config if isinstance(config, str) else config.to_dict(),
-        "settings": {"alpha": alpha},
-    }
-
-
-def test_a_run_is_called_by_its_configuration_and_not_by_the_name_of_its_day():
-    assert study.method_name(record_of("prilora", PRILoRAConfig(scaling="mean"))) == "prilora_mean"
-    assert study.method_name(record_of("ranks", PRILoRAConfig(ratio=0.0, scaling="mean"))) == "ranks_mean"
-    lora = PRILoRAConfig(first_rank=8, last_rank=8, ratio=0.0, scaling="mean", seed=0)
-    assert study.method_name(record_of("lora", lora)) == "lora"
-    assert study.method_name(record_of("lora", replace(lora, alpha=32), alpha=32)) == "lora"
-    assert study.method_name(record_of("prilora", PRILoRAConfig(interval=7))) == "4..12, ratio 0.5, N 7"
-    assert study.method_name(record_of("mine", PRILoRAConfig(interval=7))) == "mine"
-    assert study.method_name(record_of("full", "full")) == "full"
-
-
-def test_other_configurations_are_named_by_what_they_are():
-    (method,) = study.configurations([(12, 4)], [0.25], [10], ["random"])
-    assert method.name == method.label == "12..4, ratio 0.25, N 10, random"
-
-
-def test_names_tell_configurations_apart():
-    methods = study.configurations(
-        [(12, 4), (8, 8), (6, 10), (1, 15)], [0, 0.25, 0.5], [10, 40], ["magnitude_input", "magnitude", "random"]
-    )
-    assert len({method.name for method in methods}) == len(methods)
 
 
 # Records
@@ -256,28 +189,12 @@ def test_the_summary_by_hand():
 
 
 def test_the_table_fits_a_terminal_and_keeps_adapter_and_head_apart():
-    records = [record(m, t, s) for m in study.METHODS for t in ("cola", "mrpc") for s in (0, 1)]
+    records = [record(m, t, s) for m in METHODS for t in ("cola", "mrpc") for s in (0, 1)]
     text = reporting.format_table(reporting.summarize(reporting.to_dataframe(records)))
     assert max(map(len, text.splitlines())) <= 80
     assert "head only" in text
     row = next(line for line in text.splitlines() if line.startswith("  LoRA"))
     assert row.split()[-6:] == ["(0.0)", "1", "0", "1", "0", "0.250"]
-
-
-# The figure
-
-
-def test_the_figure_shows_every_run_and_every_mean():
-    values = {("lora", 0): 0.4, ("lora", 1): 0.6, ("head", 0): 0.1}
-    frame = reporting.to_dataframe([record(m, seed=s, value=v) for (m, s), v in values.items()])
-    figure = plot_ablation(frame, {"head": "head only", "lora": "LoRA"})
-    (axes,) = figure.axes
-    dots = [line.get_xdata().tolist() for line in axes.lines if line.get_marker() == "o"]
-    bars = [line.get_xdata().tolist() for line in axes.lines if line.get_marker() != "o"]
-    assert dots == [pytest.approx([10]), pytest.approx([40, 60])]
-    assert bars == [pytest.approx([10, 10]), pytest.approx([50, 50])]
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["head only", "LoRA"]
-    assert axes.get_xlabel() == "matthews on validation (%)"
 
 
 # The command
@@ -549,5 +466,5 @@ def test_help_names_all_methods_and_tasks(capsys):
     with pytest.raises(SystemExit):
         main(["ablate", "--help"])
     text = capsys.readouterr().out
-    assert all(name in text for name in study.METHODS)
+    assert all(name in text for name in METHODS)
     assert "cola sst2 mrpc stsb qqp mnli qnli rte wnli" in " ".join(text.split())

@@ -1,0 +1,168 @@
+"""The answers: the runs that a file of questions lacks are made, and all of them turned into one row a question."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from prilora_lite.experiments import figures
+from prilora_lite.experiments.comparison import Decision, decide
+from prilora_lite.experiments.learning_rates import chosen_rates, key_of, make_runs, tune, values_by_key
+from prilora_lite.experiments.questions import Question, Questions
+from prilora_lite.experiments.study import grid
+from prilora_lite.shared.errors import unknown
+from prilora_lite.shared.files import write_whole
+
+_INDENT = {"initial_indent": "  ", "subsequent_indent": "  "}
+
+
+def answer(
+    questions: Questions,
+    *,
+    rows: str | Path | None = None,
+    jobs: int = 1,
+    names: Iterable[str] = (),
+    tell: Callable[[str], None] = print,
+) -> None:
+    """Choose the learning rates and make the runs that the files do not hold yet.
+
+    Args:
+        questions: as :func:`~.questions.read_questions` gives them.
+        rows: folder of GLUE's rows, see :func:`~.tasks.load_rows`.
+        jobs: runs at a time.
+        names: of the questions to answer; default: all.
+        tell: called with a line for each run.
+
+    Raises:
+        ValueError: no question of that name, a run that crashed, or what :func:`~.study.ablate` raises.
+    """
+    names, known = list(names), [question.name for question in questions.questions]
+    for name in names:
+        if name not in known:
+            raise unknown("question", name, known)
+    for question in questions.questions:
+        if names and question.name not in names:
+            continue
+        tell(f"{question.name}: {question.asks}")
+        for arm in questions.rate_arms(question):
+            tune(questions, question, arm, rows, jobs, tell)
+        for arm in question.arms:
+            rate, _ = chosen_rates(questions, question)[question.rate_of or arm]
+            runs = grid([questions.arms[arm]], question.tasks, question.seeds)
+            make_runs(runs, questions.runs, question, question.overrides(rate), rows, jobs, tell)
+
+
+def differences(questions: Questions, question: Question) -> pd.Series:
+    """The contrast for each seed that has all its runs, in percentage points; seeds that lack one are left out.
+
+    Raises:
+        LookupError: learning rates that have not been tried yet.
+    """
+    rates, values = chosen_rates(questions, question), values_by_key(questions.runs)
+
+    def mean(arms: tuple[str, ...], seed: int) -> float:
+        keys = [
+            key_of(questions, question, arm, task, seed, question.overrides(rates[question.rate_of or arm][0]))
+            for arm in arms
+            for task in question.tasks
+        ]
+        return 100 * float(np.mean([values.get(key, np.nan) for key in keys]))
+
+    by_seed = {seed: mean(question.plus, seed) - mean(question.minus, seed) for seed in question.seeds}
+    return pd.Series(by_seed, dtype=float).dropna()
+
+
+def decisions(questions: Questions) -> dict[str, Decision | None]:
+    """Question -> what its runs say; None where seeds are missing still."""
+    found: dict[str, Decision | None] = {}
+    for question in questions.questions:
+        try:
+            d = differences(questions, question)
+        except LookupError:
+            d = ()
+        found[question.name] = decide(d, question.margin) if len(d) == len(question.seeds) else None
+    return found
+
+
+def table(questions: Questions) -> pd.DataFrame:
+    """One row for each question, in percentage points; ``verdict`` is "not run" until all its seeds are there."""
+    rows, found = [], decisions(questions)
+    for question in questions.questions:
+        decision = found[question.name]
+        settings = ", ".join([question.encoder, *(f"{name}={value:g}" for name, value in question.settings)])
+        if decision is not None:
+            rates = chosen_rates(questions, question)
+            settings += "; learning rate " + ", ".join(f"{arm} {rate:g}" for arm, (rate, _) in rates.items())
+        rows.append(
+            {
+                "question": question.name,
+                "contrast": question.contrast,
+                "tasks": " ".join(question.tasks),
+                "seeds": len(question.seeds),
+                "difference": np.nan if decision is None else round(decision.mean, 3),
+                "low": np.nan if decision is None else round(decision.low, 3),
+                "high": np.nan if decision is None else round(decision.high, 3),
+                "margin": question.margin,
+                "verdict": "not run" if decision is None else decision.verdict,
+                "settings": settings,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def report(questions: Questions) -> str:
+    """Every question with its answer, for a terminal of 80 columns."""
+    found, paragraphs = decisions(questions), []
+    for question in questions.questions:
+        decision = found[question.name]
+        where = f"{' and '.join(question.tasks)}, {len(question.seeds)} seeds"
+        if decision is None:
+            said = f"{question.contrast}; {where}: not run yet"
+        else:
+            said = (
+                f"{question.contrast}; {where}: {decision.mean:+.1f} points "
+                f"(95 % interval {decision.low:.1f} to {decision.high:.1f}). {decision.sentence}"
+            )
+        paragraphs.append("\n".join([*textwrap.wrap(question.asks, 80), *textwrap.wrap(said, 78, **_INDENT)]))
+    return "\n\n".join(paragraphs)
+
+
+def markdown(questions: Questions) -> str:
+    """The answers, and below them every learning rate that was tried for each arm, with the mean of the metric."""
+    answers = table(questions)
+    lines = [
+        ["question", "contrast", "tasks", "seeds", "difference", "95 % interval", "margin", "verdict"],
+        ["---"] * 8,
+    ]
+    for row in answers.to_dict("records"):
+        asked = row["verdict"] != "not run"
+        numbers = (f"{row['difference']:+.1f}", f"{row['low']:.1f} to {row['high']:.1f}") if asked else ("-", "-")
+        where = row["tasks"].replace(" ", ", ")
+        margin = f"{row['margin']:g}"
+        lines.append([row["question"], row["contrast"], where, str(row["seeds"]), *numbers, margin, row["verdict"]])
+    rates = [["question", "arm", "learning rate", "tried: mean of the metric, %"], ["---"] * 4]
+    for question, decision in zip(questions.questions, answers["verdict"], strict=True):
+        if decision != "not run":
+            for arm, (rate, means) in chosen_rates(questions, question).items():
+                tried = ", ".join(f"{value:g}: {100 * mean:.1f}" for value, mean in means.items())
+                rates.append([question.name, arm, f"{rate:g}", tried])
+    tables = ["\n".join("| " + " | ".join(cells) + " |" for cells in rows) for rows in (lines, rates)]
+    return f"Answers, in percentage points\n\n{tables[0]}\n\nLearning rates\n\n{tables[1]}\n"
+
+
+def write(questions: Questions, stem: Path) -> dict[str, Path]:
+    """Write the answers: ``.csv``, one row a question; ``.md``, with the learning rates; ``.png``, all in one picture.
+
+    Returns:
+        Kind of file -> path.
+    """
+    answers = table(questions)
+    paths = {kind: stem.with_suffix(end) for kind, end in (("table", ".csv"), ("markdown", ".md"), ("figure", ".png"))}
+    write_whole(paths["table"], answers.to_csv(index=False, lineterminator="\n").encode())
+    write_whole(paths["markdown"], markdown(questions).encode())
+    figures.write_png(paths["figure"], figures.plot_answers(answers))
+    return paths

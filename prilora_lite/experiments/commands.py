@@ -1,0 +1,148 @@
+"""The commands ``ablate``, ``report`` and ``ask``. What they need takes seconds to load: it is imported as they run."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prilora_lite.experiments import study_options
+
+if TYPE_CHECKING:
+    from prilora_lite.experiments.methods import Method
+    from prilora_lite.experiments.study import Run
+
+
+def add_to(commands: argparse._SubParsersAction) -> None:
+    """Add the commands to those of :class:`~prilora_lite.cli.Command`."""
+    ablate = commands.add_parser(
+        "ablate",
+        help="compare methods on tasks over seeds",
+        description="Fine-tune with each method on each task for each seed; print a table, write a line of JSON for "
+        "each run and a figure. Stopped and started again, it goes on with the runs that are missing. A study can be "
+        "described in a file: the options below by their long names, as in results/minilm_glue.toml.",
+        argument_default=argparse.SUPPRESS,  # what is not given may be in the file
+        names=study_options.names,
+    )
+    ablate.add_argument("study", nargs="?", default=None, metavar="FILE.toml", help="file that describes the study")
+    study_options.add_options(ablate)
+    ablate.set_defaults(run=_ablate, loads=True)
+
+    report = commands.add_parser(
+        "report",
+        help="tables and comparisons from raw runs",
+        description="Print the tables of a file of runs, PRILoRA minus LoRA with intervals, and the other comparisons; "
+        "write its tables (.csv, .md) and figures (.png).",
+    )
+    report.add_argument(
+        "file", type=Path, help="file of runs that ablate wrote, ending in .jsonl, or of questions, ending in .toml"
+    )
+    report.add_argument("--output", type=Path, metavar="FOLDER", help="where to write them (default: beside the file)")
+    report.set_defaults(run=_report, loads=True)
+
+    ask = commands.add_parser(
+        "ask",
+        help="answer questions that were written down before",
+        description="Choose the learning rates and make the runs that a file of questions still lacks, then print the "
+        "answers and write them (.csv, .png). Stopped and started again, it goes on.",
+    )
+    ask.add_argument("file", type=Path, metavar="FILE.toml", help="the questions, as in results/questions.toml")
+    ask.add_argument("--only", nargs="+", default=[], metavar="NAME", help="names of questions (default: all)")
+    ask.add_argument("--rows", metavar="FOLDER", help="GLUE's rows, as for ablate")
+    ask.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time (default: 1)")
+    ask.set_defaults(run=_ask, loads=True)
+
+
+def _ablate(options: argparse.Namespace) -> int:
+    from prilora_lite.experiments import reporting, study
+    from prilora_lite.experiments.device import PROCESS
+
+    told = study_options.told(options)
+    output = told.get("output") or Path(options.study or "runs/ablation").with_suffix(".jsonl")
+    if output.suffix != ".jsonl":
+        raise ValueError(f"--output {output}: expected a name that ends in .jsonl")
+    if told.get("jobs", 1) < 1:
+        raise ValueError(f"--jobs {told['jobs']}: expected a number of at least 1")
+    runs = study.grid(_methods(told), told.get("tasks", ["pocket-rte"]), told.get("seeds", [0, 1]))
+    speaks = PROCESS == 0  # of several processes for one run, the first
+    crashed: list[Run] = []
+
+    def announce(number: int, count: int, run: Run, record: dict[str, Any] | None) -> None:
+        name = f"[{number}/{count}] {run.task} {run.method.label}, seed {run.seed}"
+        if record is None:
+            tell(name)
+        elif "error" in record:
+            crashed.append(run)
+            tell(f"{name}: crashed after {record['seconds']:.0f} s: {record['error']}")
+        else:
+            metric, value = next(iter(record["metrics"].items()))
+            tell(f"{name}: {metric} {value:.3f} after {record['seconds']:.0f} s")
+
+    def tell(line: str) -> None:
+        if speaks:
+            print(line, file=sys.stderr, flush=True)
+
+    passed_on = {n: told[n] for n in ("encoder", "rows", "precision", "device", "jobs", "backend") if n in told}
+    overrides = study_options.read_settings(told["set"])
+    records = study.ablate(runs, output, overrides=overrides, progress=speaks, on_run=announce, **passed_on)
+    if speaks and records:
+        written = reporting.write(output)
+        frame = reporting.to_dataframe(records)
+        print(f"\n{reporting.format_table(reporting.summarize(frame))}\n")
+        if text := reporting.published_table(frame):
+            print(f"{text}\n")
+        if text := reporting.conclusion(frame, told.get("margin", reporting.MARGIN)):
+            print(f"{text}\n")
+        print("  ".join([f"runs: {output}", *(f"{kind}: {path}" for kind, path in written.items())]))
+        print("notebooks, from the folder of the repository: jupyter lab notebooks")
+    if crashed:
+        tell(f"{len(crashed)} runs crashed: {output} says how; the same command tries them again")
+    return 1 if crashed else 0
+
+
+def _methods(told: dict[str, Any]) -> list[str | Method]:
+    """The methods that are named, and the configurations that are crossed."""
+    from prilora_lite.experiments.methods import CONTRASTS, METHODS, configurations
+
+    crossed = {name: told[name] for name in study_options.CROSSED if name in told}
+    named = told.get("methods") or ([] if crossed else ["lora", "prilora"])
+    if named == ["all"]:
+        named = [name for name in METHODS if name not in CONTRASTS]
+    return [*named, *(configurations(**crossed) if crossed else [])]
+
+
+def _report(options: argparse.Namespace) -> int:
+    from prilora_lite.experiments import reporting, study
+
+    if options.file.suffix == ".toml":
+        return _answers(options.file, options.output)
+    if not options.file.is_file():
+        raise ValueError(f"there is no file {options.file}; prilora-lite ablate writes one")
+    print(reporting.report(study.read_runs(options.file)))
+    written = reporting.write(options.file, options.output)
+    print("\n" + "\n".join(f"{kind}: {path}" for kind, path in written.items()))
+    return 0
+
+
+def _ask(options: argparse.Namespace) -> int:
+    from prilora_lite.experiments.answers import answer
+    from prilora_lite.experiments.questions import read_questions
+
+    asked = read_questions(options.file)
+    if options.jobs < 1:
+        raise ValueError(f"--jobs {options.jobs}: expected a number of at least 1")
+    answer(asked, rows=options.rows, jobs=options.jobs, names=options.only, tell=lambda line: print(line, flush=True))
+    return _answers(options.file, None)
+
+
+def _answers(file: Path, folder: Path | None) -> int:
+    """Print and write the answers that the runs of a file of questions give so far."""
+    from prilora_lite.experiments import answers
+    from prilora_lite.experiments.questions import read_questions
+
+    asked = read_questions(file)
+    print(answers.report(asked))
+    written = answers.write(asked, (file.parent if folder is None else folder) / file.stem)
+    print("\n" + "\n".join(f"{kind}: {path}" for kind, path in written.items()))
+    return 0

@@ -1,0 +1,129 @@
+"""What an ablation compares: methods by name, and configurations crossed with one another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Any
+
+from prilora_lite.config import PRILoRAConfig
+
+
+@dataclass(frozen=True)
+class Method:
+    """A named method of the ablation: what is trained, how tables call it, and its share of the settings' alpha."""
+
+    name: str
+    trains: str | PRILoRAConfig
+    label: str
+    alpha_share: float = 1.0
+
+
+_LORA = PRILoRAConfig(first_rank=8, last_rank=8, ratio=0.0)
+
+# Equal budgets: ranks 4..12 over the layers cost what rank 8 costs everywhere.
+METHODS = {
+    method.name: method
+    for method in (
+        Method("head", "head", "head only"),
+        Method("lora", _LORA, "LoRA (r = 8)"),
+        Method("ranks", PRILoRAConfig(ratio=0.0), "ranks only (4..12)"),
+        Method("pruning", PRILoRAConfig(first_rank=8, last_rank=8), "pruning only (r = 8)"),
+        Method("prilora", PRILoRAConfig(), "PRILoRA (4..12, pruned)"),
+        Method("full", "full", "full fine-tuning"),
+        Method("bitfit", "bitfit", "BitFit (biases)"),
+        Method("houlsby", "houlsby", "adapter (Houlsby)"),
+        Method("pfeiffer", "pfeiffer", "adapter (Pfeiffer)"),
+        Method("adalora", "adalora", "AdaLoRA (r 12 to 8)"),
+    )
+}
+
+# One knob turned far: a rank of one, with LoRA's rule s = alpha / r and with the s of rank 8; four layers of twelve
+# alone; hardly any of A left; a quarter of A, drawn before the first step; rising ranks under the other two scalings.
+_ONE = replace(_LORA, first_rank=1, last_rank=1)
+CONTRASTS = {
+    method.name: method
+    for method in (
+        Method("lora_r1", _ONE, "LoRA, r = 1, s = alpha"),
+        Method("lora_r1_same_s", _ONE, "LoRA, r = 1, s of r = 8", alpha_share=1 / 8),
+        Method("lora_bottom", replace(_LORA, layers=range(4)), "LoRA, layers 0 to 3"),
+        Method("lora_top", replace(_LORA, layers=range(8, 12)), "LoRA, layers 8 to 11"),
+        Method("pruning_95", replace(_LORA, ratio=0.95), "LoRA, 95 % of A pruned"),
+        Method(
+            "random_75",
+            replace(_LORA, ratio=0.75, interval=1, importance="random", regrow=False),
+            "LoRA, a random quarter of A",
+        ),
+        Method("ranks_sqrt", PRILoRAConfig(ratio=0.0, scaling="sqrt"), "ranks only, rank-stabilised"),
+        Method("ranks_mean", PRILoRAConfig(ratio=0.0, scaling="mean"), "ranks only, one s"),
+        Method("prilora_sqrt", PRILoRAConfig(scaling="sqrt"), "PRILoRA, rank-stabilised"),
+        Method("prilora_mean", PRILoRAConfig(scaling="mean"), "PRILoRA, one s"),
+    )
+}
+METHODS |= CONTRASTS
+
+
+def configurations(
+    ranks: Iterable[tuple[int, int]] = ((4, 12),),
+    ratios: Iterable[float] = (0.5,),
+    intervals: Iterable[int] = (40,),
+    importances: Iterable[str] = ("magnitude_input",),
+    scalings: Iterable[str] = ("layer",),
+) -> list[Method]:
+    """Every schedule with every pruning: configurations crossed, each once, those that have a name under that name.
+
+    Args:
+        ranks: first and last rank: (12, 4) falls, (8, 8) is flat, (4, 12) rises, all at the same budget.
+        ratios: shares of A to prune; 0 is no pruning, whatever interval and importance.
+        intervals: N, optimizer steps from one prune to the next.
+        importances: ``magnitude_input``, ``magnitude`` or ``random``.
+        scalings: ``layer``, ``sqrt`` or ``mean``; on flat ranks they are one.
+
+    Raises:
+        ValueError: a value that :class:`~.config.PRILoRAConfig` refuses.
+    """
+    methods = {}
+    crossed = product(ranks, ratios, intervals, importances, scalings)
+    for (first, last), ratio, interval, importance, scaling in crossed:
+        config = PRILoRAConfig(
+            first_rank=first, last_rank=last, scaling=scaling, ratio=ratio, interval=interval, importance=importance
+        ).canonical()
+        methods[config] = _NAMED.get(config) or Method(label := _label(config), config, label)
+    return list(methods.values())
+
+
+_NAMED = {
+    method.trains.canonical(): method
+    for method in reversed(METHODS.values())
+    if isinstance(method.trains, PRILoRAConfig) and method.alpha_share == 1
+}
+
+
+def method_name(record: dict[str, Any]) -> str:
+    """What a run's method is called today, told by its configuration: older files call other things by that name."""
+    if isinstance(record["method"], str):
+        return record["method"]
+    config, alpha = PRILoRAConfig.from_dict(record["method"]), record["settings"]["alpha"]
+    for method in METHODS.values():
+        if isinstance(method.trains, PRILoRAConfig):
+            same = replace(method.trains, alpha=alpha * method.alpha_share)
+            if same.canonical() == config.canonical():
+                return method.name
+    return _label(config) if record["name"] in METHODS else record["name"]
+
+
+def _label(config: PRILoRAConfig) -> str:
+    """Ranks and pruning in short: ``12..4, mean, ratio 0.25, N 10, random``; what is at its default is left out."""
+    parts = [
+        f"{config.first_rank}..{config.last_rank}" if config.first_rank != config.last_rank else f"{config.last_rank}"
+    ]
+    config, default = config.canonical(), PRILoRAConfig()
+    if config.scaling != default.scaling:
+        parts.append(config.scaling if isinstance(config.scaling, str) else "own scaling")
+    parts.append(f"ratio {config.ratio:g}")
+    if config.interval != default.interval:
+        parts.append(f"N {config.interval}")
+    if config.importance != default.importance:
+        parts.append(config.importance)
+    return ", ".join(parts)

@@ -1,0 +1,202 @@
+"""What a study can be told: the options of ``prilora-lite ablate``, and the keys of a study's file, from one table."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import tomllib
+from pathlib import Path
+from typing import Any, NoReturn
+
+from prilora_lite.shared.errors import unknown
+
+
+def _ranks(text: str) -> tuple[int, int]:
+    """``4..12`` -> (4, 12), ``8`` -> (8, 8)."""
+    first, dots, last = text.partition("..")
+    try:
+        return int(first), int(last if dots else first)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text}: expected FIRST..LAST, such as 4..12, or one rank") from None
+
+
+def _margin(text: str) -> float:
+    try:
+        margin = float(text)
+    except ValueError:
+        margin = 0.0
+    if not 0 < margin < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text}: expected a number of percentage points above 0")
+    return margin
+
+
+CROSSED = ("ranks", "ratios", "intervals", "importances", "scalings")
+OPTIONS: dict[
+    str, dict[str, Any]
+] = {  # name -> how argparse takes it; names() says what stands for {name} in a help text
+    "methods": {
+        "nargs": "+",
+        "metavar": "M",
+        "help": "{methods} (houlsby and pfeiffer are adapters, adalora needs PEFT), or all for these; {contrasts} "
+        "change one setting more (default: lora prilora, or none beside configurations)",
+    },
+    "ranks": {
+        "nargs": "+",
+        "type": _ranks,
+        "metavar": "R",
+        "help": "first and last, such as 12..4 8 4..12 (default: 4..12)",
+    },
+    "ratios": {"nargs": "+", "type": float, "metavar": "P", "help": "of A that is pruned (default: 0.5)"},
+    "intervals": {"nargs": "+", "type": int, "metavar": "N", "help": "steps between prunes (default: 40)"},
+    "importances": {"nargs": "+", "metavar": "I", "help": "{importances} (default: magnitude_input)"},
+    "scalings": {"nargs": "+", "metavar": "S", "help": "{scalings} (default: layer)"},
+    "tasks": {"nargs": "+", "metavar": "T", "help": "{pocket_tasks}, or GLUE: {glue_tasks} (default: pocket-rte)"},
+    "seeds": {"nargs": "+", "type": int, "metavar": "N", "help": "default: 0 1"},
+    "margin": {
+        "type": _margin,
+        "metavar": "POINTS",
+        "help": "the largest difference that counts as none, named before the runs (default: 1)",
+    },
+    "encoder": {
+        "metavar": "E",
+        "help": "{encoders} (pocket-random is pocket, not pre-trained; paper is DeBERTaV3-base), a folder, or a name "
+        "on the hub, owner/name or owner/name@REVISION (default: pocket)",
+    },
+    "rows": {
+        "metavar": "FOLDER",
+        "help": "folder with TASK/train.parquet and so on (default: $PRILORA_GLUE, else the hub)",
+    },
+    "output": {
+        "type": Path,
+        "metavar": "FILE",
+        "help": "file of runs, ending in .jsonl; tables and figures go beside it (default: beside FILE.toml, with its "
+        "name; else runs/ablation.jsonl)",
+    },
+    "set": {
+        "nargs": "+",
+        "action": "extend",
+        "metavar": "NAME=VALUE",
+        "help": "change a training setting for all runs, such as epochs=1 or learning_rate=5e-4",
+    },
+    "precision": {
+        "choices": ["auto", "fp32", "bf16"],
+        "help": "auto: the preset's, else bf16 where the device computes in it natively (default)",
+    },
+    "device": {"choices": ["cuda", "mps", "cpu"], "help": "default: the first of these that is there"},
+    "jobs": {"type": int, "metavar": "N", "help": "runs at a time (default: 1, with Ray one for each processor)"},
+    "backend": {
+        "metavar": "B",
+        "help": "where they are made: processes of this machine, or ray, a cluster (needs Ray; default: processes)",
+    },
+}
+
+
+def names() -> dict[str, str]:
+    """What the help names, from the tables that the runs use: they take seconds to load."""
+    from prilora_lite.config import IMPORTANCE_RULES, SCALINGS
+    from prilora_lite.experiments.encoders import PRESETS
+    from prilora_lite.experiments.methods import CONTRASTS, METHODS
+    from prilora_lite.experiments.tasks import TASKS
+
+    return {
+        "methods": ", ".join(name for name in METHODS if name not in CONTRASTS),
+        "contrasts": ", ".join(CONTRASTS),
+        "importances": ", ".join(IMPORTANCE_RULES),
+        "scalings": ", ".join(SCALINGS),
+        "pocket_tasks": " ".join(task.name for task in TASKS.values() if task.in_package),
+        "glue_tasks": " ".join(task.name for task in TASKS.values() if not task.in_package),
+        "encoders": ", ".join(PRESETS),
+    }
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Give a parser all of :data:`OPTIONS`."""
+    crossed = parser.add_argument_group("configurations, every value with every other one")
+    for name, how in OPTIONS.items():
+        (crossed if name in CROSSED else parser).add_argument(f"--{name}", **how)
+
+
+def told(options: argparse.Namespace) -> dict[str, Any]:
+    """What the command line and the study's file say, by option; the command line goes before the file.
+
+    Raises:
+        ValueError: a file that is not there, is no TOML, or says what no study can be told.
+    """
+    on_the_line = {name: value for name, value in vars(options).items() if name in OPTIONS}
+    in_the_file = read_file(Path(options.study)) if options.study else {}
+    settings = [*in_the_file.get("set", []), *on_the_line.get("set", [])]
+    return in_the_file | on_the_line | {"set": settings}
+
+
+def read_file(file: Path) -> dict[str, Any]:
+    """The options in a study's file, each with the value that the command line would give it.
+
+    Raises:
+        ValueError: no such file, no TOML, an option that there is not, or a value that it does not take.
+    """
+    try:
+        study = tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"there is no file {file}: a study is described in a file that ends in .toml") from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file} is no TOML: {error}") from error
+    parser = _Parser(argument_default=argparse.SUPPRESS)
+    add_options(parser)
+    options: dict[str, Any] = {}
+    for name, value in study.items():
+        if name not in OPTIONS:
+            raise unknown(f"option in {file}:", name, OPTIONS)
+        try:
+            words = _words(name, value)
+            options |= vars(parser.parse_args([f"--{name}", *words]))
+            if name == "set":
+                read_settings(words)
+        except ValueError as error:
+            raise ValueError(f"{file}: {error}") from error
+    return options
+
+
+class _Parser(argparse.ArgumentParser):
+    """Raises its message, so that it can name the file."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(message)
+
+
+def _words(name: str, value: Any) -> list[str]:
+    """The value of a study's file as words of the command line, none of which is an option.
+
+    Raises:
+        ValueError: a list in place of one value or the reverse, nothing at all, or an option.
+    """
+    expected = "a table" if name == "set" else "a list" if "nargs" in OPTIONS[name] else "one value"
+    given = "a table" if isinstance(value, dict) else "a list" if isinstance(value, list) else "one value"
+    if given != expected:
+        raise ValueError(f"{name} must be {expected}, got {value!r}")
+    if value in ([], {}):
+        raise ValueError(f"{name} holds nothing: give it a value, or leave it out")
+    if given == "a table":
+        return [f"{setting}={number}" for setting, number in value.items()]
+    values = value if given == "a list" else [value]
+    for word in values:
+        if isinstance(word, str) and word.startswith("-"):
+            raise ValueError(f"{name} holds {word!r}, which is an option, no value")
+    return [str(word) for word in values]
+
+
+def read_settings(pairs: list[str]) -> dict[str, Any]:
+    """``["epochs=1"]`` -> ``{"epochs": 1}``, checked against the settings there are."""
+    from prilora_lite.experiments.encoders import Settings
+
+    kinds = {field.name: field for field in dataclasses.fields(Settings)}
+    values: dict[str, Any] = {}
+    for pair in pairs:
+        name, _, text = pair.partition("=")
+        if name not in kinds:
+            raise unknown("setting", name, kinds)
+        convert, what = (int, "INTEGER") if name in ("batch_size", "max_length") else (float, "NUMBER")
+        try:
+            values[name] = convert(text)
+        except ValueError:
+            raise ValueError(f"--set {pair}: expected {name}={what}") from None
+    return values

@@ -1,0 +1,141 @@
+"""The commands ``record``, ``notebooks``, ``assignments`` and ``grade``. What they need is imported as they run."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from prilora_lite.shared.errors import unknown
+
+COURSE = Path("notebooks/assignments")
+
+
+def add_to(commands: argparse._SubParsersAction) -> None:
+    """Add the commands to those of :class:`~prilora_lite.cli.Command`."""
+    record = commands.add_parser(
+        "record",
+        help="make the recorded runs of the notebooks again",
+        description="Make the runs that a recording does not hold yet. Stopped and started again, it goes on.",
+        names=_names,
+    )
+    record.add_argument("names", nargs="*", metavar="NAME", help="{recordings} (default: all)")
+    record.add_argument("--rows", metavar="FOLDER", help="GLUE's rows for layers_minilm, as for ablate")
+    record.add_argument("--folder", type=Path, metavar="FOLDER", help="where to write (default: the package's own)")
+    record.set_defaults(run=_record, loads=True)
+
+    notebooks = commands.add_parser(
+        "notebooks",
+        help="check the repository's notebooks, or execute them anew",
+        description="Say which notebooks are not as --execute leaves them; with --execute, run them and save them with "
+        "fresh outputs.",
+    )
+    notebooks.add_argument("paths", nargs="*", type=Path, metavar="FILE", help="default: all in the folder notebooks")
+    notebooks.add_argument("--execute", action="store_true", help="run them and save their outputs")
+    notebooks.set_defaults(run=_notebooks)
+
+    assignments = commands.add_parser(
+        "assignments",
+        help="write the learners' copies of the assignments",
+        description="Write the learners' copies: without solutions, hidden tests and marking schemes.",
+    )
+    assignments.add_argument("--release", type=Path, required=True, metavar="FOLDER", help="where to write them")
+    assignments.add_argument(
+        "--course", type=Path, default=COURSE, metavar="FOLDER", help=f"the course (default: {COURSE})"
+    )
+    assignments.set_defaults(run=_assignments)
+
+    grade = commands.add_parser(
+        "grade",
+        help="grade a class: several submissions at a time, each in a sandbox",
+        description="Autograde all submissions of an assignment and write grades/ASSIGNMENT.csv. Stopped and started "
+        "again, it goes on; a submission that was handed in anew is graded anew. Needs bubblewrap.",
+    )
+    grade.add_argument("assignment", metavar="ASSIGNMENT", help="such as a1_lora_layer")
+    grade.add_argument(
+        "--course", type=Path, default=COURSE, metavar="FOLDER",
+        help=f"with submitted/STUDENT/ASSIGNMENT in it (default: {COURSE})",
+    )  # fmt: skip
+    grade.add_argument("--jobs", type=int, default=1, metavar="N", help="submissions at a time (default: 1)")
+    grade.add_argument(
+        "--unprotected",
+        action="store_true",
+        help="no sandbox of our own: learners' code has the rights of this command. For a container or an account that "
+        "can be thrown away",
+    )
+    grade.set_defaults(run=_grade)
+
+
+def _names() -> dict[str, str]:
+    """What the help names, from the table of recordings: it takes seconds to load."""
+    from prilora_lite.teaching import recordings
+
+    return {"recordings": ", ".join(recordings.RECORDINGS)}
+
+
+def _record(options: argparse.Namespace) -> int:
+    from prilora_lite.teaching import recordings
+
+    names = options.names or recordings.RECORDINGS
+    for name in names:
+        if name not in recordings.RECORDINGS:  # before the first run, not after it
+            raise unknown("recording", name, recordings.RECORDINGS)
+    for name in names:
+        for line in recordings.record(name, folder=options.folder or recordings.FOLDER, rows=options.rows):
+            print(line, flush=True)
+        print(f"{name} is complete", flush=True)
+    return 0
+
+
+def _notebooks(options: argparse.Namespace) -> int:
+    from nbclient.exceptions import CellExecutionError
+
+    from prilora_lite.teaching import notebook_files as notebooks
+
+    paths = options.paths or sorted(Path("notebooks").glob("*.ipynb"))
+    if not paths:
+        raise ValueError("there is no folder notebooks here: run this in the repository's folder, or name the files")
+    found = []
+    for path in paths if options.execute else ():
+        print(f"{path} ...", end=" ", flush=True)
+        try:
+            print(f"{notebooks.execute(path):.0f} s", flush=True)
+        except CellExecutionError as error:  # the others are worth a look all the same
+            print("failed", flush=True)
+            found.append(f"{path}: {error.ename}: {error.evalue}")
+    found += [line for path in paths for line in notebooks.stale(path)]
+    print("\n".join(found) or f"{len(paths)} notebooks are fresh")
+    return 1 if found else 0
+
+
+def _assignments(options: argparse.Namespace) -> int:
+    from prilora_lite.teaching import grading as classroom
+
+    for path in classroom.release(options.release, options.course):
+        print(path)
+    return 0
+
+
+def _grade(options: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from prilora_lite.teaching import grading as classroom
+
+    if options.jobs < 1:
+        raise ValueError(f"--jobs {options.jobs}: expected a number of at least 1")
+    bar, refused = tqdm(desc="grade", unit=" submissions", delay=0.1), []  # shown once its total is known
+
+    def show(count: int, record: dict[str, Any]) -> None:
+        bar.total = count
+        bar.update()
+        if record["status"] != "graded":
+            refused.append(record["student"])
+            bar.write(f"{record['student']}: {record['status']}: {'; '.join(record['notes'])}", file=sys.stderr)
+
+    with bar:
+        table = classroom.grade(
+            options.assignment, options.course, jobs=options.jobs, protected=not options.unprotected, on_done=show
+        )
+    print(f"{bar.n - len(refused)} graded, {len(refused)} not graded: {table}")
+    return 0

@@ -1,0 +1,63 @@
+"""The command line as a whole; what a command does is tested where that is made."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from prilora_lite.cli import _parser, main
+from prilora_lite.config import IMPORTANCE_RULES, SCALINGS
+from prilora_lite.experiments import study_options
+from prilora_lite.experiments.encoders import PRESETS
+from prilora_lite.experiments.methods import METHODS
+from prilora_lite.experiments.tasks import TASKS
+from prilora_lite.teaching import recordings
+from tests.environments import call
+
+ROOT = Path(__file__).parent.parent
+TABLES = {"ablate": (METHODS, TASKS, PRESETS, IMPORTANCE_RULES, SCALINGS), "record": (recordings.RECORDINGS,)}
+
+HELP = """
+import sys
+from prilora_lite.cli import main
+try:
+    main(["--help"])
+finally:
+    tops = {name.split(".")[0] for name in sys.modules}
+    print("slow:", *tops & {"torch", "numpy", "pandas", "matplotlib", "transformers", "datasets"})
+"""
+
+
+def help_of(capsys, *command):
+    with pytest.raises(SystemExit):
+        main([*command, "--help"])
+    return capsys.readouterr().out
+
+
+def test_the_help_waits_for_nothing_that_is_slow_to_load(tmp_path):
+    said = call(sys.executable, "-c", HELP, cwd=tmp_path, PYTHONPATH=str(ROOT))
+    assert "compare methods on tasks over seeds" in said
+    assert said.splitlines()[-1] == "slow:"
+
+
+@pytest.mark.parametrize("command", ["ablate", "report", "ask", "record", "notebooks", "assignments", "grade"])
+def test_a_commands_help_names_what_its_tables_hold(command, capsys):
+    said = help_of(capsys, command)
+    words = set(said.replace(",", " ").replace(";", " ").split())
+    assert {name for table in TABLES.get(command, ()) for name in table} <= words
+    assert "{" not in said.replace("{auto,fp32,bf16}", "").replace("{cuda,mps,cpu}", "")
+
+
+@pytest.mark.parametrize("line", [["FILE", "--jobs", "2"], ["--jobs", "2", "FILE"]])
+def test_the_command_line_goes_before_a_studys_file(line, tmp_path):
+    file = tmp_path / "study.toml"
+    file.write_text("jobs = 3\nseeds = [5]\n[set]\nepochs = 1\n", encoding="utf-8")
+    options = _parser().parse_args(["ablate", *(str(file) if word == "FILE" else word for word in line)])
+    assert study_options.told(options) == {"jobs": 2, "seeds": [5], "set": ["epochs=1"]}
+
+
+def test_settings_on_the_command_line_come_after_those_of_a_studys_file(tmp_path):
+    file = tmp_path / "study.toml"
+    file.write_text("[set]\nepochs = 1\nwarmup = 2\n", encoding="utf-8")
+    options = _parser().parse_args(["ablate", str(file), "--set", "epochs=3"])
+    assert study_options.read_settings(study_options.told(options)["set"]) == {"epochs": 3, "warmup": 2}
