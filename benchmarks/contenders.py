@@ -99,7 +99,7 @@ def frozen(model: nn.Module, rank: int) -> Method:
 
 def lora(model: nn.Module, rank: int) -> Method:
     """This library's LoRA, the same rank everywhere."""
-    adapt(model, PRILoRAConfig(first_rank=rank, last_rank=rank, ratio=0.0, alpha=2 * rank))
+    adapt(model, PRILoRAConfig.lora(rank, alpha=2 * rank))
     return model, None
 
 

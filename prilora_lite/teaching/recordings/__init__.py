@@ -33,7 +33,7 @@ from prilora_lite.shared.errors import unknown
 from prilora_lite.shared.records import append_record, read_records
 
 FOLDER = Path(__file__).parent
-LORA = PRILoRAConfig(first_rank=8, last_rank=8, ratio=0.0)
+LORA = PRILoRAConfig.lora(8)
 _SLOPES = {
     name: replace(LORA, first_rank=first, last_rank=last)
     for name, first, last in (("falling", 12, 4), ("flat", 8, 8), ("rising", 4, 12))
