@@ -40,9 +40,17 @@ TOOLS = ("pytest", "hypothesis", "ipywidgets", "nbclient")  # for the tests; and
 
 # The tests that need nothing but the package
 TESTS = (
-    "method", "models", "integrations", "experiments/test_baselines.py", "experiments/test_comparison.py",
-    "experiments/test_encoders.py", "experiments/test_finetune.py", "experiments/test_tasks.py",
-    "teaching/test_exercises.py", "teaching/test_plots.py", "teaching/test_widgets.py",
+    "method",
+    "models",
+    "integrations",
+    "experiments/test_baselines.py",
+    "experiments/test_comparison.py",
+    "experiments/test_encoders.py",
+    "experiments/test_finetune.py",
+    "experiments/test_tasks.py",
+    "teaching/test_exercises.py",
+    "teaching/test_plots.py",
+    "teaching/test_widgets.py",
 )
 
 INSTALLED = """\

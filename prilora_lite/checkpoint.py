@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from prilora_lite.adapt import adapt, plan
 from prilora_lite.config import PRILoRAConfig
-from prilora_lite.fingerprint import check_base, fingerprint, stored_parameters
+from prilora_lite.fingerprint import check_base, fingerprint, read_fingerprint, stored_parameters
 from prilora_lite.lora import LoRALinear, linear_shape
 from prilora_lite.report import Report, report
 from prilora_lite.shared.errors import expect
@@ -142,9 +142,7 @@ def read_description(text: str, tensors: dict[str, Tensor], model: nn.Module, pa
             raise ValueError(f"format {stored['format']!r}, this version reads {FORMAT}; a newer version may read it")
         if stored.pop("sha256") != _checksum(stored, tensors):
             raise ValueError("its SHA-256 is not that of the file's content: it is damaged, so copy it again")
-        config, base = PRILoRAConfig.from_dict(stored["config"]), stored["base"]
-        rows = {name: [(float(c), float(size)) for c, size in rows] for name, rows in base["rows"].items()}
-        base = {"dtype": base["dtype"], "shapes": dict(base["shapes"]), "rows": rows}
+        config, base = PRILoRAConfig.from_dict(stored["config"]), read_fingerprint(stored["base"])
     except (AttributeError, KeyError, OverflowError, RecursionError, TypeError, ValueError) as error:
         what = f"no entry {error}" if isinstance(error, KeyError) else error
         raise ValueError(f"{path} has metadata that can't be used: {what}") from error

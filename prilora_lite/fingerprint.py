@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,11 @@ from torch import Tensor, nn
 
 from prilora_lite.lora import LoRALinear
 from prilora_lite.models.heads import head_parameters
+
+# Of a model's configuration, by whatever name a family has for them: heads, norms' epsilons, activations, positions
+SETTINGS = re.compile(
+    r"(^|_)heads?$|_eps(ilon)?$|(^|_)act(ivation)?(_fn|_function)?$|rope_theta$|position_embedding_type$"
+)
 
 
 def stored_parameters(model: nn.Module) -> dict[str, Tensor]:
@@ -25,14 +31,16 @@ def stored_parameters(model: nn.Module) -> dict[str, Tensor]:
 
 
 def fingerprint(model: nn.Module) -> dict[str, Any]:
-    """What tells one base model from another: dtype, names, shapes and three fixed rows of each frozen matrix.
+    """What tells one base model from another.
 
-    Of each row w it keeps the pair (sum of c_j w_j, sum of |w_j|) with c_j = cos j, so that a row compares across
-    dtypes: rounding moves the first by no more than the dtype's precision times the second. Our choice.
+    Its dtype; names and shapes of its frozen weights; three fixed rows of each matrix, and all other weights (biases,
+    norms, kernels) as one row; and those settings that change what the same weights compute, such as the number of
+    heads. Of each row w it keeps the pair (sum of c_j w_j, sum of |w_j|) with c_j = cos j, so that a row compares
+    across dtypes: rounding moves the first by no more than the dtype's precision times the second. Our choice.
     """
     stored = stored_parameters(model)
     adapted = {name: module for name, module in model.named_modules() if isinstance(module, LoRALinear)}
-    weights, rows = {}, {}
+    weights, rows, others, dtypes = {}, {}, {}, set()
     for name, parameter in model.named_parameters():
         if name in stored:
             continue
@@ -44,20 +52,48 @@ def fingerprint(model: nn.Module) -> dict[str, Any]:
                 parameter = adapted[layer].unmerged_weight
         weights[name] = list(parameter.shape)
         if parameter.ndim == 2:
-            rows[name] = parameter
-    dtypes = {str(parameter.dtype) for parameter in rows.values()}
+            n = len(parameter)
+            rows[name] = _row_sums(parameter[[0, n // 2, n - 1]])
+            dtypes.add(str(parameter.dtype))
+        else:
+            others[name] = _row_sums(parameter.reshape(1, -1))
+    settings = _settings(getattr(model, "config", None))
+    return {"dtype": sorted(dtypes), "shapes": weights, "rows": rows, "others": others, "settings": settings}
+
+
+def _row_sums(rows: Tensor) -> list[tuple[float, float]]:
+    rows = rows.detach().cpu().double()
+    signs = torch.arange(rows.shape[1], dtype=torch.float64).cos()
+    return list(zip((rows @ signs).tolist(), rows.abs().sum(1).tolist(), strict=True))
+
+
+def _settings(config: Any) -> dict[str, int | float | str]:
+    """Numbers of heads, activations and the like, whatever a family calls them."""
+    fields = config.to_dict() if hasattr(config, "to_dict") else {}
     return {
-        "dtype": sorted(dtypes),
-        "shapes": weights,
-        "rows": {name: _row_sums(matrix) for name, matrix in rows.items()},
+        name: value
+        for name, value in sorted(fields.items())
+        if isinstance(value, (int, float, str)) and not isinstance(value, bool) and SETTINGS.search(name)
     }
 
 
-def _row_sums(matrix: Tensor) -> list[tuple[float, float]]:
-    n = matrix.shape[0]
-    rows = matrix.detach()[[0, n // 2, n - 1]].cpu().double()
-    signs = torch.arange(rows.shape[1], dtype=torch.float64).cos()
-    return list(zip((rows @ signs).tolist(), rows.abs().sum(1).tolist(), strict=True))
+def read_fingerprint(stored: dict[str, Any]) -> dict[str, Any]:
+    """A :func:`fingerprint` as JSON has it, checked for its form; older ones know nothing of biases and settings.
+
+    Raises:
+        AttributeError, KeyError, OverflowError, TypeError, ValueError: it has another form.
+    """
+
+    def pairs(rows_of: dict[str, Any]) -> dict[str, list[tuple[float, float]]]:
+        return {name: [(float(c), float(size)) for c, size in rows] for name, rows in rows_of.items()}
+
+    return {
+        "rows": pairs(stored["rows"]),
+        "dtype": stored["dtype"],
+        "shapes": dict(stored["shapes"]),
+        "others": pairs(stored["others"]) if "others" in stored else None,
+        "settings": dict(stored.get("settings", {})),
+    }
 
 
 def check_base(saved: dict[str, Any], here: dict[str, Any], path: Path) -> None:
@@ -69,13 +105,20 @@ def check_base(saved: dict[str, Any], here: dict[str, Any], path: Path) -> None:
                 f"{path} was trained on another base model: "
                 f"{name} is {there or 'missing'} there, {now or 'missing'} here"
             )
-    if saved["rows"].keys() != here["rows"].keys():
-        raise ValueError(f"{path} has metadata that can't be used: the base model's description is incomplete")
+    for name, there in saved["settings"].items():
+        if here["settings"].get(name, there) != there:  # a version of transformers may have another name for it
+            raise ValueError(
+                f"{path} was trained on another base model: {name} is {there!r} there, {here['settings'][name]!r} here"
+            )
+    for kind in ("rows", "others"):
+        if saved[kind] is not None and saved[kind].keys() != here[kind].keys():
+            raise ValueError(f"{path} has metadata that can't be used: the base model's description is incomplete")
     # bfloat16 rounds by up to 2^-9, float16 by less; within one dtype only the order of the sums differs
     tolerance = 1e-9 if saved["dtype"] == here["dtype"] else 2**-8
-    for name, rows in saved["rows"].items():
+    for name, rows in (saved["rows"] | (saved["others"] or {})).items():
+        ours = (here["rows"] | here["others"])[name]
         # pad with NaN: a missing row never matches
-        for (projected, size), (projected_here, _) in zip_longest(rows, here["rows"][name], fillvalue=(math.nan, 0)):
+        for (projected, size), (projected_here, _) in zip_longest(rows, ours, fillvalue=(math.nan, 0)):
             if not math.isclose(projected, projected_here, rel_tol=0, abs_tol=tolerance * size):
                 raise ValueError(
                     f"{path} was trained on another base model: the shapes agree, but the values of {name} do not; "

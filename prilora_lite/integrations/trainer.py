@@ -6,18 +6,22 @@ import base64
 import hashlib
 import io
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.state import PartialState
+from safetensors import safe_open
+from safetensors.torch import load_file, save
 from torch import nn
 from transformers.trainer_callback import ExportableState, TrainerCallback, TrainerControl, TrainerState
 from transformers.training_args import TrainingArguments
 from transformers.utils import logging
 
 from prilora_lite.config import PRILoRAConfig
-from prilora_lite.models.layers import INSTEAD, configuration_of, lora_layers
+from prilora_lite.lora import LoRALinear
+from prilora_lite.models.layers import INSTEAD, PeftLayer, configuration_of, lora_layers
 from prilora_lite.pruner import Pruner
 from prilora_lite.shared.files import sha256_of, write_whole
 
@@ -29,6 +33,7 @@ SEVERAL_GPUS = (
 )
 SPLIT_WEIGHTS = ("FSDP", "DEEPSPEED", "MEGATRON_LM")  # of Accelerate's ways to train
 CHECKSUMS = "checksums.json"
+TRAINED = "trained.safetensors"  # trained weights by the model's own names, where transformers saves them under others
 LAST_WHOLE = "latest_checkpoint(folder) finds the last whole one"
 
 
@@ -41,6 +46,35 @@ class SealCheckpoints(TrainerCallback):
         if state.is_world_process_zero and folder.is_dir():  # Trainer's search for hyperparameters has other folders
             files = sorted(file for file in folder.iterdir() if file.is_file() and file.name != CHECKSUMS)
             write_whole(folder / CHECKSUMS, json.dumps({file.name: sha256_of(file) for file in files}).encode())
+
+
+def _trained(model: nn.Module) -> dict[str, nn.Parameter]:
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def _renamed(folder: Path, trained: Iterable[str]) -> bool:
+    """Whether a checkpoint of a whole model lacks trained weights under their own names."""
+    file, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if file.is_file():
+        with safe_open(file, framework="pt") as stored:
+            return not set(trained) <= set(stored.keys())
+    return index.is_file() and not set(trained) <= json.loads(index.read_text(encoding="utf-8"))["weight_map"].keys()
+
+
+def _saved_in(state: TrainerState) -> dict[str, Any]:
+    """What the callback left in a checkpoint.
+
+    Raises:
+        RuntimeError: it left nothing there.
+    """
+    stored = state.stateful_callbacks.get(PRILoRACallback.__name__, {})
+    saved = stored.get("attributes", {}).get("saved") if isinstance(stored, dict) else None
+    if saved is None:
+        raise RuntimeError(
+            f"the checkpoint of step {state.global_step} was written without PRILoRACallback, so it has no pruner "
+            "to resume; start anew, or resume from a checkpoint of a run that had it"
+        )
+    return saved
 
 
 def _checkpoint(args: TrainingArguments, state: TrainerState) -> Path:
@@ -99,6 +133,7 @@ class PRILoRACallback(SealCheckpoints, ExportableState):
         self.pruner: Pruner | None = None
         self.pruned_after_evaluation = False
         self._model: nn.Module | None = None
+        self._layers: dict[str, LoRALinear | PeftLayer] = {}
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **kwargs: Any
@@ -120,14 +155,20 @@ class PRILoRACallback(SealCheckpoints, ExportableState):
         _check_processes(args)
         if any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
             model.enable_input_require_grads()  # the reentrant kind drops the gradient behind frozen embeddings
-        self._model, self.pruned_after_evaluation = model, False
+        self._model, self._layers, self.pruned_after_evaluation = model, layers, False
         if self.pruner is not None:
             self.pruner.detach()  # of a run that was interrupted
         self.pruner = Pruner(model, **config.pruning(args.seed)) if config.ratio else None
         if state.global_step:
             if damaged := damaged_file(_checkpoint(args, state)):
                 raise RuntimeError(f"{damaged} is not as it was written: it is damaged; {LAST_WHOLE}")
-            self._resume(state)
+            self._resume(_checkpoint(args, state), state)
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        folder = _checkpoint(args, state)
+        if state.is_world_process_zero and self._model is not None and _renamed(folder, _trained(self._model)):
+            write_whole(folder / TRAINED, save({name: p.detach().cpu() for name, p in _trained(self._model).items()}))
+        super().on_save(args, state, control, **kwargs)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if self.pruner is not None:
@@ -145,6 +186,9 @@ class PRILoRACallback(SealCheckpoints, ExportableState):
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        if args.load_best_model_at_end and state.best_model_checkpoint is not None and self._model is not None:
+            best = Path(state.best_model_checkpoint)
+            self._restore(best, _saved_in(TrainerState.load_from_json(str(best / "trainer_state.json"))))
         if self.pruner is None:
             return
         self.pruner.detach()
@@ -166,7 +210,11 @@ class PRILoRACallback(SealCheckpoints, ExportableState):
             return {"args": {}, "attributes": {}}
         buffer = io.BytesIO()
         torch.save(None if self.pruner is None else self.pruner.state_dict(), buffer)
-        saved = {"pruner": base64.b64encode(buffer.getvalue()).decode(), "weights": _digest(self._model)}
+        saved = {
+            "pruner": base64.b64encode(buffer.getvalue()).decode(),
+            "weights": _digest(self._model),
+            "layers": {name: [layer.rank, layer.scaling, layer.dropout] for name, layer in self._layers.items()},
+        }
         return {"args": {}, "attributes": {"saved": saved}}
 
     def _settled_config(self, model: nn.Module) -> PRILoRAConfig:
@@ -179,19 +227,16 @@ class PRILoRACallback(SealCheckpoints, ExportableState):
             )
         return config
 
-    def _resume(self, state: TrainerState) -> None:
-        stored = state.stateful_callbacks.get(type(self).__name__, {})
-        saved = stored.get("attributes", {}).get("saved") if isinstance(stored, dict) else None
-        if saved is None:
-            raise RuntimeError(
-                f"the checkpoint of step {state.global_step} was written without PRILoRACallback, so it has no pruner "
-                "to resume; start anew, or resume from a checkpoint of a run that had it"
-            )
-        if saved["weights"] != _digest(self._model):
-            raise RuntimeError(
-                f"the weights loaded from the checkpoint of step {state.global_step} are not those it was saved with: "
-                f"it is damaged or belongs to another model; {LAST_WHOLE}"
-            )
+    def _resume(self, folder: Path, state: TrainerState) -> None:
+        saved = _saved_in(state)
+        now = {name: [layer.rank, layer.scaling, layer.dropout] for name, layer in self._layers.items()}
+        for name, was in saved.get("layers", now).items():
+            if was != now.get(name):
+                raise RuntimeError(
+                    f"in the checkpoint of step {state.global_step} {name} had rank, scaling and dropout {was}; now it "
+                    f"has {now.get(name)}: resume with the configuration that the run began with, or start anew"
+                )
+        self._restore(folder, saved)
         try:
             pruner_state = torch.load(
                 io.BytesIO(base64.b64decode(saved["pruner"])), weights_only=True, map_location="cpu"
@@ -202,6 +247,27 @@ class PRILoRACallback(SealCheckpoints, ExportableState):
             raise RuntimeError("the checkpoint was saved with pruning on and is resumed with it off, or the reverse")
         if self.pruner is not None:
             self.pruner.load_state_dict(pruner_state)
+
+    def _restore(self, folder: Path, saved: dict[str, Any]) -> None:
+        """See to it that the model has the weights that a checkpoint was saved with.
+
+        Trainer takes what it finds in a file by name. Some models (ViT and its kin) are saved by transformers under
+        other names than they have, so that only the head would arrive.
+        """
+        if saved["weights"] == _digest(self._model):
+            return
+        own = folder / TRAINED
+        if own.is_file():
+            stored, parameters = load_file(own), dict(self._model.named_parameters())
+            with torch.no_grad():
+                for name in stored.keys() & parameters.keys():
+                    parameters[name].copy_(stored[name])
+        if saved["weights"] != _digest(self._model):
+            raise RuntimeError(
+                f"the weights that Trainer loaded are not those that {folder} was saved with: it is damaged or belongs "
+                "to another model, or transformers saved it under other names than the model has (as it does with ViT) "
+                f"and there is no {TRAINED} in it; {LAST_WHOLE}"
+            )
 
     @staticmethod
     def _will_be_judged(args: TrainingArguments, control: TrainerControl) -> bool:
@@ -241,8 +307,7 @@ def latest_checkpoint(folder: str | Path) -> Path | None:
 def _digest(model: nn.Module) -> str:
     """SHA-256 over all trainable parameters."""
     digest = hashlib.sha256()
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            digest.update(name.encode())
-            digest.update(parameter.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    for name, parameter in _trained(model).items():
+        digest.update(name.encode())
+        digest.update(parameter.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

@@ -46,6 +46,11 @@ class PeftLayer:
         return self.layer.lora_B[self.adapter].weight
 
     @property
+    def dropout(self) -> float:
+        """Probability with which an entry of the update's input is dropped in training."""
+        return getattr(self.layer.lora_dropout[self.adapter], "p", 0.0)
+
+    @property
     def merged(self) -> bool:
         """Whether the base's weight now holds an update."""
         return self.layer.merged

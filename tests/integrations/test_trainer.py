@@ -175,7 +175,9 @@ def test_weights_that_trainer_did_not_load_whole_are_noticed(tmp_path):
     del tensors["bert.encoder.layer.1.output.dense.lora_A"]
     save_file(tensors, file, {"format": "pt"})
     (tmp_path / "checkpoint-4" / CHECKSUMS).unlink()
-    with pytest.raises(RuntimeError, match="weights loaded from the checkpoint of step 4 are not those"):
+    with pytest.raises(
+        RuntimeError, match=r"weights that Trainer loaded are not those that .*checkpoint-4 was saved with"
+    ):
         trainer(tmp_path).train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
 
 
@@ -247,3 +249,84 @@ assert "datasets" not in sys.modules
     loaded = done.stdout.split()
     assert "prilora_lite.integrations.trainer" in loaded
     assert not {"datasets", "sklearn", "scipy", "pandas", "prilora_lite.experiments"} & set(loaded)
+
+
+# What Trainer loads is checked
+
+
+def vit():
+    small = {"hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 40}
+    torch.manual_seed(0)
+    return hf.ViTForImageClassification(hf.ViTConfig(image_size=16, patch_size=4, **small))
+
+
+def swin():
+    torch.manual_seed(0)
+    return hf.SwinForImageClassification(
+        hf.SwinConfig(image_size=16, patch_size=2, embed_dim=12, depths=[2, 2], num_heads=[2, 2], window_size=4)
+    )
+
+
+def pictures(seed):
+    generator = torch.Generator().manual_seed(seed)
+    return [{"pixel_values": torch.randn(3, 16, 16, generator=generator), "labels": i % 2} for i in range(16)]
+
+
+SAVING = {"eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps", "save_steps": 2, "max_steps": 8}
+BEST = SAVING | {"load_best_model_at_end": True, "metric_for_best_model": "eval_loss", "greater_is_better": False}
+
+
+def trainer_of_pictures(folder, model, **arguments):
+    adapt(model, replace(CONFIG, interval=3))
+    options = {"per_device_train_batch_size": 4, "learning_rate": 0.3, "report_to": [], "disable_tqdm": True}
+    arguments = hf.TrainingArguments(str(folder), use_cpu=True, **options | arguments)
+    return hf.Trainer(
+        model, arguments, train_dataset=pictures(0), eval_dataset=pictures(5), callbacks=[PRILoRACallback()]
+    )
+
+
+@pytest.mark.parametrize("make", [vit, swin])
+def test_the_best_model_is_loaded_whole_where_transformers_saves_other_names(make, tmp_path):
+    a_trainer = trainer_of_pictures(tmp_path, make(), warmup_steps=6, **BEST)
+    a_trainer.train()
+    assert a_trainer.evaluate()["eval_loss"] == pytest.approx(a_trainer.state.best_metric, abs=1e-6)
+
+
+def test_a_run_resumes_where_transformers_saves_other_names(tmp_path):
+    whole = trainer_of_pictures(tmp_path / "whole", vit(), **SAVING)
+    whole.train()
+    resumed = trainer_of_pictures(tmp_path / "whole", vit(), **SAVING)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-4"))
+    assert_same_weights(whole.model, resumed.model)
+
+
+def test_a_best_model_that_did_not_arrive_is_an_error(tmp_path, monkeypatch):
+    a_trainer = trainer(tmp_path, **BEST)
+    monkeypatch.setattr(a_trainer, "_load_best_model", lambda: None)  # as if no key of the file had a place
+    monkeypatch.setattr(a_trainer, "compute_loss", rising(a_trainer.compute_loss))
+    with pytest.raises(RuntimeError, match=r"weights that Trainer loaded are not those that .*checkpoint-2 was saved"):
+        a_trainer.train()
+
+
+def rising(compute_loss):
+    """A loss that is worse at each evaluation, so that the first checkpoint stays the best."""
+    count = 0
+
+    def compute(model, *args, **kwargs):
+        nonlocal count
+        count += not model.training
+        loss = compute_loss(model, *args, **kwargs)
+        if isinstance(loss, tuple):
+            return loss[0] + count, *loss[1:]
+        return loss + count * (not model.training)
+
+    return compute
+
+
+@pytest.mark.parametrize("change", [{"alpha": 160.0}, {"scaling": "mean"}, {"dropout": 0.1}])
+def test_a_run_is_not_resumed_with_another_scaling_or_dropout(change, tmp_path):
+    saving = {"save_strategy": "steps", "save_steps": 4}
+    trainer(tmp_path, **saving).train()
+    other = trainer(tmp_path, config=replace(CONFIG, **change), **saving)
+    with pytest.raises(RuntimeError, match=r"had rank, scaling and dropout .*: resume with the configuration that"):
+        other.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))

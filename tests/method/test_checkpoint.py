@@ -346,3 +346,35 @@ def test_a_place_below_a_file_is_named(saved):
     model, path = saved
     with pytest.raises(OSError, match=r"below\.safetensors can't be written .*: make room or choose another place"):
         save_adapter(model, path / "below.safetensors")
+
+
+# Is it the same base?
+
+
+@pytest.mark.parametrize("kind", ["bias", "LayerNorm.weight", "word_embeddings.weight"])
+def test_a_base_whose_weights_of_any_kind_differ_is_refused(kind, saved):
+    model = build("bert")
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith(kind) and "classifier" not in name and "pooler" not in name:
+                parameter.add_(0.5)
+    with pytest.raises(ValueError, match=r"another base model: the shapes agree, but the values of .* do not"):
+        load_adapter(model, saved[1])
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("num_attention_heads", 4), ("hidden_act", "relu"), ("layer_norm_eps", 1e-3)],
+)
+def test_a_base_that_computes_otherwise_with_the_same_weights_is_refused(setting, value, saved):
+    model = build("bert")
+    setattr(model.config, setting, value)
+    with pytest.raises(ValueError, match=f"another base model: {setting} is .* there, {value!r} here"):
+        load_adapter(model, saved[1])
+
+
+def test_a_file_from_before_biases_were_described_is_taken(saved):
+    rewrite(saved[1], stored_change=lambda stored: json.dumps(
+        stored | {"base": {name: stored["base"][name] for name in ("dtype", "shapes", "rows")}}
+    ))  # fmt: skip
+    assert load_adapter(build("bert"), saved[1])
