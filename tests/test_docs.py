@@ -1,16 +1,17 @@
-"""The page of public names, and every example in a docstring, run."""
+"""What the pages of docs/ say of the code is so: their examples run, and so does every example in a docstring."""
 
 import doctest
 import importlib
 import re
-from pathlib import Path
 
 import pytest
 
 import prilora_lite
-from tests.test_house import MODULES
+from tests.test_house import MAY_IMPORT, MODULES, PACKAGE, lines_of_code
 
-PAGE = (Path(__file__).parent.parent / "docs" / "api.md").read_text(encoding="utf-8")
+DOCS = PACKAGE.parent / "docs"
+PAGE = (DOCS / "api.md").read_text(encoding="utf-8")
+ARCHITECTURE = (DOCS / "architecture.md").read_text(encoding="utf-8")
 
 
 def test_the_page_has_every_public_name_once_with_an_example_that_uses_it():
@@ -43,3 +44,29 @@ def test_the_examples_in_docstrings_print_what_they_say(name):
     result = doctest.testmod(importlib.import_module(name))
     assert result.attempted
     assert not result.failed
+
+
+def test_the_way_through_names_its_files_with_their_lines_and_where_to_start():
+    way = re.findall(r"^\| \d \| \[`(\w+)\.py`\]\(\S+\) \| (\d+) \| (.+?) \|", ARCHITECTURE, flags=re.MULTILINE)
+    texts = {name: (PACKAGE / f"{name}.py").read_text(encoding="utf-8") for name, _, _ in way}
+    lines = {name: len(text.splitlines()) for name, text in texts.items()}
+    assert {name: int(count) for name, count, _ in way} == lines
+    code = sum(len(lines_of_code(f"prilora_lite.{name}")) for name in lines)
+    assert f"{len(lines)} files, {sum(lines.values()):,} lines, of which {code} are code" in ARCHITECTURE
+    for name, _, starts in way:
+        for start in re.findall(r"`(\w+)`", starts):
+            assert re.search(rf"(def|class) {start}\b", texts[name]), f"{start} is not in {name}.py"
+
+
+def test_the_page_on_architecture_names_files_that_exist():
+    named = set(re.findall(r"[\w/]+\.py\b", ARCHITECTURE))
+    assert len(named) > 20
+    for name in named:
+        assert any((folder / name.removeprefix("/")).is_file() for folder in (PACKAGE, PACKAGE.parent)), name
+
+
+def test_the_page_on_architecture_says_what_each_folder_may_import():
+    names = {folder: f"`{folder}/`" if folder else "the method" for folder in MAY_IMPORT}
+    for folder, others in MAY_IMPORT.items():
+        said = ", ".join(names[other] for other in others) or "nothing"
+        assert f"| {names[folder]} | {said} |" in ARCHITECTURE, folder
