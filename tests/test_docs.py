@@ -7,6 +7,8 @@ import re
 import pytest
 
 import prilora_lite
+from prilora_lite.importance import IMPORTANCE_RULES
+from tests.small_models import batch, build
 from tests.test_house import MAY_IMPORT, MODULES, PACKAGE, lines_of_code
 
 DOCS = PACKAGE.parent / "docs"
@@ -23,14 +25,19 @@ def test_the_page_has_every_public_name_once_with_an_example_that_uses_it():
         assert f">>> from prilora_lite import {name}\n" in example
 
 
-def test_the_pages_examples_print_what_they_say():
+@pytest.mark.parametrize(("page", "least"), [("api.md", 60), ("scripts.md", 11), ("peft.md", 6)])
+def test_a_pages_examples_print_what_they_say(page, least, tmp_path, monkeypatch):
     pytest.importorskip("peft")
-    examples = "\n".join(re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL))
-    test = doctest.DocTestParser().get_doctest(examples, {}, "api.md", "docs/api.md", 0)
-    runner = doctest.DocTestRunner()
+    monkeypatch.setitem(IMPORTANCE_RULES, "weight_times_gradient", None)  # a page enters it: it goes when the test ends
+    examples = "\n".join(
+        re.findall(r"```python\n(>>> .*?)```", (DOCS / page).read_text(encoding="utf-8"), flags=re.DOTALL)
+    )
+    given = {"model": build("bert"), "fresh": build("bert"), "batch": batch(), "folder": tmp_path / "adapter"}
+    test = doctest.DocTestParser().get_doctest(examples, given, page, f"docs/{page}", 0)
+    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
     said = []
     runner.run(test, out=said.append)
-    assert runner.tries > 60
+    assert runner.tries > least
     assert not runner.failures, "".join(said)
 
 
@@ -49,10 +56,12 @@ def test_the_examples_in_docstrings_print_what_they_say(name):
 def test_the_way_through_names_its_files_with_their_lines_and_where_to_start():
     way = re.findall(r"^\| \d \| \[`(\w+)\.py`\]\(\S+\) \| (\d+) \| (.+?) \|", ARCHITECTURE, flags=re.MULTILINE)
     texts = {name: (PACKAGE / f"{name}.py").read_text(encoding="utf-8") for name, _, _ in way}
-    lines = {name: len(text.splitlines()) for name, text in texts.items()}
-    assert {name: int(count) for name, count, _ in way} == lines
-    code = sum(len(lines_of_code(f"prilora_lite.{name}")) for name in lines)
-    assert f"{len(lines)} files, {sum(lines.values()):,} lines, of which {code} are code" in ARCHITECTURE
+    said = {name: int(count) for name, count, _ in way}
+    assert said == pytest.approx({name: len(text.splitlines()) for name, text in texts.items()}, rel=0.1)
+    (code,) = re.findall(
+        rf"{len(said)} files, {sum(said.values()):,} lines, of which some (\d+) are code", ARCHITECTURE
+    )
+    assert int(code) == pytest.approx(sum(len(lines_of_code(f"prilora_lite.{name}")) for name in said), rel=0.1)
     for name, _, starts in way:
         for start in re.findall(r"`(\w+)`", starts):
             assert re.search(rf"(def|class) {start}\b", texts[name]), f"{start} is not in {name}.py"

