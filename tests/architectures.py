@@ -84,7 +84,7 @@ ARCHITECTURES = (
     Architecture("ViT", VIT, {CLASSIFICATION: hf.ViTForImageClassification, REGRESSION: hf.ViTForImageClassification}),
 )  # fmt: skip
 REFUSED = {
-    "ALBERT": "its layers are one: ranks can't differ",
+    "ALBERT": "all its layers share their weights: ranks can't differ",
     "mixtures of experts": "an expert sees some tokens only: input norms would not mean the same for all",
 }
 CASES = [(a, head) for a in ARCHITECTURES for head in a.heads]
