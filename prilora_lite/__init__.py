@@ -1,7 +1,8 @@
 """PRILoRA for reading, teaching and use: low-rank adaptation with rising ranks, pruned while it trains.
 
-The method itself (ranks, lora, pruner, config, adapt) needs torch alone. Each name is loaded when it is first used:
-what needs transformers and datasets waits until then, and the command line's help does not wait for torch.
+The method is in config, ranks, adapt, lora, importance, pruner and checkpoint, best read in this order; it needs torch
+and safetensors alone. Each name is loaded when it is first used: what needs transformers and datasets waits until then,
+and the command line's help does not wait for torch.
 """
 
 import sys

@@ -26,10 +26,10 @@ class PlannedLayer:
 
 
 def adapt(model: nn.Module, config: PRILoRAConfig | None = None) -> Report:
-    """Put a :class:`LoRALinear` of the scheduled rank in place of each target layer, in place, and freeze the rest.
+    """Replace each target layer by a :class:`LoRALinear` of the scheduled rank, in place, and freeze the rest.
 
     Layers are found by structure: the linear layers below the numbered modules of the encoder, ``encoder.layer.3.``,
-    counted 0 to L-1; of an encoder-decoder each stack has its own 0 to L-1. Trainable afterwards are lora_A, lora_B,
+    counted 0 to L-1; in an encoder-decoder each stack is counted by itself. Trainable afterwards are lora_A, lora_B,
     the pooler and the classification head; the embeddings and the output embeddings of a language model stay frozen.
 
     Args:
@@ -40,10 +40,10 @@ def adapt(model: nn.Module, config: PRILoRAConfig | None = None) -> Report:
         A report: what was adapted, with which rank, at what cost.
 
     Raises:
-        TypeError: no model, or no configuration.
-        ValueError: the model is adapted already, has no numbered layers or stacks of them that are no encoder and
-            decoder, shares layers, holds a mixture of experts, a target or a layer's number matches nothing, or a rank
-            does not fit.
+        TypeError: not a model, or not a configuration.
+        ValueError: the model is adapted already, has no numbered layers, has stacks of them that are not an encoder and
+            a decoder, shares layers, or holds a mixture of experts; a target or a layer's number matches nothing; or a
+            rank does not fit.
 
     The model is left as it was when an error is raised.
     """
@@ -82,7 +82,7 @@ def _check_weights(layers: list[PlannedLayer]) -> None:
 
 
 def _with_ranks_written_down(model: nn.Module, config: PRILoRAConfig) -> PRILoRAConfig:
-    """A function of depth as the list of ranks that it gives, which a file can hold, if one list serves all stacks."""
+    """The configuration with the ranks that a function gives in its place, for a file, if one list fits all stacks."""
     lengths = {len(layers) for layers in find_stacks(model, config.targets)[0].values()}
     if not callable(config.ranks) or len(lengths) > 1:
         return config
@@ -126,7 +126,7 @@ def merge_and_unload(model: nn.Module) -> nn.Module:
         The same model object, now without any trace of adaptation, all its parameters trainable again.
 
     Raises:
-        TypeError: no model.
+        TypeError: not a model.
         ValueError: the model is not adapted.
     """
     expect(nn.Module, model, "a model")

@@ -20,7 +20,7 @@ from prilora_lite.report import Report, report
 from prilora_lite.shared.errors import expect
 from prilora_lite.shared.files import write_whole
 
-KEY, FORMAT = "prilora_lite", 2  # of the metadata; one entry only, as safetensors keeps several in no fixed order
+KEY, FORMAT = "prilora_lite", 2  # the metadata's one entry: safetensors keeps several in no fixed order
 
 
 def save_adapter(model: nn.Module, path: str | Path) -> Path:
@@ -31,16 +31,16 @@ def save_adapter(model: nn.Module, path: str | Path) -> Path:
 
     Args:
         model: a model that :func:`~prilora_lite.adapt.adapt` has been called on, merged or not.
-        path: where to; missing folders are made.
+        path: where to write; missing folders are made.
 
     Returns:
         The path.
 
     Raises:
-        TypeError: no path.
+        TypeError: not a path.
         ValueError: the model is not adapted, the path has no name, or parameters are trained that an adapter does not
             hold.
-        OSError: the file can't be written; an older one is as it was.
+        OSError: the file can't be written; an older one stays as it was.
     """
     path = Path(path)
     config = getattr(model, "prilora_config", None)
@@ -66,9 +66,9 @@ def load_adapter(model: nn.Module, path: str | Path) -> Report:
 
     Raises:
         FileNotFoundError: no such file.
-        TypeError: no model, or no path.
-        ValueError: no adapter file or a damaged one, another base model, a missing or extra tensor, another shape.
-            The model is as it was then.
+        TypeError: not a model, or not a path.
+        ValueError: not an adapter file, or a damaged one; another base model; a missing or extra tensor; another shape.
+            The model then stays as it was.
     """
     expect(nn.Module, model, "a model to load the adapter into")
     path = Path(path)
@@ -76,7 +76,7 @@ def load_adapter(model: nn.Module, path: str | Path) -> Report:
         raise ValueError(f"{path} is a folder in PEFT's format: load_peft_adapter(model, {str(path)!r}) reads it")
     metadata, tensors = read_tensors(path)
     if KEY not in metadata:
-        raise ValueError(f"{path} is no adapter of this library: its metadata has no entry {KEY!r}")
+        raise ValueError(f"{path} is not an adapter of this library: its metadata has no entry {KEY!r}")
     config = read_description(metadata[KEY], tensors, model, path)
     return put_adapter(model, config, tensors, path)
 
@@ -86,15 +86,15 @@ def put_adapter(model: nn.Module, config: PRILoRAConfig, tensors: dict[str, Tens
 
     Args:
         model, path: see :func:`load_adapter`; the path is for messages.
-        config: that the adapter was made with.
+        config: the configuration that the adapter was made with.
         tensors: one for each of :func:`stored_parameters`, by its name.
 
     Returns:
         The report of the adapted model.
 
     Raises:
-        ValueError: the model is merged or adapted otherwise, or a tensor is missing, extra or of another shape. The
-            model is as it was then.
+        ValueError: the model is merged or adapted differently, or a tensor is missing, extra or of another shape. The
+            model then stays as it was.
     """
     if any(isinstance(module, LoRALinear) and module.merged for module in model.modules()):
         raise ValueError(
@@ -155,7 +155,7 @@ def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: it is no whole safetensors file.
+        ValueError: it is not a whole safetensors file.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no adapter file at {path}")
@@ -164,14 +164,14 @@ def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
             return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no dict)
     except SafetensorError as error:
         raise ValueError(
-            f"{path} is no whole safetensors file ({error}); it may have been cut off: copy it again"
+            f"{path} is not a whole safetensors file ({error}); it may have been cut off: copy it again"
         ) from error
 
 
 def _checksum(entries: dict[str, Any], tensors: dict[str, Tensor]) -> str:
     """SHA-256 over the metadata's other entries and over the tensors' names, dtypes, shapes and bytes.
 
-    It protects against damage, not against malice: who changes the content can change the sum.
+    It protects against damage, not against malice: whoever changes the content can change the sum.
     """
     digest = hashlib.sha256(json.dumps(entries).encode())
     for name, tensor in sorted(tensors.items()):

@@ -12,7 +12,7 @@ from prilora_lite.teaching import commands as teaching
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit status. A mistake of the user's is one message, no traceback."""
+    """Run the command line; returns the exit status. A user's mistake ends in one message, without a traceback."""
     options = _parser().parse_args(arguments)
     if options.loads:
         _say_that_it_loads()

@@ -1,4 +1,4 @@
-"""Every knob of the method in one place."""
+"""Every setting of the method in one place."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ SCALINGS = ("layer", "sqrt", "mean")
 class PRILoRAConfig:
     r"""The settings of PRILoRA. Plain LoRA is ``PRILoRAConfig.lora(8)``.
 
+    After each description stands the default, with where it comes from.
+
     Args:
         first_rank: r_s, rank of the first layer. 4: our reading of the paper.
         last_rank: r_f, rank of the last layer. 12: our reading; 4 to 12 over 12 layers is the budget of LoRA r=8.
@@ -30,19 +32,19 @@ class PRILoRAConfig:
         alpha: numerator of the scaling s. 16: AdaLoRA's scripts for half of the GLUE tasks.
         scaling: how s depends on a layer's rank, ``layer`` (LoRA's own rule), ``sqrt`` or ``mean``, see
             :meth:`scalings`; or s itself, one number for each layer.
-        dropout: of the update's input, in [0, 1). 0: LoRA's and AdaLoRA's scripts for GLUE on DeBERTaV3.
+        dropout: dropout of the update's input, in [0, 1). 0: LoRA's and AdaLoRA's scripts for GLUE on DeBERTaV3.
         targets: names of the linear layers to adapt, inside a layer: ``"query"``, ``"attention.output.dense"``.
-            A full name inside the layer means that one, a last part means all that end in it. None: all of them.
-        layers: numbers of the layers to adapt, the first is 0; they keep the ranks that the whole schedule gives them.
+            A full name means that one; a last part, ``"dense"``, means all that end in it. None: all of them.
+        layers: numbers of the layers to adapt, from 0 on; they keep the ranks that the whole schedule gives them.
             None: all of them.
         ratio: share of each A that is pruned, in [0, 1). 0.5: our reading. 0: no pruning.
         interval: N, optimizer steps from one prune to the next. 40: our reading.
         decay: :math:`\beta` of the moving average of the input's mean square. 0.9: our choice.
         importance: ``magnitude_input`` (our reading), ``magnitude``, ``random``, or another of
-            :data:`~.importance.IMPORTANCE_RULES`; or a function of one's own, see there.
+            :data:`~.importance.IMPORTANCE_RULES`; or a function of your own, see there.
         scope: compare importance within a ``row`` of A (our choice, as in Wanda) or in the whole ``matrix``.
         regrow: whether pruned entries go on training and may return. True: our choice.
-        seed: of the noise of ``random`` importance. None: the seed of the run.
+        seed: seed for the noise of ``random`` importance. None: the seed of the run.
 
     Raises:
         ValueError: a value out of range, or an unknown name.
@@ -204,16 +206,17 @@ class PRILoRAConfig:
         """The settings of :class:`~prilora_lite.pruner.Pruner`, by their names.
 
         Args:
-            run_seed: of the run, for the noise of ``random`` importance, unless the configuration has a seed.
+            run_seed: seed of the run, for the noise of ``random`` importance, unless the configuration has a seed.
         """
         names = ("ratio", "interval", "decay", "importance", "scope", "regrow")
         return {name: getattr(self, name) for name in names} | {"seed": run_seed if self.seed is None else self.seed}
 
     def canonical(self) -> PRILoRAConfig:
-        """The same training with every setting that has no effect at its default.
+        """The same configuration with every setting that has no effect set to its default.
 
-        Two configurations train alike if this is equal: listed ranks have no ends, flat ranks have one scaling by all
-        three rules, without pruning its settings do nothing, and only random importance has noise.
+        Two configurations train alike if this is equal. The ends have no effect beside ranks that are listed, the rule
+        of scaling where all ranks are equal, the settings of pruning where the ratio is 0, and the seed or the decay
+        where the importance is not a function of noise or of the inputs.
         """
         idle = set()
         if not isinstance(self.ranks, str):
@@ -234,7 +237,7 @@ class PRILoRAConfig:
         """All fields, ready for JSON.
 
         Raises:
-            ValueError: ranks or importance are a function, which no file can hold; the way out is said.
+            ValueError: ranks or importance is a function, which no file can hold; the message says what to do.
         """
         if callable(self.ranks):
             raise ValueError(
@@ -254,7 +257,7 @@ class PRILoRAConfig:
         """The inverse of :meth:`to_dict`.
 
         Raises:
-            ValueError: a field that does not exist (the nearest that does is named), or a value out of range.
+            ValueError: a field that does not exist (the message names the nearest that does), or a value out of range.
         """
         if not isinstance(fields, dict):
             raise ValueError(f"a configuration is a dictionary of settings and their values, got {fields!r}")

@@ -35,7 +35,7 @@ def fingerprint(model: nn.Module) -> dict[str, Any]:
 
     Its dtype; names and shapes of its frozen weights; three fixed rows of each matrix, and all other weights (biases,
     norms, kernels) as one row; and those settings that change what the same weights compute, such as the number of
-    heads. Of each row w it keeps the pair (sum of c_j w_j, sum of |w_j|) with c_j = cos j, so that a row compares
+    heads. For each row w it keeps the pair (sum of c_j w_j, sum of |w_j|) with c_j = cos j, so that rows compare
     across dtypes: rounding moves the first by no more than the dtype's precision times the second. Our choice.
     """
     stored = stored_parameters(model)

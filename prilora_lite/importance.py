@@ -20,7 +20,7 @@ class InputNorms:
     .. math:: q_j = \frac{1}{T}\sum_t x_{tj}^2, \qquad s_j \leftarrow \beta s_j + (1-\beta)\,q_j
 
     The sum runs over the T real tokens (no padding) of the whole global batch of one optimizer step: the micro-batches
-    of gradient accumulation weigh by their tokens, and a forward pass that is run twice (gradient checkpointing) adds
+    of gradient accumulation count by their tokens, and a forward pass that is run twice (gradient checkpointing) adds
     twice to both sum and count. The first fold sets s = q. Squares are summed in float32, or in float64 where the input
     is float64.
 
@@ -37,7 +37,7 @@ class InputNorms:
         self.mean_square: Tensor | None = None  # s, once folded
 
     def add(self, x: Tensor, rows: Tensor | None = None) -> None:
-        """Count one input x (..., n); ``rows`` are the places of its real tokens when flattened, None where all are."""
+        """Count one input x (..., n); ``rows`` are the places of its real tokens when flattened, None if all are."""
         self.add_sum(*sum_of_squares(x, rows))
 
     @torch.no_grad()
@@ -48,7 +48,7 @@ class InputNorms:
 
     @torch.no_grad()
     def fold(self, decay: float) -> None:
-        """Take what was counted since the last fold, one token at least, into the moving average; count anew."""
+        """Fold what was counted since the last time, at least one token, into the moving average; count anew."""
         q = self.squares / self.tokens
         self.mean_square = q if self.mean_square is None else decay * self.mean_square + (1 - decay) * q
         self.squares, self.tokens = torch.zeros_like(self.squares), torch.zeros_like(self.tokens)
@@ -56,13 +56,13 @@ class InputNorms:
 
 @torch.no_grad()
 def sum_of_squares(x: Tensor, rows: Tensor | None = None) -> tuple[Tensor, int]:
-    r""":math:`\sum_t x_{tj}^2` over the real tokens of an input, and how many they are.
+    r""":math:`\sum_t x_{tj}^2` over the real tokens of an input, and the number of these tokens.
 
     Real tokens are picked out, not multiplied by a mask: 0 times the NaN of a padded place would be NaN.
 
     Args:
         x: the input, (..., n).
-        rows: places of its real tokens when flattened to (tokens, n); None where all are real.
+        rows: places of its real tokens when flattened to (tokens, n); None if all are real.
 
     Returns:
         The sums, (n,), in float32 or wider; and T.
@@ -70,7 +70,7 @@ def sum_of_squares(x: Tensor, rows: Tensor | None = None) -> tuple[Tensor, int]:
     x = x.flatten(0, -2)
     counted = x if rows is None else x.index_select(0, rows)
     counted = counted if x.dtype == torch.float64 else counted.float()
-    squares = counted.square() if counted is x else counted.square_()  # what is a copy already needs no other
+    squares = counted.square() if counted is x else counted.square_()  # a copy is squared in place
     return squares.sum(0), counted.shape[0]
 
 
@@ -104,7 +104,7 @@ INPUTS = ("lora_A", "mean_square", "gradient", "generator")
 
 
 def importance_rule(rule: str | Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """The function that a rule's name stands for, or a function of one's own, once it is seen to be one.
+    """The function that a rule's name stands for; a function of your own is checked and returned as it is.
 
     Raises:
         ValueError: an unknown name, or a function with a parameter that no rule is given.
@@ -142,7 +142,7 @@ def importance(
         lora_A: A, (r, n).
         mean_square: s, (n,), the accumulated mean square of the layer's input.
         rule: ``magnitude_input`` as above, ``magnitude`` for :math:`|A_{ij}|`, ``random`` for uniform noise; another
-            name in :data:`IMPORTANCE_RULES`, or a function of one's own.
+            name in :data:`IMPORTANCE_RULES`, or a function of your own.
         generator: source of the noise, on the CPU. None: torch's own.
         gradient: of A, (r, n), for a rule that asks for it.
 
@@ -150,7 +150,7 @@ def importance(
         S, (r, n).
 
     Raises:
-        ValueError: an unknown rule, one that lacks what it is a function of, or scores of another shape.
+        ValueError: an unknown rule, a rule whose input is missing, or scores of another shape.
 
     Source: PRILoRA (Benedek & Wolf 2024) combines magnitude and accumulated input; this product as in Wanda.
     """
@@ -184,7 +184,7 @@ def keep_mask(scores: Tensor, ratio: float, scope: str = "row") -> Tensor:
         scope: ``row``: k of the n entries in each row; ``matrix``: k of the r n entries of the whole matrix.
 
     Returns:
-        Boolean (r, n), True where the entry survives. Of equal scores the lower index is pruned first.
+        Boolean (r, n), True where the entry survives. Among equal scores the lower index is pruned first.
 
     Raises:
         ValueError: a ratio out of range, or an unknown scope.

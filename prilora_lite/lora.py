@@ -57,7 +57,7 @@ class LoRALinear(nn.Module):
         self.lora_A = nn.Parameter(torch.empty(rank, in_features, dtype=dtype, device=weight.device))
         self.lora_B = nn.Parameter(torch.zeros(out_features, rank, dtype=dtype, device=weight.device))
         nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
-        # W0 while merged, so that unmerge is exact. A buffer, to follow the layer to another device; not saved.
+        # Holds W0 while merged, so that unmerge is exact: a buffer, to follow the layer to another device; not saved.
         self.register_buffer("unmerged_weight", None, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -73,14 +73,14 @@ class LoRALinear(nn.Module):
         if self.dropout and self.training:
             tokens = F.dropout(tokens, self.dropout)
         h = F.linear(tokens, self.lora_A.to(x.dtype))
-        # y += s h B^T, in one product and in place: scaling and adding cost no pass of their own over (tokens, m).
+        # y += s h B^T, in one product and in place: scaling and adding need no further pass over (tokens, m).
         # B^T is made contiguous because that lays out B's gradient as (r, tokens)(tokens, m), several times faster
         # than (m, tokens)(tokens, r).
         y = y.addmm_(h, self.lora_B.to(y.dtype).T.contiguous(), alpha=self.scaling)
         return y.view(*x.shape[:-1], self.out_features)
 
     def delta_weight(self) -> Tensor:
-        r""":math:`\Delta W = s\,B A`, laid out like the base's weight: (m, n), or (n, m) over ``Conv1D``."""
+        r""":math:`\Delta W = s\,B A`, laid out like the base's weight: (m, n), or (n, m) for ``Conv1D``."""
         delta = self.scaling * (self.lora_B @ self.lora_A)
         return delta.T if is_conv1d(self.base) else delta
 

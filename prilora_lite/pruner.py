@@ -24,14 +24,14 @@ class Pruner:
     and saved. Pruned entries go on training and may come back, unless ``regrow`` is off: then the mask of the first
     prune stays, and with ``interval=1`` it holds from the first step on.
 
-    Only forward passes that train count (in training mode, with a gradient asked for and the adapter on), and of them
-    only the tokens that the model's ``attention_mask`` keeps. With gradient checkpointing, finish each backward pass
+    Only forward passes that train are counted (in training mode, with gradients and the adapter on), and in them only
+    the tokens that the model's ``attention_mask`` keeps. With gradient checkpointing, finish each backward pass
     before the next forward pass: layers that are run again use the latest mask. In a model with encoder and decoder the
-    ``decoder_attention_mask`` says which of the decoder's tokens are real; without it, as collators for T5 and BART
-    leave it, all count but padding after the first token.
+    ``decoder_attention_mask`` says which of the decoder's tokens are real; without it, as with the collators for T5 and
+    BART, all tokens count except padding after the first token.
 
-    Every setting that is left out is the one in ``model.prilora_config``, which :func:`~.adapt.adapt` leaves there; a
-    model of PEFT's has none, and gets those of :class:`~.config.PRILoRAConfig`.
+    Every setting that is left out is taken from ``model.prilora_config``, where :func:`~.adapt.adapt` put it; a model
+    of PEFT's has none, and gets the defaults of :class:`~.config.PRILoRAConfig`.
 
     Args:
         model: a model with at least one :class:`~.lora.LoRALinear`, or one of PEFT's with LoRA: there the A of the
@@ -42,8 +42,9 @@ class Pruner:
         importance: a rule's name or a function, see :func:`~.importance.importance`.
         scope: ``row`` or ``matrix``, see :func:`~.importance.keep_mask`.
         regrow: whether a pruned entry may return; otherwise the mask of the first prune is permanent.
-        seed: of the noise of ``random`` importance, the same at every prune. (A mask drawn anew each time would zero
-            trained weights in the last step: no fair control for a rule that chooses much the same entries each time.)
+        seed: seed for the noise of ``random`` importance, the same at every prune. (A mask drawn anew each time would
+            zero trained weights in the last step, and not be a fair control for a rule that chooses much the same
+            entries each time.)
 
     Attributes:
         layers: the layers whose A is pruned, by name.
@@ -51,7 +52,7 @@ class Pruner:
             it; and its ``mass``, the share of A's squared norm that it removed, over all layers.
 
     Raises:
-        TypeError: no model.
+        TypeError: not a model.
         ValueError: no layer to prune, a value out of range, or weights that FSDP, DeepSpeed or ``nn.DataParallel``
             splits, copies or replicates.
 
@@ -159,7 +160,7 @@ class Pruner:
         """The importance S of each entry of a layer's A as it is now, (r, n).
 
         Raises:
-            RuntimeError: the layer lacks what the importance is a function of.
+            RuntimeError: what the importance is a function of is missing for the layer.
             ValueError: no adapted layer of that name, or a weight of A is not finite.
         """
         return self._all_scores()[self._known(name)]
@@ -244,7 +245,7 @@ class Pruner:
         return count
 
     def _keeper(self, name: str) -> Callable[[Tensor], None]:
-        """A hook that keeps the gradient of A, which is gone when the optimizer has been told to forget it."""
+        """A hook that keeps the gradient of A, which is gone after ``optimizer.zero_grad()``."""
 
         def keep(lora_A: Tensor) -> None:
             self._gradients[name] = lora_A.grad
@@ -252,7 +253,7 @@ class Pruner:
         return keep
 
     def _tokens_since_last_step(self) -> list[float]:
-        """How many tokens each layer has seen, once the inputs are known to be finite; one wait for the device."""
+        """How many tokens each layer has seen, if all inputs were finite; it waits for the device only once."""
         tokens = torch.stack([norms.tokens for norms in self.norms.values()])
         finite = torch.stack([norms.squares.isfinite().all() for norms in self.norms.values()])
         tokens, finite = torch.stack([tokens, finite.float()]).tolist()
@@ -319,7 +320,7 @@ class Pruner:
         return stored if needs(rule, "generator") else stored | {"seed": None}
 
     def _sum_over_processes(self) -> None:
-        """Under data parallelism every process sees other inputs; summed, all prune alike."""
+        """Under data parallelism each process sees different inputs; with the sums over all, they prune alike."""
         distributed = torch.distributed
         if not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1:
             return

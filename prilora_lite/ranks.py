@@ -21,14 +21,14 @@ def linear_ranks(num_layers: int, first_rank: float, last_rank: float) -> list[i
     Args:
         num_layers: L, the number of layers, at least 1.
         first_rank: r_s, the rank aimed at in the first layer.
-        last_rank: r_f, the rank aimed at in the last layer. Below ``first_rank`` the slope falls, equal to it it is
-            flat.
+        last_rank: r_f, the rank aimed at in the last layer. Below ``first_rank`` the slope falls; equal to
+            ``first_rank`` it is flat.
 
     Returns:
         L ranks, first layer first.
 
     Raises:
-        ValueError: L below 1, an end that is no finite number, or a rank that rounds to less than 1.
+        ValueError: L below 1, an end that is not a finite number, or a rank that rounds to less than 1.
 
     Source: PRILoRA (Benedek & Wolf 2024) allocates ranks linearly; the rounding is our choice.
 
@@ -59,7 +59,7 @@ def ranks_by_depth(num_layers: int, function: Callable[[float], float]) -> list[
         L ranks, first layer first.
 
     Raises:
-        ValueError: L below 1, or a value that is no finite number or rounds to less than 1.
+        ValueError: L below 1, or a value that is not a finite number or rounds to less than 1.
 
     Source: our choice.
 
@@ -76,7 +76,7 @@ def budget_ranks(num_layers: int, mean: float, slope: float) -> list[int]:
     .. math:: r_s = m - d/2, \qquad r_f = m + d/2, \qquad \sum_l r_l = L\,m
 
     Rounded by largest remainder: every rank is rounded down, then the ranks with the largest remainders get one
-    more each until the sum is met. Of equal remainders the larger rank comes first, then the later layer.
+    more each until the sum is met. Among equal remainders the larger rank comes first, then the later layer.
 
     Args:
         num_layers: L, the number of layers, at least 1.
@@ -87,7 +87,7 @@ def budget_ranks(num_layers: int, mean: float, slope: float) -> list[int]:
         L ranks, first layer first.
 
     Raises:
-        ValueError: L below 1, a budget L m that is no integer, or a rank below 1.
+        ValueError: L below 1, a budget L m that is not an integer, or a rank below 1.
 
     Source: our choice.
 
@@ -102,8 +102,8 @@ def budget_ranks(num_layers: int, mean: float, slope: float) -> list[int]:
     budget = m * num_layers
     if budget.denominator != 1:
         raise ValueError(
-            f"a mean rank of {mean} over {num_layers} layers makes a budget of {float(budget):g}, which is no integer; "
-            f"choose a mean that is a multiple of 1/{num_layers}"
+            f"a mean rank of {mean} over {num_layers} layers makes a budget of {float(budget):g}, which is not an "
+            f"integer; choose a mean that is a multiple of 1/{num_layers}"
         )
     ranks = [r.__floor__() for r in line]
     by_remainder = sorted(range(num_layers), key=lambda l: (line[l] - ranks[l], line[l], l), reverse=True)
@@ -125,7 +125,7 @@ def adapter_parameters(ranks: Sequence[int], shapes: Sequence[tuple[int, int]]) 
         Number of entries of all lora_A (r x n) and lora_B (m x r) together.
 
     Raises:
-        TypeError, ValueError: no integers, or shapes that are no pairs of them.
+        TypeError, ValueError: not integers, or shapes that are not pairs of integers.
 
     Source: LoRA (Hu et al. 2021), section 4.2.
 

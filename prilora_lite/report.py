@@ -54,7 +54,7 @@ class Report:
 
     @property
     def ranks(self) -> list[int]:
-        """Rank of each adapted layer, first layer first; of an encoder-decoder the encoder's, then the decoder's."""
+        """Rank of each adapted layer, first layer first; for an encoder-decoder, the encoder's, then the decoder's."""
         return list({(m.stack, m.layer): m.rank for m in self.modules if m.layer is not None}.values())
 
     @property
@@ -64,11 +64,11 @@ class Report:
 
     @property
     def packed_bytes(self) -> int:
-        r"""Bytes of a store of the adapter's values that are not zero, in float32, and one bit for each entry.
+        r"""Bytes for the adapter's non-zero values alone, in float32, and one bit for each entry to say where they are.
 
         .. math:: 4 \cdot \mathrm{nonzero} + \lceil \mathrm{entries} / 8 \rceil
 
-        It is what sparsity could save: ``save_adapter`` stores zeros like other numbers, 4 bytes for each entry.
+        It shows what sparsity could save: ``save_adapter`` stores zeros like other numbers, 4 bytes for each entry.
         """
         return 4 * self.adapter_nonzero + math.ceil(self.adapter / 8)
 

@@ -629,7 +629,7 @@ def test_another_base_is_noticed_where_this_library_wrote_the_adapter(tmp_path):
 def test_a_cut_off_file_is_refused(written):
     file = written / "adapter_model.safetensors"
     file.write_bytes(file.read_bytes()[:-5])
-    refused(written, "no whole safetensors file")
+    refused(written, "not a whole safetensors file")
 
 
 def test_a_tensor_with_no_place_is_named(written):

@@ -215,18 +215,18 @@ def test_an_extra_tensor_is_named(saved):
 def test_a_file_cut_off_is_refused(saved, keep):
     content = saved[1].read_bytes()
     saved[1].write_bytes(content[: int(keep * len(content))])
-    refused(build("bert"), saved[1], "no whole safetensors file .* cut off")
+    refused(build("bert"), saved[1], "not a whole safetensors file .* cut off")
 
 
 def test_a_pickle_is_not_opened(tmp_path):
     path = tmp_path / "adapter.safetensors"
     torch.save({"lora_A": torch.zeros(2)}, path)
-    refused(build("bert"), path, "no whole safetensors file")
+    refused(build("bert"), path, "not a whole safetensors file")
 
 
 def test_a_safetensors_file_of_something_else_is_refused(tmp_path):
     save_file({"weight": torch.zeros(2)}, tmp_path / "other.safetensors")
-    refused(build("bert"), tmp_path / "other.safetensors", "no adapter of this library")
+    refused(build("bert"), tmp_path / "other.safetensors", "not an adapter of this library")
 
 
 def with_config(**fields):

@@ -103,7 +103,7 @@ def test_impossible_schedules_are_refused(arguments, message):
 
 
 def test_an_impossible_budget_is_refused():
-    with pytest.raises(ValueError, match=r"makes a budget of 98\.4, which is no integer"):
+    with pytest.raises(ValueError, match=r"makes a budget of 98\.4, which is not an integer"):
         budget_ranks(12, 8.2, 4)
     with pytest.raises(ValueError, match="layer 0 would get rank 0"):
         budget_ranks(4, 2, 4)
