@@ -14,7 +14,7 @@ from prilora_lite.report import report
 def model_card(
     model: nn.Module, base: str | None, task: str | None, dataset: str | None, metrics: dict[str, float]
 ) -> ModelCard:
-    """What an adapter is, see :func:`~.peft_save.save_peft_adapter` for the arguments."""
+    """The card of an adapter; the arguments are those of :func:`~.peft_save.save_peft_adapter`."""
     config, counts = model.prilora_config, report(model)
     As = [layer.lora_A for layer in lora_layers(model).values()]
     sparsity = 1 - sum(int(A.count_nonzero()) for A in As) / sum(A.numel() for A in As)

@@ -1,4 +1,4 @@
-"""An adapter in PEFT's format, read: one that this library wrote, or PEFT's own LoRA."""
+"""Reads an adapter in PEFT's format: one that this library wrote, or a LoRA of PEFT's own."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from prilora_lite.report import Report
 from prilora_lite.shared.checks import is_number
 from prilora_lite.shared.errors import expect, unknown
 
-# Of LoraConfig's options those that are read here; of the others only the default is known to compute the same.
+# The options of LoraConfig that are read here; for the others, only the default is known to compute the same.
 READ = (
     "r", "lora_alpha", "lora_dropout", "rank_pattern", "alpha_pattern", "use_rslora", "peft_type",
     # these say which layers have an adapter, which the file's tensors say as well
@@ -54,10 +54,10 @@ def load_peft_adapter(model: nn.Module, folder: str | Path) -> Report:
         The report of the adapted model; its notes name what the adapter did not hold.
 
     Raises:
-        TypeError: no model, or no path.
+        TypeError: not a model, or not a path.
         FileNotFoundError: one of the two files is missing. A pickle, ``adapter_model.bin``, is never opened.
         ValueError: a file that can't be read, another base model, an option or a structure that this library does not
-            have. The model is as it was then.
+            have. The model then stays as it was.
         ModuleNotFoundError: PEFT is not installed.
     """
     expect(nn.Module, model, "a model to load the adapter into")
@@ -89,18 +89,18 @@ def load_peft_adapter(model: nn.Module, folder: str | Path) -> Report:
 
 
 def _read_options(folder: Path) -> dict[str, Any]:
-    """What adapter_config.json says, with PEFT's defaults for the rest; refuse what computes otherwise than LoRA."""
+    """What adapter_config.json says, with PEFT's defaults for the rest; refuses what does not compute LoRA."""
     file = folder / CONFIG
     if not file.is_file():
         raise FileNotFoundError(f"{folder} holds no adapter in PEFT's format: there is no {CONFIG} in it")
     try:
         given = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file} is no JSON ({error}); it may have been cut off: copy it again") from error
+        raise ValueError(f"{file} is not JSON ({error}); it may have been cut off: copy it again") from error
     if not isinstance(given, dict):
         raise ValueError(f"{file} must hold one JSON object, got {type(given).__name__}")
     if given.get("peft_type") != "LORA":
-        raise ValueError(f"{file} describes {given.get('peft_type')!r}; of PEFT's methods LoRA alone can be read")
+        raise ValueError(f"{file} describes {given.get('peft_type')!r}; of PEFT's methods only LoRA can be read")
     patterns = given.get("alpha_pattern")
     slow = [key for key in patterns if not _matches_soon(key)] if isinstance(patterns, dict) else []
     if slow:
@@ -130,7 +130,7 @@ def _read_layers(options: dict[str, Any], tensors: dict[str, Tensor], folder: Pa
         raise ValueError(f"{folder} holds no lora_A for any layer of this model")
     for name, shape in shapes.items():
         if len(shape) != 2:
-            raise ValueError(f"{folder} adapts {name}, which is no linear layer in a layer of this model")
+            raise ValueError(f"{folder} adapts {name}, which is not a linear layer in a layer of this model")
     return {name: (rank, _scaling(options, name, rank, folder)) for name, (rank, _) in shapes.items()}
 
 
@@ -142,7 +142,7 @@ def _configuration(
     places = [name for numbered in stacks.values() for modules in numbered.values() for name in modules]
     for name in layers:
         if name not in places:
-            raise ValueError(f"{folder} adapts {name}, which is no linear layer in a layer of this model")
+            raise ValueError(f"{folder} adapts {name}, which is not a linear layer in a layer of this model")
     longest = max(stacks, key=lambda stack: len(stacks[stack]))
     rank = {split_name(name)[1]: r for name, (r, _) in reversed(layers.items()) if split_name(name)[0] == longest}
     insides, all_insides = (list(dict.fromkeys(split_name(name)[2] for name in some)) for some in (layers, places))
@@ -210,9 +210,9 @@ def _scaling(options: dict[str, Any], module: str, rank: int, folder: Path) -> f
 
 
 def _matches_soon(pattern: str) -> bool:
-    """Whether a regular expression of few repetitions and choices, no group repeated, so that it can't backtrack long.
+    """Whether a regular expression has few repetitions and choices, and repeats no group: it can't backtrack for long.
 
-    On names of some 60 letters a repetition may try each length, a choice both ways; and all of them combine.
+    On names of some 60 letters a repetition may try each length and a choice both ways, and all of them combine.
     """
     repetitions, choices = len(re.findall(r"[*+{]", pattern)), len(re.findall(r"[|?]", pattern))
     return not re.search(r"\)[*+{]", pattern) and 60**repetitions * 2**choices <= MOST_TRIES

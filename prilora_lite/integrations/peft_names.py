@@ -19,7 +19,7 @@ def peft_name(name: str) -> str:
 
 
 def peft() -> Any:
-    """The package.
+    """PEFT itself.
 
     Raises:
         ModuleNotFoundError: it is not installed.

@@ -43,19 +43,19 @@ def save_peft_adapter(
 
     Args:
         model: a model that :func:`~.adapt.adapt` has been called on.
-        folder: where to; it must not exist, or be empty.
+        folder: where to write; it must be empty, or not exist.
         base_model: name of the base on the hub, or its folder; default: what the model was loaded from.
-        task: for the card: what it was trained on, such as ``mrpc``;
-        dataset: the task's dataset on the hub, such as ``nyu-mll/glue``; and
-        metrics: what it reached there, by name.
+        task: what it was trained on, for the card, such as ``mrpc``.
+        dataset: the task's dataset on the hub, such as ``nyu-mll/glue``.
+        metrics: the values that it reached on the task, by name.
 
     Returns:
         The folder.
 
     Raises:
-        TypeError: no model, or no path.
+        TypeError: not a model, or not a path.
         ValueError: the model is not adapted, or is PEFT's own; parameters are trained that an adapter does not hold,
-            or a head has some outside of any module; or metrics that are no numbers.
+            or a head has some outside of any module; or metrics that are not numbers.
         FileExistsError: the folder holds something.
         ModuleNotFoundError: PEFT is not installed.
         OSError: it can't be written.

@@ -116,7 +116,7 @@ class PRILoRACallback(SealCheckpoints, ExportableState):
     in its own ``output_dir`` stops if one differs. In any other folder, :func:`latest_checkpoint` checks them.
 
     Args:
-        config: whose pruning settings a model of PEFT's is trained with; default: :class:`~.config.PRILoRAConfig`'s.
+        config: gives the pruning settings for a model of PEFT's; default: those of :class:`~.config.PRILoRAConfig`.
             A model that ``adapt`` was called on has its own.
 
     Attributes:
@@ -124,7 +124,7 @@ class PRILoRACallback(SealCheckpoints, ExportableState):
         pruned_after_evaluation: whether a run that was stopped early had to be pruned once more when it had ended.
 
     Raises (in training):
-        RuntimeError: the model is not adapted, otherwise than ``config`` says, or merged; Trainer uses FSDP, DeepSpeed
+        RuntimeError: the model is not adapted, not adapted as ``config`` says, or merged; Trainer uses FSDP, DeepSpeed
             or ``nn.DataParallel``; or a checkpoint can't be resumed from.
     """
 
@@ -147,7 +147,7 @@ class PRILoRACallback(SealCheckpoints, ExportableState):
         config = self._settled_config(model)
         if not any(layer.lora_A.requires_grad for layer in layers.values()):
             raise RuntimeError(
-                "lora_A is frozen in all layers, so nothing would be trained and A still be pruned: "
+                "lora_A is frozen in all layers, so nothing would be trained, and A would still be pruned: "
                 "PeftModel.from_pretrained needs is_trainable=True for an adapter that is to go on training"
             )
         if any(layer.merged for layer in layers.values()):
@@ -291,7 +291,7 @@ def latest_checkpoint(folder: str | Path) -> Path | None:
     so is one with a file whose SHA-256 is not the one that :class:`PRILoRACallback` wrote down.
 
     Raises:
-        TypeError, ValueError, OSError: no path.
+        TypeError, ValueError, OSError: not a path.
     """
     found = []
     for path in Path(folder).glob("checkpoint-*"):

@@ -60,7 +60,7 @@ def lora_layers(model: nn.Module) -> dict[str, LoRALinear | PeftLayer]:
     """Every adapted linear layer of a model by its name: this library's, or PEFT's for the adapter that is active.
 
     Raises:
-        TypeError: no model.
+        TypeError: not a model.
         ValueError: several of PEFT's adapters are active at once, or the active one adapts more than linear layers.
     """
     expect(nn.Module, model, "a model")
@@ -76,7 +76,7 @@ def lora_layers(model: nn.Module) -> dict[str, LoRALinear | PeftLayer]:
                     adapters.add(adapter)
                 elif adapter in module.lora_A or adapter in module.lora_embedding_A:
                     raise ValueError(
-                        f"PEFT's adapter {adapter!r} adapts {name}, which is no linear layer, so its A has no input "
+                        f"PEFT's adapter {adapter!r} adapts {name}, which is not a linear layer, so its A has no input "
                         "norms: leave it out of target_modules"
                     )
     if len(adapters) > 1:
@@ -91,7 +91,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
     """The model inside ``DistributedDataParallel`` and ``torch.compile``.
 
     Raises:
-        TypeError: no model.
+        TypeError: not a model.
         ValueError: the model is under FSDP, DeepSpeed or ``nn.DataParallel``, which split, copy or replicate weights.
     """
     expect(nn.Module, model, "a model")
@@ -106,7 +106,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 def configuration_of(model: nn.Module) -> PRILoRAConfig | None:
-    """What a model, or each stack of it by itself, was adapted with by :func:`~.adapt.adapt`; None if it was not.
+    """The configuration that :func:`~.adapt.adapt` put on a model, or on a stack of it by itself; None without one.
 
     Raises:
         ValueError: stacks of the model were adapted with different configurations.

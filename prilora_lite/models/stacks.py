@@ -93,8 +93,8 @@ def _refuse_other_structures(backbone: nn.Module, config: object) -> None:
             raise ValueError(f"{inside} is adapted already, by PEFT or the like; load a fresh model")
         if inside and module is not backbone and hasattr(module, "base_model") and not hasattr(backbone, "config"):
             raise ValueError(
-                f"{name} is no Hugging Face model, but holds one, {inside}: which of its other parts are the head, and "
-                f"where the attention mask comes in, can't be told. Adapt that one, adapt(model.{inside}, config), "
+                f"{name} is not a Hugging Face model, but holds one, {inside}: which of its other parts are the head, "
+                f"and where the attention mask comes in, can't be told. Adapt that one, adapt(model.{inside}, config), "
                 "and train, freeze and save the rest yourself"
             )
     for attribute in ("num_experts", "num_local_experts", "n_routed_experts"):

@@ -1,4 +1,4 @@
-"""Which rows of a layer's input are real tokens, not padding: the attention masks of the forward pass under way."""
+"""Which rows of a layer's input are real tokens, not padding: the attention masks of the current forward pass."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from prilora_lite.models.stacks import is_encoder_decoder
 
 # Facts about families, by the names in their models
 _CROSS_ATTENTION = ("cross", "encoder_attn", "EncDecAttention")  # of BERT and GPT-2, BART, T5
-_READS_THE_ENCODER = ("key", "value", "k_proj", "v_proj", "k", "v", "c_attn")  # there; the query reads the decoder
+_READS_THE_ENCODER = ("key", "value", "k_proj", "v_proj", "k", "v", "c_attn")  # there; only the query reads the decoder
 _POSITIONS_AFTER_TOKENS = ("query_proj", "key_proj")  # DeBERTa with share_att_key: run again on relative positions
-_TOKENS_FIRST = ("xlnet", "longformer", "led", "fsmt")  # inside, a row is not an example but a token
+_TOKENS_FIRST = ("xlnet", "longformer", "led", "fsmt")  # inside them the first axis is tokens, not examples
 
 
 class Hook:
@@ -38,14 +38,14 @@ class Hook:
 class RealTokens:
     """Reads attention masks where they come into a model, and tells which rows of a layer's input are real.
 
-    Only passes that train count: in training mode, with a gradient asked for. A head may be left out of a forward pass,
-    the modules that masks come into can't be: the backbone, or the encoder and the decoder of a model with both.
+    Only passes that train are counted: in training mode, with gradients. A forward pass may leave out the head, but not
+    the modules that the masks come into: the backbone, or the encoder and the decoder of a model with both.
 
     Args:
         model: the whole model.
 
     Attributes:
-        hooks: what must be removed to stop listening.
+        hooks: the hooks to remove when it should stop listening.
 
     Raises:
         ValueError: a model whose layers have the tokens before the rows, so that no mask fits their inputs.
@@ -129,7 +129,7 @@ class RealTokens:
 
 
 def _mask_entries(model: nn.Module) -> dict[str, nn.Module]:
-    """The modules where attention masks come in, by the source of tokens that they are."""
+    """The modules where attention masks come in, by the source of tokens that each is."""
     model = model.get_base_model() if hasattr(model, "get_base_model") else model  # out of PEFT's wrapper
     backbone = getattr(model, "base_model", model)
     if is_encoder_decoder(backbone):

@@ -7,11 +7,11 @@ LARGEST = 1e30  # largest accepted setting; keeps derived values finite
 
 def is_number(value: object) -> bool:
     """Whether a value is a finite number, and no larger than :data:`LARGEST`."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= LARGEST  # False of NaN
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= LARGEST  # False for NaN
 
 
 def is_integer(value: object, least: int = 0) -> bool:
-    """Whether a value is an integer of at least ``least``; True and False are none."""
+    """Whether a value is an integer of at least ``least``; True and False do not count."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 

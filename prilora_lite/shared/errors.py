@@ -15,6 +15,6 @@ def unknown(kind: str, name: object, valid: Iterable[str]) -> ValueError:
 
 
 def expect(kind: type, value: object, what: str) -> None:
-    """Raise TypeError with the way out if a value is of another kind."""
+    """Raise TypeError, which says what was expected, if a value is of another kind."""
     if not isinstance(value, kind):
         raise TypeError(f"expected {what}, got {type(value).__name__} {value!r:.80}")

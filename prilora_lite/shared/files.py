@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and that are the ones they should be."""
+"""Files that are written whole or not at all, and checked to be the ones they should be."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ def write_whole(path: Path, content: bytes) -> None:
     What a killed process leaves beside it, ``.NAME.PROCESS.part``, is never read and may be deleted.
 
     Args:
-        path: where to; missing folders are made.
-        content: all of it.
+        path: where to write; missing folders are made.
+        content: the whole of it.
 
     Raises:
-        OSError: the file can't be written; its path and the way out are said.
+        OSError: the file can't be written; the message names it and a way out.
     """
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -31,12 +31,12 @@ def write_whole(path: Path, content: bytes) -> None:
     except OSError as error:
         raise not_written(path, error) from error
     finally:
-        with contextlib.suppress(OSError):  # moved, never made, or what went wrong is being said already
+        with contextlib.suppress(OSError):  # it was moved, was never made, or its own error is under way
             part.unlink()
 
 
 def not_written(path: Path, error: Exception) -> OSError:
-    """What to say when a file can't be written: the system's own words name it only sometimes."""
+    """What to say when a file can't be written: the system's own message names the file only sometimes."""
     reason = error.strerror if isinstance(error, OSError) and error.strerror else error
     return OSError(
         f"{path} can't be written ({reason}); what was there is as it was: make room or choose another place, and "

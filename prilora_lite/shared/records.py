@@ -27,9 +27,9 @@ def read_records(path: str | Path, fields: Iterable[str] = ()) -> list[dict[str,
         fields: what each run must have beside ``key``.
 
     Raises:
-        TypeError: no path, or fields that are no names.
+        TypeError: not a path, or fields that are not names.
         OSError: a path that can't be read.
-        ValueError: a line that is no run; its number is given, and what it lacks.
+        ValueError: a line that is not a run; the message gives its number and what it lacks.
     """
     path, fields = Path(path), ("key", *fields)
     if not path.is_file():
@@ -44,13 +44,13 @@ def read_records(path: str | Path, fields: Iterable[str] = ()) -> list[dict[str,
         except (ValueError, RecursionError) as error:
             if number == len(lines):
                 break
-            raise ValueError(f"{path}, line {number} is no JSON ({error}); mend or remove that line") from error
+            raise ValueError(f"{path}, line {number} is not JSON ({error}); mend or remove that line") from error
         if isinstance(record, dict) and "error" in record:
             continue
         lacks = [field for field in fields if not isinstance(record, dict) or field not in record]
         if lacks:
             what = f"it lacks {', '.join(lacks)}"
-            raise ValueError(f"{path}, line {number} is no run of a study: {what}; name another file")
+            raise ValueError(f"{path}, line {number} is not a run of a study: {what}; name another file")
         records.append(record)
     return records
 
@@ -103,11 +103,11 @@ def _lock(file: IO[bytes]) -> None:
     if os.name != "nt":
         fcntl.flock(file, fcntl.LOCK_EX)
         return
-    file.seek(1 << 30)  # a byte far behind the end: what is locked in Windows can't be read by others
+    file.seek(1 << 30)  # a byte far behind the end: on Windows, others can't read what is locked
     while True:
         try:
             msvcrt.locking(file.fileno(), msvcrt.LK_LOCK, 1)
             return
         except OSError as error:
-            if error.errno != errno.EDEADLOCK:  # this one: not had within ten seconds
+            if error.errno != errno.EDEADLOCK:  # EDEADLOCK: the lock was not free within ten seconds
                 raise

@@ -114,7 +114,7 @@ def test_a_whole_last_line_without_its_end_is_kept(tmp_path):
 def test_a_file_of_something_else_is_an_error(tmp_path):
     file = tmp_path / "runs.jsonl"
     file.write_text('{"text": "a dog"}\n', encoding="utf-8")
-    with pytest.raises(ValueError, match="line 1 is no run of a study: it lacks key;"):
+    with pytest.raises(ValueError, match="line 1 is not a run of a study: it lacks key;"):
         read_records(file)
 
 
@@ -122,7 +122,8 @@ def test_a_file_of_something_else_is_an_error(tmp_path):
 def test_lines_that_are_no_runs_of_a_study_are_named_with_what_they_lack(arguments, capsys):
     file = ROOT / "results" / "pocket_learning_rates.jsonl"
     assert main([*arguments, str(file)]) == 2
-    assert f"{file}, line 1 is no run of a study: it lacks name, encoder, settings, metrics" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"{file}, line 1 is not a run of a study: it lacks name, encoder, settings, metrics" in said
 
 
 def test_a_repeated_seed_is_one_run():
@@ -132,7 +133,7 @@ def test_a_repeated_seed_is_one_run():
 def test_a_broken_line_in_the_middle_is_an_error(tmp_path):
     file = tmp_path / "runs.jsonl"
     file.write_text('{"key": 1}\n{"key"\n{"key": 2}\n', encoding="utf-8")
-    with pytest.raises(ValueError, match=r"runs\.jsonl, line 2 is no JSON"):
+    with pytest.raises(ValueError, match=r"runs\.jsonl, line 2 is not JSON"):
         read_records(file)
 
 

@@ -162,7 +162,7 @@ def test_two_adapters_active_together_are_refused_with_the_way_out(targets):
 
 def test_an_adapter_of_embeddings_is_refused():
     model = peft.get_peft_model(build("bert"), peft.LoraConfig(target_modules=["word_embeddings"]))
-    with pytest.raises(ValueError, match=r"adapts .*word_embeddings, which is no linear layer"):
+    with pytest.raises(ValueError, match=r"adapts .*word_embeddings, which is not a linear layer"):
         Pruner(model)
 
 
@@ -541,7 +541,7 @@ def change(folder, **options):
         ({"bias": "all"}, "has bias='all'"),
         ({"init_lora_weights": "pissa"}, "has init_lora_weights='pissa'"),
         ({"layer_replication": [[0, 2], [1, 3]]}, "has layer_replication="),
-        ({"peft_type": "IA3"}, "describes 'IA3'; of PEFT's methods LoRA alone"),
+        ({"peft_type": "IA3"}, "describes 'IA3'; of PEFT's methods only LoRA"),
         ({"rank_patern": {}}, "unknown option in .* 'rank_patern': did you mean 'rank_pattern'"),
         ({"alpha_pattern": {"(": 3}}, "an alpha that can't be used"),
         ({"alpha_pattern": 7}, "an alpha that can't be used"),
@@ -576,7 +576,7 @@ def test_patterns_as_people_write_them_are_read(written, pattern):
 @pytest.mark.parametrize("text", ["", "{", "[]", "7", "\x00", pytest.param("[" * 10**5, id="nested")])
 def test_a_damaged_configuration_is_refused(written, text):
     (written / "adapter_config.json").write_text(text, encoding="utf-8")
-    refused(written, r"adapter_config\.json (is no JSON|must hold one JSON object)")
+    refused(written, r"adapter_config\.json (is not JSON|must hold one JSON object)")
 
 
 def test_ranks_on_no_line_are_read_as_a_list(tmp_path):
@@ -618,7 +618,8 @@ def test_a_missing_file_is_named(written, file):
 
 
 def test_an_adapter_of_another_model_is_refused(written):
-    refused(written, "adapts bert.encoder.layer.0.* no linear layer in a layer of this model", model=build("roberta"))
+    roberta = build("roberta")
+    refused(written, "adapts bert.encoder.layer.0.* not a linear layer in a layer of this model", model=roberta)
 
 
 def test_another_base_is_noticed_where_this_library_wrote_the_adapter(tmp_path):
