@@ -93,10 +93,11 @@ OPTIONS: dict[
 
 def names() -> dict[str, str]:
     """What the help names, from the tables that the runs use: they take seconds to load."""
-    from prilora_lite.config import IMPORTANCE_RULES, SCALINGS
+    from prilora_lite.config import SCALINGS
     from prilora_lite.experiments.encoders import PRESETS
     from prilora_lite.experiments.methods import CONTRASTS, METHODS
     from prilora_lite.experiments.tasks import TASKS
+    from prilora_lite.importance import IMPORTANCE_RULES
 
     return {
         "methods": ", ".join(name for name in METHODS if name not in CONTRASTS),
