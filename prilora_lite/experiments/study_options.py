@@ -50,7 +50,7 @@ OPTIONS: dict[
     "intervals": {"nargs": "+", "type": int, "metavar": "N", "help": "steps between prunes (default: 40)"},
     "importances": {"nargs": "+", "metavar": "I", "help": "{importances} (default: magnitude_input)"},
     "scalings": {"nargs": "+", "metavar": "S", "help": "{scalings} (default: layer)"},
-    "tasks": {"nargs": "+", "metavar": "T", "help": "{pocket_tasks}, or GLUE: {glue_tasks} (default: pocket-rte)"},
+    "tasks": {"nargs": "+", "metavar": "T", "help": "{pocket_tasks}, or from the hub or --rows: {other_tasks} (default: pocket-rte)"},
     "seeds": {"nargs": "+", "type": int, "metavar": "N", "help": "default: 0 1"},
     "margin": {
         "type": _margin,
@@ -105,7 +105,7 @@ def names() -> dict[str, str]:
         "importances": ", ".join(IMPORTANCE_RULES),
         "scalings": ", ".join(SCALINGS),
         "pocket_tasks": " ".join(task.name for task in TASKS.values() if task.in_package),
-        "glue_tasks": " ".join(task.name for task in TASKS.values() if not task.in_package),
+        "other_tasks": " ".join(task.name for task in TASKS.values() if not task.in_package),
         "encoders": ", ".join(PRESETS),
     }
 

@@ -25,7 +25,7 @@ GLUE = {
 
 
 def test_all_nine_tasks_have_glues_columns_labels_and_splits():
-    glue = [task for task in TASKS.values() if not task.in_package]
+    glue = [task for task in TASKS.values() if task.hub == tasks.GLUE and not task.in_package]
     assert {t.name: (t.columns, len(t.labels), len(t.splits)) for t in glue} == GLUE
     assert TASKS["stsb"].num_labels == 1
 
@@ -117,14 +117,14 @@ def test_the_hub_is_asked_for_a_tasks_rows_at_a_pinned_commit(task, monkeypatch)
     asked = []
 
     def refuse(place, name, revision=None, split=None):
-        asked.append((name, revision))
+        asked.append((place, name, revision))
         raise OSError("the hub is far")
 
     monkeypatch.setattr(tasks, "load_dataset", refuse)
     with pytest.raises(ConnectionError, match="the hub is far"):
         load_rows(task)
-    ((name, revision),) = asked
-    assert name == task.name
+    ((place, name, revision),) = asked
+    assert (place, name) == (task.hub[0], task.name)
     assert re.fullmatch("[0-9a-f]{40}", revision)
 
 
