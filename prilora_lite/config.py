@@ -212,13 +212,16 @@ class PRILoRAConfig:
     def canonical(self) -> PRILoRAConfig:
         """The same training with every setting that has no effect at its default.
 
-        Two configurations train alike if this is equal: listed ranks have no ends, flat ranks have one scaling by all
-        three rules, without pruning its settings do nothing, and only random importance has noise.
+        Two configurations train alike if this is equal: listed ranks have no ends, equal ends have one schedule, flat
+        ranks have one scaling by all three rules, without pruning its settings do nothing, and only random importance
+        has noise.
         """
         idle = set()
         if not isinstance(self.ranks, str):
             idle |= {"first_rank", "last_rank"}
         flat = len(set(self.ranks)) == 1 if isinstance(self.ranks, tuple) else self.first_rank == self.last_rank
+        if flat and isinstance(self.ranks, str):
+            idle.add("ranks")
         if flat and not callable(self.ranks) and isinstance(self.scaling, str):
             idle.add("scaling")
         if not self.ratio:
