@@ -214,14 +214,16 @@ class PRILoRAConfig:
     def canonical(self) -> PRILoRAConfig:
         """The same configuration with every setting that has no effect set to its default.
 
-        Two configurations train alike if this is equal. The ends have no effect beside ranks that are listed, the rule
-        of scaling where all ranks are equal, the settings of pruning where the ratio is 0, and the seed or the decay
-        where the importance is not a function of noise or of the inputs.
+        Two configurations train alike if this is equal. The ends have no effect beside ranks that are listed, the
+        schedule where both ends are equal, the rule of scaling where all ranks are equal, the settings of pruning where
+        the ratio is 0, and the seed or the decay where the importance is not a function of noise or of the inputs.
         """
         idle = set()
         if not isinstance(self.ranks, str):
             idle |= {"first_rank", "last_rank"}
         flat = len(set(self.ranks)) == 1 if isinstance(self.ranks, tuple) else self.first_rank == self.last_rank
+        if flat and isinstance(self.ranks, str):
+            idle.add("ranks")
         if flat and not callable(self.ranks) and isinstance(self.scaling, str):
             idle.add("scaling")
         if not self.ratio:

@@ -43,6 +43,7 @@ def linear_ranks(num_layers: int, first_rank: float, last_rank: float) -> list[i
 
 
 # The schedules that a configuration can name: from (num_layers, first_rank, last_rank) to a rank for each layer.
+# Between equal ends each of them is flat, so that a run with equal ends is the same run whatever its schedule.
 SCHEDULES: dict[str, Callable[[int, float, float], list[int]]] = {"linear": linear_ranks}
 
 

@@ -45,7 +45,7 @@ def encoder(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def rows(tmp_path_factory):
-    """Folder with random rows of all nine tasks."""
+    """Folder with random rows of all tasks that the package has no rows of."""
     folder = tmp_path_factory.mktemp("rows")
     for task in TASKS.values():
         if not task.in_package:

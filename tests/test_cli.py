@@ -12,11 +12,15 @@ from prilora_lite.experiments.encoders import PRESETS
 from prilora_lite.experiments.methods import METHODS
 from prilora_lite.experiments.tasks import TASKS
 from prilora_lite.importance import IMPORTANCE_RULES
+from prilora_lite.ranks import SCHEDULES
 from prilora_lite.teaching import recordings
 from tests.environments import call
 
 ROOT = Path(__file__).parent.parent
-TABLES = {"ablate": (METHODS, TASKS, PRESETS, IMPORTANCE_RULES, SCALINGS), "record": (recordings.RECORDINGS,)}
+TABLES = {
+    "ablate": (METHODS, TASKS, PRESETS, IMPORTANCE_RULES, SCHEDULES, SCALINGS),
+    "record": (recordings.RECORDINGS,),
+}
 
 HELP = """
 import sys

@@ -205,6 +205,8 @@ def plot_allocation(ranks: pd.DataFrame, line: Sequence[int]) -> Figure:
 
 def grid_cells(runs: pd.DataFrame) -> pd.DataFrame:
     """The runs whose configurations differ in slope and ratio alone, at one mean rank; adds the column ``slope``."""
+    if "ranks" in runs:
+        runs = runs[runs["ranks"] == "linear"]
     flat = runs["first_rank"] == runs["last_rank"]  # all scalings are one
     usual = runs[(flat | (runs["scaling"] == "layer")) & runs["layers"].isna()]
     total = usual["first_rank"] + usual["last_rank"]

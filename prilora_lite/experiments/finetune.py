@@ -88,10 +88,10 @@ def finetune(
     progress: bool = True,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> Result:
-    """Fine-tune an encoder on a GLUE task and evaluate it on the validation rows after each epoch.
+    """Fine-tune an encoder on a task and evaluate it on the validation rows after each epoch.
 
     Args:
-        task: one of the nine GLUE tasks or of pocket's four.
+        task: a name in :data:`~.tasks.TASKS`: one of GLUE's tasks or of pocket's.
         method: a configuration, ``head`` for pooler and head alone, ``full`` for all weights, or one of
             :data:`~.baselines.BASELINES`; default: PRILoRA's own configuration with the settings' alpha. A
             configuration that is given keeps its own alpha.

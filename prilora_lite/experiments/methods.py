@@ -70,25 +70,30 @@ def configurations(
     intervals: Iterable[int] = (40,),
     importances: Iterable[str] = ("magnitude_input",),
     scalings: Iterable[str] = ("layer",),
+    schedules: Iterable[str | tuple[int, ...]] = ("linear",),
 ) -> list[Method]:
     """Every schedule with every pruning: configurations crossed, each once, those that have a name under that name.
 
     Args:
-        ranks: first and last rank: (12, 4) falls, (8, 8) is flat, (4, 12) rises, all at the same budget.
+        ranks: first and last rank: (12, 4) falls, (8, 8) is flat, (4, 12) rises, all at the same budget if they are
+            linear.
         ratios: shares of A to prune; 0 is no pruning, whatever interval and importance.
         intervals: N, optimizer steps from one prune to the next.
-        importances: ``magnitude_input``, ``magnitude`` or ``random``.
+        importances: names in :data:`~.importance.IMPORTANCE_RULES`.
         scalings: ``layer``, ``sqrt`` or ``mean``; on flat ranks they are one.
+        schedules: names in :data:`~.ranks.SCHEDULES`, which on equal ends are one; or ranks themselves, one for each
+            layer, which have no ends.
 
     Raises:
         ValueError: a value that :class:`~.config.PRILoRAConfig` refuses.
     """
     methods = {}
-    crossed = product(ranks, ratios, intervals, importances, scalings)
-    for (first, last), ratio, interval, importance, scaling in crossed:
+    crossed = product(ranks, schedules, ratios, intervals, importances, scalings)
+    for (first, last), schedule, ratio, interval, importance, scaling in crossed:
         config = PRILoRAConfig(
-            first_rank=first, last_rank=last, scaling=scaling, ratio=ratio, interval=interval, importance=importance
-        ).canonical()
+            first_rank=first, last_rank=last, ranks=schedule, scaling=scaling,
+            ratio=ratio, interval=interval, importance=importance,
+        ).canonical()  # fmt: skip
         methods[config] = _NAMED.get(config) or Method(label := _label(config), config, label)
     return list(methods.values())
 
@@ -115,10 +120,8 @@ def method_name(record: dict[str, Any]) -> str:
 
 def _label(config: PRILoRAConfig) -> str:
     """Ranks and pruning in short: ``12..4, mean, ratio 0.25, N 10, random``; what is at its default is left out."""
-    parts = [
-        f"{config.first_rank}..{config.last_rank}" if config.first_rank != config.last_rank else f"{config.last_rank}"
-    ]
     config, default = config.canonical(), PRILoRAConfig()
+    parts = [_ranks_in_short(config)]
     if config.scaling != default.scaling:
         parts.append(config.scaling if isinstance(config.scaling, str) else "own scaling")
     parts.append(f"ratio {config.ratio:g}")
@@ -127,3 +130,12 @@ def _label(config: PRILoRAConfig) -> str:
     if config.importance != default.importance:
         parts.append(config.importance)
     return ", ".join(parts)
+
+
+def _ranks_in_short(config: PRILoRAConfig) -> str:
+    """``4..12``, flat ``8``, another schedule with its name, or the ranks themselves: ``2,2,8,8``."""
+    if isinstance(config.ranks, tuple):
+        return ",".join(map(str, config.ranks))
+    first, last = config.first_rank, config.last_rank
+    ends = f"{first}..{last}" if first != last else f"{last}"
+    return ends if config.ranks == PRILoRAConfig.ranks else f"{config.ranks} {ends}"

@@ -32,21 +32,20 @@ from prilora_lite.ranks import linear_ranks
 from prilora_lite.shared.files import write_whole
 
 MARGIN = 1.0  # percentage points; the largest difference that counts as none, unless another is named
-CONFIGURATION = ("first_rank", "last_rank", "scaling", "layers", "ratio", "interval", "importance")
+CONFIGURATION = ("first_rank", "last_rank", "ranks", "scaling", "layers", "ratio", "interval", "importance")
 
 
 def to_dataframe(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
     """One row per run: encoder, task, method, seed, the main metric (name and value), configuration, counts and times.
 
     ``group`` is the encoder with what departs from its preset's settings. The configuration's columns are empty for a
-    method that has none.
+    method that has none. ``ranks`` is a column only if some run's ranks are not linear: tables of linear runs are what
+    they were before there were others. Listed ranks have no first and last rank.
     """
     rows = []
     for record in records:
         metric, value = next(iter(record["metrics"].items()))
-        config = dict(record["method"]) if isinstance(record["method"], dict) else {}
-        if config.get("layers") is not None:
-            config["layers"] = " ".join(map(str, config["layers"]))
+        config = _configuration(record["method"])
         rows.append(
             {
                 "group": _group(record), "encoder": record["encoder"], "task": record["task"],
@@ -58,7 +57,19 @@ def to_dataframe(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
                 "seconds_per_step": record["seconds_per_step"], "seconds": record["seconds"],
             }
         )  # fmt: skip
-    return pd.DataFrame(rows)
+    frame = pd.DataFrame(rows)
+    linear = rows and (frame["ranks"].dropna() == PRILoRAConfig.ranks).all()
+    return frame.drop(columns="ranks") if linear else frame
+
+
+def _configuration(method: str | dict[str, Any]) -> dict[str, Any]:
+    """The columns of a stored configuration; of a method that has none, nothing."""
+    if isinstance(method, str):
+        return {}
+    config = {"ranks": PRILoRAConfig.ranks} | method  # the first records are older than other schedules
+    if isinstance(config["ranks"], list):
+        config |= {"first_rank": None, "last_rank": None}
+    return {name: " ".join(map(str, value)) if isinstance(value, list) else value for name, value in config.items()}
 
 
 def summarize(runs: pd.DataFrame) -> pd.DataFrame:

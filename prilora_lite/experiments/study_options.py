@@ -20,6 +20,14 @@ def _ranks(text: str) -> tuple[int, int]:
         raise argparse.ArgumentTypeError(f"{text}: expected FIRST..LAST, such as 4..12, or one rank") from None
 
 
+def _schedule(text: str) -> str | tuple[int, ...]:
+    """``2,2,8,8`` -> (2, 2, 8, 8); a name as it is."""
+    try:
+        return tuple(map(int, text.split(","))) if "," in text else text
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text}: expected the name of a schedule, or ranks such as 2,2,8,8") from None
+
+
 def _margin(text: str) -> float:
     try:
         margin = float(text)
@@ -30,7 +38,7 @@ def _margin(text: str) -> float:
     return margin
 
 
-CROSSED = ("ranks", "ratios", "intervals", "importances", "scalings")
+CROSSED = ("ranks", "schedules", "ratios", "intervals", "importances", "scalings")
 OPTIONS: dict[
     str, dict[str, Any]
 ] = {  # name -> how argparse takes it; names() says what stands for {name} in a help text
@@ -46,11 +54,21 @@ OPTIONS: dict[
         "metavar": "R",
         "help": "first and last, such as 12..4 8 4..12 (default: 4..12)",
     },
+    "schedules": {
+        "nargs": "+",
+        "type": _schedule,
+        "metavar": "S",
+        "help": "from the first rank to the last: {schedules}; or the rank of each layer, 2,2,8,8 (default: linear)",
+    },
     "ratios": {"nargs": "+", "type": float, "metavar": "P", "help": "of A that is pruned (default: 0.5)"},
     "intervals": {"nargs": "+", "type": int, "metavar": "N", "help": "steps between prunes (default: 40)"},
     "importances": {"nargs": "+", "metavar": "I", "help": "{importances} (default: magnitude_input)"},
     "scalings": {"nargs": "+", "metavar": "S", "help": "{scalings} (default: layer)"},
-    "tasks": {"nargs": "+", "metavar": "T", "help": "{pocket_tasks}, or GLUE: {glue_tasks} (default: pocket-rte)"},
+    "tasks": {
+        "nargs": "+",
+        "metavar": "T",
+        "help": "{pocket_tasks}; from the hub or --rows: {other_tasks} (default: pocket-rte)",
+    },
     "seeds": {"nargs": "+", "type": int, "metavar": "N", "help": "default: 0 1"},
     "margin": {
         "type": _margin,
@@ -98,14 +116,16 @@ def names() -> dict[str, str]:
     from prilora_lite.experiments.methods import CONTRASTS, METHODS
     from prilora_lite.experiments.tasks import TASKS
     from prilora_lite.importance import IMPORTANCE_RULES
+    from prilora_lite.ranks import SCHEDULES
 
     return {
         "methods": ", ".join(name for name in METHODS if name not in CONTRASTS),
         "contrasts": ", ".join(CONTRASTS),
+        "schedules": ", ".join(SCHEDULES),
         "importances": ", ".join(IMPORTANCE_RULES),
         "scalings": ", ".join(SCALINGS),
         "pocket_tasks": " ".join(task.name for task in TASKS.values() if task.in_package),
-        "glue_tasks": " ".join(task.name for task in TASKS.values() if not task.in_package),
+        "other_tasks": " ".join(task.name for task in TASKS.values() if not task.in_package),
         "encoders": ", ".join(PRESETS),
     }
 

@@ -1,4 +1,4 @@
-"""The nine GLUE tasks and the four of pocket: columns, labels, metrics, and where their rows come from."""
+"""The tasks, GLUE's and pocket's: columns, labels, metrics, and where their rows come from."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 from prilora_lite.pocket.tasks import draw_rows
 from prilora_lite.shared.errors import unknown
 
-HUB_NAME = "nyu-mll/glue"
-HUB_REVISION = "bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c"
+GLUE = ("nyu-mll/glue", "bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c")  # a dataset on the hub, and its commit
 FOLDER_VARIABLE = "PRILORA_GLUE"
 
 
@@ -24,7 +23,8 @@ FOLDER_VARIABLE = "PRILORA_GLUE"
 class Task:
     """One task: its text columns (one or two), labels (none for regression), metrics (the first is the main one).
 
-    ``splits`` names the validation splits; MNLI has a matched and a mismatched one.
+    ``splits`` names the validation splits; MNLI has a matched and a mismatched one. ``hub`` is the dataset on the hub
+    that has the rows under the task's name, and its commit; the rows of a pocket task are in the package.
     """
 
     name: str
@@ -32,6 +32,7 @@ class Task:
     labels: tuple[str, ...]
     metrics: tuple[str, ...]
     splits: tuple[str, ...] = ("validation",)
+    hub: tuple[str, str] = GLUE
 
     @property
     def num_labels(self) -> int:
@@ -96,13 +97,13 @@ def get_task(name: str | Task) -> Task:
 def load_rows(task: str | Task, folder: str | Path | None = None) -> dict[str, Dataset]:
     """The rows of a task, ``train`` and its validation splits.
 
-    Those of a pocket task are in the package. GLUE's come from ``folder/<task>/<split>.parquet`` if a folder is given,
-    by argument or by the environment variable PRILORA_GLUE, and else from the hub's ``nyu-mll/glue`` at a pinned
-    revision.
+    Those of a pocket task are in the package. The others come from ``folder/<task>/<split>.parquet`` if a folder is
+    given, by argument or by the environment variable PRILORA_GLUE, and else from the hub at a pinned revision, GLUE's
+    from ``nyu-mll/glue``.
 
     Args:
         task: a task or its name.
-        folder: folder with one folder per GLUE task.
+        folder: folder with one folder per task.
 
     Returns:
         Split name -> rows with the task's text columns and ``label``.
@@ -198,11 +199,12 @@ def _from_folder(folder: Path, task: Task, split: str) -> Dataset:
 
 
 def _from_hub(task: Task, splits: tuple[str, ...]) -> dict[str, Dataset]:
+    place, revision = task.hub
     try:
-        return {split: load_dataset(HUB_NAME, task.name, revision=HUB_REVISION, split=split) for split in splits}
+        return {split: load_dataset(place, task.name, revision=revision, split=split) for split in splits}
     except (OSError, RuntimeError, ValueError) as error:
         raise ConnectionError(
-            f"could not get {task.name} from the hub ({HUB_NAME}): {error}\n"
+            f"could not get {task.name} from the hub ({place}): {error}\n"
             f"Either go online, or give a folder with {task.name}/train.parquet in it: --rows FOLDER on the command "
             f"line, rows=FOLDER in Python, or the environment variable {FOLDER_VARIABLE}"
         ) from error

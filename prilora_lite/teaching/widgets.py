@@ -126,7 +126,7 @@ def explore_importance(lora_A: torch.Tensor, inputs: list[torch.Tensor], ratio: 
     """Decay of the moving average and importance rule -> heat maps of A, its scores and its mask.
 
     Args:
-        lora_A: A, (r, n).
+        lora_A: A, (r, n); the rules that ask for its gradient need one on it.
         inputs: what the layer read at each step, (tokens, n) each.
         ratio: share of A that is pruned.
 
@@ -141,11 +141,11 @@ def explore_importance(lora_A: torch.Tensor, inputs: list[torch.Tensor], ratio: 
         _check_matrix(f"inputs[{step}]", x)
         if x.shape[1] != lora_A.shape[1]:
             raise ValueError(f"inputs[{step}]: expected {lora_A.shape[1]} features, as A has, got {tuple(x.shape)}")
-    weights = lora_A.detach()
+    weights, gradient = lora_A.detach(), lora_A.grad if lora_A.is_leaf else None
     mean_squares = {decay: _mean_square(inputs, decay) for decay in _DECAYS}
 
     def score_and_keep(decay: float, rule: str) -> tuple[torch.Tensor, torch.Tensor]:
-        scores = importance(weights, mean_squares[decay], rule, torch.Generator().manual_seed(0))
+        scores = importance(weights, mean_squares[decay], rule, torch.Generator().manual_seed(0), gradient)
         return scores, keep_mask(scores, ratio)
 
     def draw(decay: float, rule: str) -> tuple[Figure, str]:

@@ -66,7 +66,8 @@ def test_the_grid_leaves_out_runs_that_differ_in_more():
     odd[["importance", "ratio", "value"]] = [["random", 0.5, 0.0]] * 4
     layers = runs.iloc[:4].assign(layers="0 1", value=0.0)
     small = runs.iloc[:4].assign(first_rank=1, last_rank=1, value=0.0)
-    with_more = pd.concat([runs, odd, layers, small], ignore_index=True)
+    schedule = runs.iloc[:4].assign(ranks="steep", value=0.0)
+    with_more = pd.concat([runs.assign(ranks="linear"), odd, layers, small, schedule], ignore_index=True)
     assert figures.grid_values(with_more) == figures.grid_values(runs) == ([-8, -4, 0, 4, 8], [0.0, 0.5])
     assert figures.grid_cells(with_more)["value"].tolist() == runs["value"].tolist()
 

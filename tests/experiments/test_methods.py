@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from prilora_lite import PRILoRAConfig
 from prilora_lite.experiments.methods import CONTRASTS, METHODS, configurations, method_name
+from prilora_lite.ranks import SCHEDULES
 
 
 def test_the_low_rank_methods_have_equal_budgets():
@@ -37,6 +38,10 @@ def test_scalings_are_crossed_with_slopes_and_flat_ranks_have_one():
     assert [m.name for m in methods] == ["lora", "ranks", "ranks_sqrt", "ranks_mean"]
 
 
+def steep_ranks(num_layers, first_rank, last_rank):
+    return [first_rank] * (num_layers - 1) + [last_rank]
+
+
 def record_of(name, config, alpha=16.0):
     return {
         "name": name,
@@ -59,6 +64,24 @@ def test_a_run_is_called_by_its_configuration_and_not_by_the_name_of_its_day():
 def test_other_configurations_are_named_by_what_they_are():
     (method,) = configurations([(12, 4)], [0.25], [10], ["random"])
     assert method.name == method.label == "12..4, ratio 0.25, N 10, random"
+
+
+def test_a_schedule_is_crossed_with_ends_and_is_in_the_name(monkeypatch):
+    monkeypatch.setitem(SCHEDULES, "steep", steep_ranks)
+    methods = configurations([(8, 8), (2, 16)], [0], schedules=["linear", "steep"])
+    assert [method.name for method in methods] == ["lora", "2..16, ratio 0", "steep 2..16, ratio 0"]
+    assert [method.trains.ranks for method in methods] == ["linear", "linear", "steep"]
+
+
+def test_listed_ranks_are_in_the_name_and_have_no_ends():
+    methods = configurations([(12, 4), (4, 12)], schedules=[(2, 2, 8)])
+    assert [(method.name, method.trains.layer_ranks(3)) for method in methods] == [("2,2,8, ratio 0.5", [2, 2, 8])]
+
+
+def test_a_run_of_another_schedule_is_not_called_prilora(monkeypatch):
+    monkeypatch.setitem(SCHEDULES, "steep", steep_ranks)
+    assert method_name(record_of("prilora", PRILoRAConfig(ranks="steep"))) == "steep 4..12, ratio 0.5"
+    assert method_name(record_of("lora", PRILoRAConfig.lora(8, ranks="steep"))) == "lora"  # flat by any schedule
 
 
 def test_names_tell_configurations_apart():

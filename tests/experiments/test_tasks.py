@@ -4,10 +4,11 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
+from datasets import Dataset
 
 from prilora_lite import TASKS, compute_metrics, load_rows
 from prilora_lite.experiments import tasks
-from prilora_lite.experiments.tasks import get_task
+from prilora_lite.experiments.tasks import Task, get_task
 from tests.small_models import write_rows
 
 # From the GLUE paper and the dataset's own features: columns, classes, validation splits
@@ -25,7 +26,7 @@ GLUE = {
 
 
 def test_all_nine_tasks_have_glues_columns_labels_and_splits():
-    glue = [task for task in TASKS.values() if not task.in_package]
+    glue = [task for task in TASKS.values() if task.hub == tasks.GLUE and not task.in_package]
     assert {t.name: (t.columns, len(t.labels), len(t.splits)) for t in glue} == GLUE
     assert TASKS["stsb"].num_labels == 1
 
@@ -117,15 +118,28 @@ def test_the_hub_is_asked_for_a_tasks_rows_at_a_pinned_commit(task, monkeypatch)
     asked = []
 
     def refuse(place, name, revision=None, split=None):
-        asked.append((name, revision))
+        asked.append((place, name, revision))
         raise OSError("the hub is far")
 
     monkeypatch.setattr(tasks, "load_dataset", refuse)
     with pytest.raises(ConnectionError, match="the hub is far"):
         load_rows(task)
-    ((name, revision),) = asked
-    assert name == task.name
+    ((place, name, revision),) = asked
+    assert (place, name) == (task.hub[0], task.name)
     assert re.fullmatch("[0-9a-f]{40}", revision)
+
+
+def test_a_task_of_another_dataset_is_asked_for_there(monkeypatch):
+    asked = []
+
+    def give(place, name, revision, split):
+        asked.append((place, name, revision, split))
+        return Dataset.from_dict({"question": ["who"], "passage": ["a dog"], "label": [1]})
+
+    monkeypatch.setattr(tasks, "load_dataset", give)
+    task = Task("answers", ("question", "passage"), ("no", "yes"), ("accuracy",), hub=("owner/other", "a" * 40))
+    assert load_rows(task)["validation"]["passage"][0] == "a dog"
+    assert asked == [("owner/other", "answers", "a" * 40, split) for split in ("train", "validation")]
 
 
 def broken(folder, task, change):

@@ -103,7 +103,7 @@ def test_a_mistyped_setting_gets_the_nearest_name():
         ({"ratio": -0.5}, r"pruning ratio must lie in \[0, 1\)"),
         ({"interval": 0}, "interval must be an integer of at least 1 optimizer step, got 0"),
         ({"decay": 1.5}, r"decay of the input norms must lie in \[0, 1\)"),
-        ({"importance": "size"}, "unknown importance rule 'size': valid are magnitude_input"),
+        ({"importance": "none such"}, "unknown importance rule 'none such': valid are magnitude_input"),
         ({"scope": "rows"}, r"unknown pruning scope 'rows': did you mean 'row'\? valid are row, matrix"),
     ],
 )

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prilora_lite import PRILoRAConfig, adapt, adapter_parameters, budget_ranks, linear_ranks
+from prilora_lite.ranks import SCHEDULES
 from tests.small_models import build
 
 layers = st.integers(1, 60)
@@ -52,6 +53,12 @@ def test_the_falling_slope_mirrors_the_rising_one(num_layers, first, last):
 @given(layers, ranks)
 def test_a_flat_slope_is_plain_lora(num_layers, rank):
     assert linear_ranks(num_layers, rank, rank) == budget_ranks(num_layers, rank, 0) == [rank] * num_layers
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+@given(layers, ranks)
+def test_between_equal_ends_every_schedule_is_flat(name, num_layers, rank):
+    assert SCHEDULES[name](num_layers, rank, rank) == [rank] * num_layers
 
 
 @given(st.integers(1, 60), st.integers(1, 64), st.integers(-120, 120))

@@ -7,6 +7,7 @@ import torch
 from ipywidgets import IntProgress, IntSlider, SelectionSlider
 
 from prilora_lite import Settings, finetune
+from prilora_lite.importance import IMPORTANCE_RULES
 from prilora_lite.ranks import budget_ranks
 from prilora_lite.teaching import plots, recordings, widgets
 
@@ -116,6 +117,23 @@ def test_an_update_without_singular_values_to_show_is_refused(update, told):
 def test_what_gives_no_mask_is_refused(lora_A, inputs, ratio, told):
     with pytest.raises(ValueError, match=told):
         widgets.explore_importance(lora_A, inputs, ratio)
+
+
+def test_a_rule_that_the_table_gains_is_offered_and_drawn(monkeypatch):
+    monkeypatch.setitem(IMPORTANCE_RULES, "gradient", lambda gradient: gradient.abs())
+    lora_A = torch.ones(1, 2, requires_grad=True)
+    (lora_A * torch.tensor([3.0, 1.0])).sum().backward()
+    explorer = widgets.explore_importance(lora_A, [torch.tensor([[1.0, 2.0]])])
+    explorer.controls["rule"].value = "gradient"
+    assert "100% of the mask differs from that of the weights' size" in explorer.label.value
+
+
+def test_a_rule_that_asks_for_a_gradient_says_so_where_there_is_none(monkeypatch):
+    monkeypatch.setitem(IMPORTANCE_RULES, "gradient", lambda gradient: gradient.abs())
+    explorer = widgets.explore_importance(torch.ones(1, 2), [torch.tensor([[1.0, 2.0]])])
+    explorer.controls["rule"].value = "gradient"
+    assert "Not possible" in explorer.label.value
+    assert "is a function of gradient, and there is none" in explorer.label.value
 
 
 def test_the_memory_is_no_longer_than_the_steps_there_are():
