@@ -1,4 +1,4 @@
-"""The answers: the runs that a file of questions lacks are made, and all of them turned into one row a question."""
+"""The answers: makes the runs that a file of questions lacks, and turns all of them into one row for each question."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def answer(
         questions: as :func:`~.questions.read_questions` gives them.
         rows: folder of GLUE's rows, see :func:`~.tasks.load_rows`.
         jobs: runs at a time.
-        names: of the questions to answer; default: all.
+        names: names of the questions to answer; default: all.
         tell: called with a line for each run.
 
     Raises:
@@ -77,7 +77,7 @@ def differences(questions: Questions, question: Question) -> pd.Series:
 
 
 def decisions(questions: Questions) -> dict[str, Decision | None]:
-    """Question -> what its runs say; None where seeds are missing still."""
+    """Question -> what its runs say; None where seeds are still missing."""
     found: dict[str, Decision | None] = {}
     for question in questions.questions:
         try:

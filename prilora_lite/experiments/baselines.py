@@ -15,7 +15,7 @@ from prilora_lite.models.stacks import find_stacks, split_name
 from prilora_lite.ranks import adapter_parameters
 
 BASELINES = ("bitfit", "houlsby", "pfeiffer", "adalora")
-BUDGET = 8  # of the LoRA whose budget the others are given
+BUDGET = 8  # rank of the LoRA whose number of parameters the others are given
 DENSE = ("attention.output.dense", "output.dense")  # the last linear layers of a BERT layer's two blocks
 ADALORA_STEPS = 7  # with fewer, one of AdaLoRA's three phases would have no step
 
@@ -44,11 +44,11 @@ def make_trainable(model: nn.Module, name: str, *, steps: int, alpha: float) -> 
 
     Raises:
         ValueError: a structure that the baseline has no place in, or too few steps for AdaLoRA's schedule.
-        ModuleNotFoundError: AdaLoRA without PEFT.
+        ModuleNotFoundError: AdaLoRA, if PEFT is not installed.
 
     Source: BitFit (Ben Zaken et al. 2022), adapters (Houlsby et al. 2019; Pfeiffer et al. 2021), AdaLoRA (Zhang et al.
-    2023). Bottleneck widths that match the budget of LoRA of rank 8, and LayerNorms that stay frozen, which Houlsby et
-    al. train: our choice.
+    2023). Two things are our choice: the bottlenecks' widths match the budget of LoRA of rank 8, and LayerNorms stay
+    frozen, which Houlsby et al. train.
     """
     stacks, _ = find_stacks(model)
     layers = [modules for numbered in stacks.values() for modules in numbered.values()]

@@ -21,7 +21,7 @@ def add_to(commands: argparse._SubParsersAction) -> None:
         help="compare methods on tasks over seeds",
         description="Fine-tune with each method on each task for each seed; print a table, write a line of JSON for "
         "each run and a figure. Stopped and started again, it goes on with the runs that are missing. A study can be "
-        "described in a file: the options below by their long names, as in results/minilm_glue.toml.",
+        "described in a file, by the long names of the options below, as in results/minilm_glue.toml.",
         argument_default=argparse.SUPPRESS,  # what is not given may be in the file
         names=study_options.names,
     )
@@ -65,7 +65,7 @@ def _ablate(options: argparse.Namespace) -> int:
     if told.get("jobs", 1) < 1:
         raise ValueError(f"--jobs {told['jobs']}: expected a number of at least 1")
     runs = study.grid(_methods(told), told.get("tasks", ["pocket-rte"]), told.get("seeds", [0, 1]))
-    speaks = PROCESS == 0  # of several processes for one run, the first
+    speaks = PROCESS == 0  # if several processes make one run, the first
     crashed: list[Run] = []
 
     def announce(number: int, count: int, run: Run, record: dict[str, Any] | None) -> None:

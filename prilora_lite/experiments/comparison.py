@@ -1,4 +1,4 @@
-"""What a study can say: paired differences with intervals, verdicts for a margin, and how many seeds one would take."""
+"""What a study can say: paired differences with intervals, verdicts for a margin, and how many seeds it would take."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pandas as pd
 from scipy import optimize, stats
 
 PRIMARY = ("prilora", "lora")  # the one comparison that is named before the runs; all others are exploratory
-MOST_SEEDS = 10_000  # beyond what anybody runs; more is reported as this
+MOST_SEEDS = 10_000  # more than anybody runs; larger numbers are reported as this one
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Decision:
 
     @property
     def seeds(self) -> int | None:
-        """How many it would take, see :func:`seeds_to_decide`; None where it is decided, or nothing says."""
+        """How many it would take, see :func:`seeds_to_decide`; None if it is decided, or one seed cannot tell."""
         return seeds_to_decide(self.sd, self.margin) if self.word == "not decided" and self.pairs > 1 else None
 
     @property
@@ -126,7 +126,7 @@ def seeds_to_decide(sd: float, margin: float, power: float = 0.8) -> int:
     Args:
         sd: standard deviation of the paired differences.
         margin: as for :func:`decide`, in the same unit.
-        power: probability to decide, in (0.05, 1).
+        power: probability of deciding, in (0.05, 1).
 
     Returns:
         A number of seeds, at most :data:`MOST_SEEDS`.
@@ -145,7 +145,7 @@ def seeds_to_decide(sd: float, margin: float, power: float = 0.8) -> int:
 
 
 def _powers(effect: float, pairs: int) -> tuple[float, float]:
-    """Of the t-test where the truth is the margin, and of two one-sided tests where it is 0.
+    """Power of the t-test if the truth is the margin, and of two one-sided tests if it is 0.
 
     Averages over the estimated standard deviation, in units of the true one.
 
@@ -168,7 +168,7 @@ def pooled_difference(runs: pd.DataFrame, first: str, second: str) -> tuple[floa
         s_p^2 = \frac{1}{\nu} \sum_m (n_m - 1)\, s_m^2, \quad \nu = \sum_m (n_m - 1)
 
     A few pairs can lie close together by luck. Where the seed explains nothing (the last number is large), pairing
-    gains nothing, and the scatter within all methods is the better measure of what a run varies by.
+    gains nothing, and the scatter within all methods is the better measure of how runs vary.
 
     Args:
         runs: one row per run of one task, with ``method``, ``seed`` and ``value``.
@@ -288,7 +288,7 @@ def compare(runs: pd.DataFrame, first: str, second: str) -> pd.DataFrame:
 def explore(runs: pd.DataFrame, reference: str = "lora") -> pd.DataFrame:
     """Every other method minus a reference on every task, with p corrected for the number of looks (Holm).
 
-    The comparison that was named before the runs (:data:`PRIMARY`) is no exploratory one, and is left out.
+    The comparison that was named before the runs (:data:`PRIMARY`) is not exploratory, and is left out.
 
     Args:
         runs: as for :func:`compare`.
@@ -314,7 +314,7 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
 
     .. math:: \tilde p_{(i)} = \max_{j \le i} \min(1, (m - j + 1)\,p_{(j)})
 
-    Values that are not there (NaN, of a single pair) do not count as looks. Source: Holm 1979.
+    Missing values (NaN, from a single pair) do not count as looks. Source: Holm 1979.
 
     >>> holm([0.01, 0.04, 0.03]).round(2).tolist()
     [0.03, 0.06, 0.06]
@@ -337,7 +337,7 @@ def detectable(sd: float, pairs: int, power: float = 0.8) -> float:
     Args:
         sd: standard deviation of the differences.
         pairs: n, at least 2.
-        power: probability to show it, in (0.05, 1).
+        power: probability of showing it, in (0.05, 1).
 
     Raises:
         ValueError: a value out of range.
@@ -348,7 +348,7 @@ def detectable(sd: float, pairs: int, power: float = 0.8) -> float:
     spread = stats.chi(pairs - 1, scale=1 / math.sqrt(pairs - 1))  # of the estimated sd, in units of the true one
 
     def lacks(effect: float) -> float:
-        """Power short of the one asked for; by an integral, as scipy's noncentral t ends in NaN far out."""
+        """Power minus the one asked for; by an integral, since scipy's noncentral t gives NaN far out."""
 
         def beyond(s: float) -> float:
             return stats.norm.sf(critical * s - effect) + stats.norm.cdf(-critical * s - effect)
@@ -362,11 +362,11 @@ def detectable(sd: float, pairs: int, power: float = 0.8) -> float:
 
 
 def detectable_by_seeds(table: pd.DataFrame, seeds: Sequence[int] = (3, 5, 10, 20)) -> dict[int, float]:
-    """The smallest true difference that so many seeds would show in four studies of five.
+    """The smallest true difference that each number of seeds would show in four studies out of five.
 
     Args:
         table: of differences, as :func:`compare` and :func:`explore` give them; the median of their sd is taken.
-        seeds: how many, at least 2.
+        seeds: the numbers of seeds, each at least 2.
 
     Returns:
         Number of seeds -> difference; empty if no sd is known.

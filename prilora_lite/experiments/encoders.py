@@ -62,7 +62,7 @@ class Settings:
             raise ValueError(f"head_dropout must lie in [0, 1), got {self.head_dropout!r}")
 
 
-LEARNING_RATES = {"full": 5e-5}  # of all weights: a usual one for encoders of BERT's kind
+LEARNING_RATES = {"full": 5e-5}  # for all weights: a usual one for encoders like BERT
 
 
 @dataclass(frozen=True)
@@ -73,12 +73,12 @@ class Preset:
         hub_name, revision: where it lives on the hub; None for an encoder that comes with this package.
         package: a Python package that carries the same files in its folder ``model``; used where it is installed.
         sha256: of ``model.safetensors``, checked on every load.
-        safetensors: False where the hub has a pickle alone: torch reads its tensors and runs nothing in it, but another
-            file than the pinned revision's is not to be read that way.
+        safetensors: False if the hub has only a pickle: torch reads its tensors and runs nothing in it, but no file
+            except the pinned revision's should be read that way.
         pretrained: False for a control: the same architecture with fresh random weights.
         precision: what ``auto`` means for it; ``auto``: bf16 where the device computes in it natively.
         settings: by task; for other tasks ``default``.
-        learning_rates: of the methods that need one of their own.
+        learning_rates: for the methods that need one of their own.
         source: where the settings come from.
     """
 
@@ -177,9 +177,10 @@ def load_encoder(
         global generator.
 
     Raises:
-        OSError: neither a folder nor to be had from the hub, or its weights are a pickle; what was tried is said.
-        ValueError: an unknown task, a revision of a folder or a preset, no encoder of a known kind, one that needs code
-            of its own, weights that are not those whose SHA-256 the preset states, or none for a part outside the head.
+        OSError: not a folder and not available from the hub, or its weights are a pickle; the message says what was
+            tried.
+        ValueError: an unknown task; a revision of a folder or a preset; not an encoder of a known kind, or one that
+            needs code of its own; weights whose SHA-256 is not the preset's; or no weights for a part outside the head.
     """
     name, task = str(name), get_task(task)
     place, revision = _locate(name)
@@ -200,7 +201,7 @@ def load_encoder(
                 model = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
                 loaded: dict[str, Any] = {"missing_keys": []}
             else:
-                safetensors = PRESETS.get(name, Preset()).safetensors or None  # None: or else a pickle's tensors
+                safetensors = PRESETS.get(name, Preset()).safetensors or None  # None allows a pickle's tensors
                 model, loaded = AutoModelForSequenceClassification.from_pretrained(
                     place,
                     revision=revision,
@@ -217,7 +218,7 @@ def load_encoder(
             f"{name} has no weights for {lacking[0]} and {len(lacking) - 1} more: is it the checkpoint of an adapted "
             "model? Then load its base encoder, and the adapter with load_adapter"
         )
-    if model.config.pad_token_id is None:  # a decoder's classifier looks for the last token that is no padding
+    if model.config.pad_token_id is None:  # a decoder's classifier looks for the last token that is not padding
         tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
         model.config.pad_token_id = tokenizer.pad_token_id
     model.prilora_encoder = name  # whose settings `evaluate` goes by
@@ -234,7 +235,7 @@ def _locate(name: str) -> tuple[str, str | None]:
         place, at, revision = name.partition("@")
         if at and (not revision or place in PRESETS or os.path.isdir(place)):
             raise ValueError(
-                f"{name!r} is no encoder: a revision goes with a name on the hub, as in owner/name@REVISION; "
+                f"{name!r} is not an encoder: a revision goes with a name on the hub, as in owner/name@REVISION; "
                 "folders and presets take none"
             )
         return place, revision or None
@@ -317,7 +318,7 @@ def _help(name: str, error: Exception) -> str:
         way = f"go online, or download {PRESETS[name].hub_name} elsewhere and give its folder instead of {name!r}"
     elif os.path.isdir(name) and any(Path(name).glob("*.bin")):
         way = (
-            "a pickle (pytorch_model.bin) can run code when it is opened, so none is. If you trust its source: "
+            "a pickle (pytorch_model.bin) can run code when it is opened, so none is opened. If you trust its source: "
             f"AutoModel.from_pretrained({name!r}).save_pretrained({name!r}) writes model.safetensors"
         )
     else:

@@ -16,7 +16,7 @@ from scipy import stats
 
 from prilora_lite.shared.files import write_whole
 
-# Okabe and Ito's colours, told apart by the colour-blind and on a projector
+# Okabe and Ito's colours, which the colour-blind can tell apart, and anyone on a projector
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "os^Dv<>P"
 VERDICTS = {"difference": (COLOURS[1], "D"), "equal": (COLOURS[0], "o"), "not decided": ("0.45", "s")}
@@ -204,7 +204,7 @@ def plot_allocation(ranks: pd.DataFrame, line: Sequence[int]) -> Figure:
 
 
 def grid_cells(runs: pd.DataFrame) -> pd.DataFrame:
-    """The runs whose configurations differ in slope and ratio alone, at one mean rank; adds the column ``slope``."""
+    """The runs whose configurations differ only in slope and ratio, at one mean rank; adds the column ``slope``."""
     if "ranks" in runs:
         runs = runs[runs["ranks"] == "linear"]
     flat = runs["first_rank"] == runs["last_rank"]  # all scalings are one
@@ -240,7 +240,7 @@ def plot_grid(runs: pd.DataFrame, slope: int, ratio: float) -> Figure:
         A figure; mean and 95 % t-interval over seeds.
 
     Raises:
-        ValueError: no runs of that slope or ratio; those there are are named.
+        ValueError: no runs of that slope or ratio; the message names those that there are.
     """
     usual = grid_cells(runs)
     slopes, ratios = grid_values(runs)

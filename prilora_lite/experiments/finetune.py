@@ -48,10 +48,10 @@ class Result:
 
     Attributes:
         task, seed: what was run; ``method`` is ``head``, ``full`` or the configuration.
-        metrics: of the last evaluation, the task's main metric first; split names stand before those of MNLI.
+        metrics: those of the last evaluation, the task's main one first; MNLI's begin with the name of their split.
         curve: the same after each epoch, with ``epoch``; the last entry is ``metrics``.
-        losses: of each training batch, of several processes this one's part; a resumed run has those since it was
-            resumed.
+        losses: one for each training batch (with several processes, that of this one's part); a resumed run has only
+            those since it was resumed.
         history: the pruner's, or the ranks that AdaLoRA's allocator left; empty for the others.
         counts: trainable and non-zero parameters of adapter and head.
         steps: optimizer steps made.
@@ -98,7 +98,7 @@ def finetune(
         encoder: a preset (``pocket``, ``minilm``, ``paper``), a folder, or a name on the hub, ``owner/name@REVISION``.
         rows: a folder of Parquet files, or the rows themselves by split; default: see :func:`~.tasks.load_rows`.
         settings: learning rate, epochs and the like; default: the preset's for this task.
-        seed: of the head, the adapter, the order of the rows and dropout.
+        seed: seed for the head, the adapter, the order of the rows and dropout.
         output_dir: where the adapter (``adapter.safetensors``), or the whole model, and any checkpoints go.
         save_steps: write a checkpoint to ``output_dir`` every so many optimizer steps.
         resume: go on from the newest whole checkpoint in ``output_dir``; start anew if there is none. A folder with
@@ -107,14 +107,14 @@ def finetune(
             natively.
         device: ``cpu`` to stay there; default: CUDA, else MPS, else CPU.
         progress: show a progress bar.
-        callbacks: of your own, called after PRILoRA's: to watch a run, or to stop it by ``should_training_stop``.
+        callbacks: your own, called after PRILoRA's: to watch a run, or to stop it by ``should_training_stop``.
 
     Returns:
         The run's :class:`Result`. Its metrics are those of the saved file.
 
     Raises:
         ValueError, TypeError: a bad argument, rows or an encoder that can't be used.
-        OSError: rows or an encoder that can't be had, or an output that can't be written.
+        OSError: rows or an encoder that are not available, or an output that can't be written.
         RuntimeError: a checkpoint that can't be resumed from, or several GPUs in one process.
     """
     _check_arguments(method, seed, output_dir, bool(save_steps or resume), settings)
@@ -193,8 +193,8 @@ def evaluate(
         Metric name -> value.
 
     Raises:
-        TypeError: no model.
-        ValueError, OSError: a bad argument, rows that can't be had or that the model does not suit.
+        TypeError: not a model.
+        ValueError, OSError: a bad argument, or rows that are not available or do not suit the model.
     """
     expect(nn.Module, model, "a model to evaluate")
     glue = get_task(task)
@@ -216,7 +216,7 @@ def evaluate(
 def check_encoder(
     encoder: str, task: str, rows: dict[str, Dataset], settings: Settings, configs: Iterable[PRILoRAConfig] = ()
 ) -> None:
-    """Raise what :func:`finetune` would of an encoder that can't be had, or that rows, settings or ranks don't suit.
+    """Raise what :func:`finetune` would, if the encoder is not available, or rows, settings or ranks do not suit it.
 
     Args:
         encoder, task, rows, settings: as for :func:`finetune`.
@@ -249,7 +249,7 @@ def _check_arguments(
 
 @contextlib.contextmanager
 def _kept_or_temporary(output_dir: str | Path | None) -> Iterator[Path]:
-    """The folder of a run; if none was named, one that goes when the run ends."""
+    """The folder of a run; if none was named, one that is deleted when the run ends."""
     if output_dir is not None:
         yield Path(output_dir)
         return

@@ -1,4 +1,4 @@
-"""When two runs are the same one: the one comparison of methods and settings, wherever a stored run is met.
+"""When two runs are the same one: the one comparison of methods and settings, used wherever stored runs are read.
 
 A record may be older than a setting: what it lacks is filled with its default. What has no effect does not count, and
 3 epochs are 3.0 epochs.

@@ -107,7 +107,7 @@ def make_runs(
     """The records of an arm's runs, made where the file does not hold them yet.
 
     Args:
-        runs: of one arm.
+        runs: the runs of one arm.
         output: the file of runs.
         question: gives the encoder.
         overrides: settings that depart from the preset's.
@@ -138,7 +138,7 @@ def make_runs(
 
 
 def values_by_key(file: Path) -> dict[str, float]:
-    """The main metric of each run of a file, by all of its key but precision and rows."""
+    """The main metric of each run of a file, by all parts of its key except precision and rows."""
     values: dict[str, float] = {}
     for record in read_runs(file):
         key = same_run(record["key"][:5])

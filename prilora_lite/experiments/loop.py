@@ -1,4 +1,4 @@
-"""The training loop: Trainer with batches of like length, its bar and clock, and its logs read as metrics."""
+"""The training loop: Trainer with batches of similar length, its bar and clock, and its logs read as metrics."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from prilora_lite.shared.checks import check_seed
 
 
 class LengthGroupedSampler(Sampler[int]):
-    """Shuffled rows, those of like length in one batch; a function of seed and epoch alone, so that it resumes.
+    """Shuffled rows, those of similar length in one batch; a function of seed and epoch alone, so that it resumes.
 
     Rows are shuffled, cut into pools of 50 batches, sorted by length within each; then the batches are shuffled.
     Less padding, hence faster. Our choice; Trainer's own ``group_by_length`` does not resume in the same order.
@@ -36,7 +36,7 @@ class LengthGroupedSampler(Sampler[int]):
     Args:
         lengths: of each row, in tokens.
         batch_size: rows per optimizer step.
-        seed: of the shuffles.
+        seed: seed for the shuffles.
 
     Raises:
         ValueError: no rows, a length that is not a number, a batch size below 1, or a seed outside 0 to 2**32 - 1.
@@ -74,7 +74,7 @@ class LengthGroupedSampler(Sampler[int]):
 
 
 class GlueTrainer(Trainer):
-    """Trainer for one task: it groups training rows of like length into batches and keeps the loss of each batch.
+    """Trainer for one task: it groups training rows of similar length into batches and keeps the loss of each batch.
 
     Attributes:
         losses: of the training batches so far, left on the device so that no step waits for them.
@@ -156,7 +156,7 @@ class Progress(TrainerCallback):
 
 
 def show_progress(trainer: Trainer, progress: bool) -> None:
-    """Our bar in place of Trainer's, which prints a dictionary at each log; of several processes the first shows it."""
+    """Our bar in place of Trainer's, which prints a dictionary at each log; only the first process shows it."""
     trainer.remove_callback(PrinterCallback)
     if progress and PROCESS == 0:
         trainer.add_callback(Progress)
@@ -207,7 +207,7 @@ def evaluation_sets(tokenized: dict[str, Dataset], task: Task) -> Dataset | dict
 
 
 def metrics_in(log: dict[str, float]) -> dict[str, float]:
-    """The metrics in one entry of Trainer's log, without its times and losses; none if it is of training."""
+    """The metrics in one entry of Trainer's log, without its times and losses; none in an entry of training."""
     timing = ("runtime", "samples_per_second", "steps_per_second", "loss", "model_preparation_time")
     return {
         name.removeprefix("eval_"): value

@@ -39,7 +39,7 @@ METHODS = {
     )
 }
 
-# One knob turned far: a rank of one, with LoRA's rule s = alpha / r and with the s of rank 8; four layers of twelve
+# One setting turned far: a rank of one, with LoRA's rule s = alpha / r and with the s of rank 8; four layers of twelve
 # alone; hardly any of A left; a quarter of A, drawn before the first step; rising ranks under the other two scalings.
 _ONE = replace(_LORA, first_rank=1, last_rank=1)
 CONTRASTS = {

@@ -2,7 +2,7 @@
 
 A file of questions (``results/questions.toml``) names arms, which are configurations, and questions, each of which is
 one contrast of arms. :mod:`~.learning_rates` chooses the learning rate of each arm on a part of the training rows,
-:mod:`~.answers` makes the runs that are missing and turns all of them into one row a question.
+:mod:`~.answers` makes the runs that are missing and turns all of them into one row for each question.
 """
 
 from __future__ import annotations
@@ -79,13 +79,13 @@ def read_questions(file: str | Path) -> Questions:
 
     Raises:
         OSError: no such file.
-        ValueError: no TOML, a key or an arm that there is not, a key that is missing, or a value out of range.
+        ValueError: not TOML, an unknown key or arm, a missing key, or a value out of range.
     """
     file = Path(file)
     try:
         content = tomllib.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file} is no TOML: {error}") from error
+        raise ValueError(f"{file} is not TOML: {error}") from error
     for key in content:
         if key not in ("arms", "question"):
             raise unknown(f"key in {file}:", key, ("arms", "question"))

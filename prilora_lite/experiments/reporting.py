@@ -130,7 +130,7 @@ def write(file: Path, folder: Path | None = None) -> dict[str, Path]:
 
 
 def _figures(runs: pd.DataFrame) -> dict[str, Figure]:
-    """The figures that these runs have enough of."""
+    """The figures for which there are enough runs."""
     labels = {name: method.label for name, method in METHODS.items()}
     drawn = {"figure": figures.plot_ablation(runs, labels)}
     several = runs["seed"].nunique() > 1
@@ -174,7 +174,7 @@ def groups(records: Iterable[dict[str, Any]]) -> dict[str, pd.DataFrame]:
     """Runs that may be compared with one another: same encoder, and the same departures from its preset's settings.
 
     Returns:
-        Title, such as ``pocket, epochs=0.5`` -> one row per run; those as the preset has it first.
+        Title, such as ``pocket, epochs=0.5`` -> one row per run; runs with the preset's own settings first.
     """
     runs = to_dataframe(records)
     titles = sorted(dict.fromkeys(runs["group"]), key=lambda title: "=" in title)
@@ -196,7 +196,7 @@ def published_table(runs: pd.DataFrame) -> str:
 def markdown_table(runs: pd.DataFrame) -> str:
     """One row per method, one column per task, in percent, with the counts.
 
-    In brackets the standard deviation; in square ones the number of seeds where it is not that of the other cells.
+    Round brackets hold the standard deviation; square ones the number of seeds, where it differs from other cells.
     """
     summary = summarize(runs)
     tasks = [task for task in TASKS if task in set(runs["task"])]
@@ -299,7 +299,7 @@ def _line(row: Any, p_holm: float) -> str:
 
 
 def _pooled_line(runs: pd.DataFrame, method: str, row: Any) -> list[str]:
-    """Below a paired interval without zero: the one by the pooled scatter, where pairing by seed gains nothing."""
+    """A line below a paired interval without zero: by the pooled scatter, if pairing by seed gains nothing."""
     if row.pairs < 2 or verdict(row.low, row.high) == "no difference shown":
         return []
     _, low, high, p_of_seeds = pooled_difference(runs, method, PRIMARY[1])

@@ -56,7 +56,7 @@ def writing(folder: Path) -> Iterator[None]:
 def save_trained(
     model: nn.Module, tokenizer: PreTrainedTokenizerBase, method: str | PRILoRAConfig, folder: Path
 ) -> Path:
-    """Write what was trained; of several processes the first does. Returns where."""
+    """Write what was trained; of several processes only the first writes. Returns where it is."""
     if isinstance(method, PRILoRAConfig):
         path = folder / "adapter.safetensors"
         return save_adapter(model, path) if PROCESS == 0 else path

@@ -32,7 +32,7 @@ from prilora_lite.shared.checks import check_seed
 from prilora_lite.shared.errors import expect, unknown
 from prilora_lite.shared.records import append_record, read_records
 
-RECORD = (  # what the record of a finished run has, beside its key
+RECORD = (  # what the record of a finished run has, besides its key
     "name", "encoder", "settings", "task", "method", "seed", "metrics", "curve", "pruning", "counts", "steps",
     "seconds_per_step", "seconds", "environment",
 )  # fmt: skip
@@ -69,8 +69,8 @@ def grid(methods: Iterable[str | Method], tasks: Iterable[str], seeds: Iterable[
         seeds: numbers from 0 to 2**32 - 1.
 
     Raises:
-        TypeError: methods, tasks or seeds that are no lists of these.
-        ValueError: an unknown method or task, whose nearest name is given, or a seed that is none.
+        TypeError: methods, tasks or seeds that are not lists of these.
+        ValueError: an unknown method or task (the message gives the nearest name), or a number that is not a seed.
     """
     chosen = []
     for method in methods:
@@ -123,7 +123,7 @@ def ablate(
 
     Raises:
         TypeError, ValueError: a bad argument, or rows or settings that no run could be made with.
-        OSError: rows or an encoder that can't be had, or an output that can't be written.
+        OSError: rows or an encoder that are not available, or an output that can't be written.
         ChildProcessError: a worker process was killed.
     """
     runs, encoder, output = list(runs), str(encoder), Path(output)
@@ -174,7 +174,7 @@ def _runs_at_a_time(jobs: int | None, backend: str, runs: int) -> int:
 def _plan(
     runs: list[Run], encoder: str, overrides: dict[str, Any], precision: str, data: dict[str, dict[str, Dataset]]
 ) -> dict[str, _Plan]:
-    """Every run with everything settled, each once, by what makes it the same as another."""
+    """Every run with everything settled, each once, by the text that two runs share if they are the same."""
     digests = {task: rows_digest(splits) for task, splits in data.items()}
     plans: dict[str, _Plan] = {}
     for run in runs:
@@ -185,7 +185,7 @@ def _plan(
 
 
 def _check_encoders(waiting: list[_Plan], data: dict[str, dict[str, Dataset]]) -> None:
-    """Refuse what no run could be made with before the first run, once for each task."""
+    """Before the first run, and once for each task, refuse what no run could be made with."""
     for task in dict.fromkeys(plan.run.task for plan in waiting):
         here = [plan for plan in waiting if plan.run.task == task]
         configs = {plan.trains for plan in here if isinstance(plan.trains, PRILoRAConfig)}
@@ -243,7 +243,7 @@ def read_runs(path: str | Path) -> list[dict[str, Any]]:
     """The finished runs of a study's file.
 
     Raises:
-        ValueError: a line that is no run of a study.
+        ValueError: a line that is not a run of a study.
     """
     return read_records(path, RECORD)
 
@@ -301,7 +301,7 @@ def _join_ray(device: str | None) -> tuple[dict[str, Any], type[Exception]]:
     from ray.util.joblib.ray_backend import RayBackend
 
     class RayAsDone(RayBackend):
-        """Gives each result when it is there: ``ray.util.joblib`` keeps them to the end, and a kill would lose all."""
+        """Gives each result when it is there: ``ray.util.joblib`` keeps them to the end, and a kill would lose them."""
 
         supports_return_generator = True
 

@@ -52,7 +52,7 @@ OPTIONS: dict[
         "nargs": "+",
         "type": _ranks,
         "metavar": "R",
-        "help": "first and last, such as 12..4 8 4..12 (default: 4..12)",
+        "help": "first and last rank, such as 12..4 8 4..12 (default: 4..12)",
     },
     "schedules": {
         "nargs": "+",
@@ -60,7 +60,7 @@ OPTIONS: dict[
         "metavar": "S",
         "help": "from the first rank to the last: {schedules}; or the rank of each layer, 2,2,8,8 (default: linear)",
     },
-    "ratios": {"nargs": "+", "type": float, "metavar": "P", "help": "of A that is pruned (default: 0.5)"},
+    "ratios": {"nargs": "+", "type": float, "metavar": "P", "help": "share of A that is pruned (default: 0.5)"},
     "intervals": {"nargs": "+", "type": int, "metavar": "N", "help": "steps between prunes (default: 40)"},
     "importances": {"nargs": "+", "metavar": "I", "help": "{importances} (default: magnitude_input)"},
     "scalings": {"nargs": "+", "metavar": "S", "help": "{scalings} (default: layer)"},
@@ -104,7 +104,7 @@ OPTIONS: dict[
     "jobs": {"type": int, "metavar": "N", "help": "runs at a time (default: 1, with Ray one for each processor)"},
     "backend": {
         "metavar": "B",
-        "help": "where they are made: processes of this machine, or ray, a cluster (needs Ray; default: processes)",
+        "help": "where runs are made: processes of this machine, or ray, a cluster (needs Ray; default: processes)",
     },
 }
 
@@ -138,10 +138,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def told(options: argparse.Namespace) -> dict[str, Any]:
-    """What the command line and the study's file say, by option; the command line goes before the file.
+    """What the command line and the study's file say, by option; the command line overrides the file.
 
     Raises:
-        ValueError: a file that is not there, is no TOML, or says what no study can be told.
+        ValueError: a file that is not there, is not TOML, or says what no study can be told.
     """
     on_the_line = {name: value for name, value in vars(options).items() if name in OPTIONS}
     in_the_file = read_file(Path(options.study)) if options.study else {}
@@ -153,14 +153,14 @@ def read_file(file: Path) -> dict[str, Any]:
     """The options in a study's file, each with the value that the command line would give it.
 
     Raises:
-        ValueError: no such file, no TOML, an option that there is not, or a value that it does not take.
+        ValueError: no such file, not TOML, an unknown option, or a value that it does not take.
     """
     try:
         study = tomllib.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ValueError(f"there is no file {file}: a study is described in a file that ends in .toml") from None
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file} is no TOML: {error}") from error
+        raise ValueError(f"{file} is not TOML: {error}") from error
     parser = _Parser(argument_default=argparse.SUPPRESS)
     add_options(parser)
     options: dict[str, Any] = {}
@@ -178,7 +178,7 @@ def read_file(file: Path) -> dict[str, Any]:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Raises its message, so that it can name the file."""
+    """Raises its message as an error, so that the file can be named in it."""
 
     def error(self, message: str) -> NoReturn:
         raise ValueError(message)
@@ -201,7 +201,7 @@ def _words(name: str, value: Any) -> list[str]:
     values = value if given == "a list" else [value]
     for word in values:
         if isinstance(word, str) and word.startswith("-"):
-            raise ValueError(f"{name} holds {word!r}, which is an option, no value")
+            raise ValueError(f"{name} holds {word!r}, which is an option, not a value")
     return [str(word) for word in values]
 
 

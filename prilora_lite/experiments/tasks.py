@@ -109,7 +109,7 @@ def load_rows(task: str | Task, folder: str | Path | None = None) -> dict[str, D
         Split name -> rows with the task's text columns and ``label``.
 
     Raises:
-        TypeError: a folder that is no path.
+        TypeError: a folder that is not a path.
         ValueError: unknown task, a missing column, a label out of range, or an empty split.
         FileNotFoundError: the folder lacks the task or a split.
         ConnectionError: no folder was given and the hub can't be reached.
@@ -125,7 +125,7 @@ def load_rows(task: str | Task, folder: str | Path | None = None) -> dict[str, D
 
 
 def check_rows(task: Task, rows: dict[str, Dataset]) -> dict[str, Dataset]:
-    """The same rows, or ValueError: a split or a column is missing, a text is no text, a label out of range."""
+    """The same rows, or ValueError: a split or a column is missing, a text is not text, or a label is out of range."""
     for split in ("train", *task.splits):
         if split not in rows:
             have = ", ".join(map(str, rows)) or "none"
@@ -147,8 +147,8 @@ def compute_metrics(task: str | Task, predictions: ArrayLike, labels: ArrayLike)
         A correlation with predictions that are all equal has no value and counts as 0.
 
     Raises:
-        TypeError: predictions or labels that are no numbers.
-        ValueError: an unknown task, predictions that are not finite, or another number of them than of labels.
+        TypeError: predictions or labels that are not numbers.
+        ValueError: an unknown task, predictions that are not finite, or not as many of them as labels.
     """
     task = get_task(task)
     try:

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from prilora_lite.experiments.bars import no_bars
 from prilora_lite.experiments.tasks import Task
 
-LONG = 20_000  # rows whose tokenization takes long enough to show a bar
+LONG = 20_000  # number of rows above which tokenization takes long enough to show a bar
 MOST_UNKNOWN = 0.3  # share of unknown tokens in the first rows above which a run is refused
 
 

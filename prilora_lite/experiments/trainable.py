@@ -1,4 +1,4 @@
-"""What a method, a configuration or a name, trains of an encoder, and how many parameters those are."""
+"""What a method (a configuration or a name) trains in an encoder, and how many parameters that is."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def make_trainable(
 
 
 def count(model: nn.Module, method: str | PRILoRAConfig, base: int) -> Report:
-    """Parameters now; ``base`` are those that the model had before a baseline added its own."""
+    """The parameters now; ``base`` is how many the model had before a baseline added its own."""
     counted = report(model)
     if method not in baselines.BASELINES:
         return counted

@@ -426,8 +426,8 @@ def test_a_name_that_climbs_is_no_encoder(name, tmp_path, monkeypatch):
         ("methods = [{a = 1}]", "unknown method"),
         ("precision = true", "invalid choice"),
         ("encoder = 1979-05-27", "could not load the encoder"),
-        ("a = " + "[" * 5000, "is no TOML"),
-        ("\x00", "is no TOML"),
+        ("a = " + "[" * 5000, "is not TOML"),
+        ("\x00", "is not TOML"),
     ],
 )
 def test_a_hostile_study_file_is_one_message(text, message, encoder, rows, tmp_path, monkeypatch, capsys):

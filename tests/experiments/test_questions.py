@@ -105,7 +105,7 @@ def test_a_file_of_questions_is_read(file):
         ('plus = ["rising"]', 'plus = "rising"', "plus must be a list of names, got 'rising'"),
         ('tasks = ["cola", "rte"]', "tasks = []", "tasks must be a list of names"),
         ("{ epochs = 1 }", "1", "settings must be a table"),
-        ("[arms]", "[arms", "is no TOML"),
+        ("[arms]", "[arms", "is not TOML"),
     ],
 )
 def test_mistakes_in_a_file_are_named(file, old, new, message):
