@@ -1,1 +1,1 @@
-"""Pocket: a small pre-trained encoder and four small tasks, inside the package; no network, no GPU, seconds a run."""
+"""Pocket: a small pre-trained encoder and four small tasks in the package; a run takes seconds, without network or GPU."""

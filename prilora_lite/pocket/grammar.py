@@ -158,7 +158,7 @@ class Phrase:
 class Clause:
     """Who does what to whom, and where: *the dog chases the cat in the park*.
 
-    ``subject`` None stands in a relative clause, whose head it is. ``reflexive``: the object is the subject itself.
+    ``subject`` is None in a relative clause, where it is the phrase before it. ``reflexive``: the object is the subject.
     """
 
     subject: Phrase | None
@@ -247,7 +247,7 @@ def finish(words: list[str]) -> str:
 def draw_phrase(
     rng: Random, nouns: list[Concept] = ANIMATE, determiners: str = "the this a", more: float = 0.4
 ) -> Phrase:
-    """A phrase at random; with probability ``more`` it gets a quality, and with half of it a prepositional phrase."""
+    """A phrase at random; with probability ``more`` it gets a quality, with half of that a prepositional phrase."""
     determiner, noun = rng.choice(determiners.split()), rng.choice(nouns)
     plural = {"every": False, "all": True, "many": True}.get(determiner, rng.random() < 0.5)
     quality = rng.choice(QUALITIES) if rng.random() < more else None
@@ -284,7 +284,7 @@ def draw_topic(rng: Random) -> Phrase:
 
 
 class Reviewer:
-    """Says of works that they are good or bad, and what people do who think so.
+    """Says of works that they are good or bad, and what people who think so do.
 
     Args:
         rng: the source of all choices.
@@ -336,7 +336,7 @@ class Reviewer:
         return [*words, *degree, *self._words(OPINIONS[polarity], 0, negated)]
 
     def reaction(self, positive: bool) -> list[str]:
-        """What people do who think so: *the girls smile*, *many farmers yawn*."""
+        """What people who think so do: *the girls smile*, *many farmers yawn*."""
         people = self._people()
         verbs = self._words(REACTIONS["positive" if positive else "negative"], 0 if people.plural else 1, False)
         return [*self.speaker.phrase(people), *verbs]

@@ -1,7 +1,7 @@
 """Pre-trains the pocket encoder: a small BERT, by masked-language modelling on the little English of ``grammar.py``.
 
 ``python -m prilora_lite.pocket.pretrain FOLDER`` writes configuration, tokenizer, weights and a card into the folder.
-The text has right sentences, paraphrases, consequences and reviews that agree, and nothing of what the tasks call
+The text has correct sentences, paraphrases, consequences and reviews that agree, and nothing of what the tasks call
 wrong; the encoder never sees a label.
 """
 
@@ -95,10 +95,10 @@ def pretrain(folder: Path, steps: int = STEPS, seed: int = 0) -> None:
     Args:
         folder: gets ``config.json``, ``model.safetensors`` (half precision), the tokenizer and the card.
         steps: optimizer steps of 64 texts.
-        seed: of weights, text and masks.
+        seed: seed for weights, text and masks.
 
     Raises:
-        ValueError: fewer steps than one.
+        ValueError: fewer than one step.
         FileExistsError: the folder holds a model already.
     """
     if steps < 1:
@@ -130,7 +130,7 @@ def pretrain(folder: Path, steps: int = STEPS, seed: int = 0) -> None:
 
 @torch.no_grad()
 def masked_accuracy(model: BertForMaskedLM, tokenizer: PreTrainedTokenizerBase, seed: int) -> float:
-    """Share of masked words that the model puts right in a pool of new texts."""
+    """Share of masked words that the model fills in correctly, in a pool of new texts."""
     torch.manual_seed(seed + 1)
     collator = DataCollatorForLanguageModeling(
         tokenizer, mlm_probability=MASKED, mask_replace_prob=1.0, random_replace_prob=0.0
@@ -146,7 +146,7 @@ def masked_accuracy(model: BertForMaskedLM, tokenizer: PreTrainedTokenizerBase, 
 def _batches(
     rng: Random, tokenizer: PreTrainedTokenizerBase, collator: DataCollatorForLanguageModeling
 ) -> Iterator[dict[str, torch.Tensor]]:
-    """Batches without end, of texts of like length: less padding, hence faster."""
+    """Batches without end, of texts of similar length: less padding, hence faster."""
     while True:
         texts = [draw_text(rng) for _ in range(POOL * BATCH_SIZE)]
         rows = sorted((tokenizer(*text, return_special_tokens_mask=True) for text in texts), key=_length)

@@ -1,8 +1,9 @@
 """Four small tasks in the little English of ``grammar.py``, in the shape of GLUE's: columns, labels, balance.
 
-Each is made so that neither single words nor lengths give the label away: an error keeps the words of a right sentence
-or swaps forms that are as often right; a negation turns a word's polarity in half of the rows; what distinguishes two
-sentences differs as much where they mean the same; a more general word follows or doesn't, by quantifier and place.
+Each is made so that neither single words nor lengths give the label away: an error keeps the words of a correct
+sentence or swaps forms that are as often correct; a negation turns a word's polarity in half of the rows; sentences
+that mean the same differ as much as those that don't; whether a more general word follows depends on quantifier and
+place.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ def draw_sst2(rng: Random, label: int) -> Texts:
 
 
 def draw_mrpc(rng: Random, label: int) -> Texts:
-    """Two sentences that mean the same (1), or not (0): roles or qualities changed places, or one word is another."""
+    """Two sentences that mean the same (1), or not (0): roles or qualities changed places, or one word was replaced."""
     speaker = Speaker(rng)
     while True:
         meaning, same, other = rng.choice((_swap_roles, _swap_qualities, _other_word, _other_word))(rng, _event(rng))
@@ -99,7 +100,7 @@ DRAW: dict[str, Callable[[Random, int], Texts]] = {
 }
 
 
-# Acceptability: each returns the words of a right sentence and of a wrong one.
+# Acceptability: each returns the words of a correct sentence and of a wrong one.
 
 
 def _number(rng: Random, speaker: Speaker) -> tuple[list[str], list[str]]:
