@@ -61,7 +61,7 @@ def add_to(commands: argparse._SubParsersAction) -> None:
     grade.add_argument(
         "--unprotected",
         action="store_true",
-        help="no sandbox of our own: learners' code has the rights of this command. For a container or an account that "
+        help="run without a sandbox: learners' code has the rights of this command. For a container or an account that "
         "can be thrown away",
     )
     grade.set_defaults(run=_grade)

@@ -88,14 +88,14 @@ def prepare(notebook: NotebookNode, path: Path, repository: str = REPOSITORY) ->
 
 
 def execute(path: str | Path, repository: str = REPOSITORY) -> float:
-    """Run a notebook from top to bottom and save it with its outputs and the seconds it took in its head.
+    """Run a notebook from top to bottom and save it with its outputs, and in its head the seconds that it took.
 
     Returns:
         Seconds.
 
     Raises:
         nbclient.exceptions.CellExecutionError: a cell failed; the file is left as it was.
-        ValueError: the file is no notebook, or was saved by another program in the meantime; nothing is lost then.
+        ValueError: the file is not a notebook, or was saved by another program in the meantime; nothing is lost then.
     """
     path = Path(path)
     before = path.read_bytes()
@@ -156,5 +156,5 @@ def _read(path: Path) -> NotebookNode:
         nbformat.validate(notebook)
     except (ValueError, KeyError, AttributeError, nbformat.ValidationError) as error:
         first = str(error).strip().split("\n")[0]
-        raise ValueError(f"{path} is no notebook that can be read: {type(error).__name__}: {first}") from error
+        raise ValueError(f"{path} is not a notebook that can be read: {type(error).__name__}: {first}") from error
     return notebook

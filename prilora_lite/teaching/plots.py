@@ -1,4 +1,4 @@
-"""Figures of the mechanism, pure functions from data to a matplotlib figure; and those of results, as one module."""
+"""Figures of the mechanism, pure functions from data to a matplotlib figure; with those of results, in one module."""
 
 from __future__ import annotations
 

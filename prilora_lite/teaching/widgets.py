@@ -29,11 +29,11 @@ _DECAYS = [0.0, 0.5, 0.9, 0.99]
 class Explorer:
     """Controls over a function from their values to a figure and a line of text.
 
-    Shown in a notebook it is live; on a page that runs nothing its picture at the default values is seen.
+    Shown in a notebook it is live; on a page that runs nothing, its picture at the default values is shown.
 
     Args:
         draw: called with the controls' values by name; returns a figure and a text. An error is shown as text once the
-            first picture is there; before, it is raised.
+            first picture is there; before that, it is raised.
         controls: widgets with a ``value``, by name.
         alt: what the picture shows, for those who can't see it.
 
@@ -63,7 +63,7 @@ class Explorer:
             self._show(*self._draw())
         except ValueError as error:  # values that do not go together: say why, keep the picture
             self.label.value = f"<b>Not possible:</b> {html.escape(str(error))}"
-        except Exception as error:  # anything: a live kernel would swallow it, and the slider seem dead
+        except Exception as error:  # anything: a live kernel would swallow it, and the slider would seem dead
             self.label.value = f"<b>{type(error).__name__}:</b> {html.escape(str(error))}"
 
     def _ipython_display_(self) -> None:
@@ -78,7 +78,7 @@ def explore_rank(update: torch.Tensor) -> Explorer:
         update: Delta W, (m, n).
 
     Raises:
-        ValueError: the update is no matrix, not finite, or zero.
+        ValueError: the update is not a matrix, not finite, or zero.
     """
     _check_matrix("update", update)
     if not update.any():

@@ -207,4 +207,4 @@ def test_a_file_that_is_no_notebook_is_refused_by_name(text, tmp_path, capsys):
     path = tmp_path / "00_x.ipynb"
     path.write_text(text, encoding="utf-8")
     assert main(["notebooks", str(path)]) == 2
-    assert f"{path} is no notebook" in capsys.readouterr().err
+    assert f"{path} is not a notebook" in capsys.readouterr().err

@@ -60,7 +60,7 @@ class Recipe:
 
 
 class Watch(TrainerCallback):
-    """Which entries of each A are not zero after each step.
+    """Keeps which entries of each A are not zero after each step.
 
     Attributes:
         alive: one dictionary a step: name of the layer -> boolean (r, n).
@@ -178,11 +178,11 @@ def load_study(name: str) -> pd.DataFrame:
 
 
 def load_trace(ratio: float, interval: int, folder: Path = FOLDER) -> dict[str, Any]:
-    """How one recorded run of ``pruning`` went, step by step: losses and sparsity; and by the step of the prune the
-    mass that it removed, its churn and its mask (r, n).
+    """How one recorded run of ``pruning`` went, step by step: losses and sparsity; and for the step of each prune
+    the mass that it removed, its churn and its mask (r, n).
 
     Raises:
-        ValueError: that pair was not recorded; those that were are named.
+        ValueError: that pair was not recorded; the message names those that were.
     """
     interval = interval if ratio else INTERVALS[0]
     for run in _runs("pruning", folder):
