@@ -27,10 +27,18 @@ from prilora_lite.experiments.figures import (
     row_of_panels,
     tidy,
 )
+from prilora_lite.teaching.pictures import draw_layer, draw_method, draw_stack
+from prilora_lite.teaching.pruning_pictures import draw_padding, draw_prune_and_regrow, draw_row, toy_trace
 
 __all__ = [
     "COLOURS",
     "IDEAS",
+    "draw_layer",
+    "draw_method",
+    "draw_padding",
+    "draw_prune_and_regrow",
+    "draw_row",
+    "draw_stack",
     "grid_cells",
     "grid_default",
     "grid_values",
@@ -48,6 +56,7 @@ __all__ = [
     "plot_spectrum",
     "show",
     "to_png",
+    "toy_trace",
     "truncation_errors",
 ]
 
