@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.contenders import INTERVAL
 from benchmarks.measure import exponent, ratio_of_medians
-from prilora_lite.experiments.figures import COLOURS
+from prilora_lite.experiments.looks import LOOKS
 
 Results = dict[str, dict[str, Any]]  # part -> case -> what was measured
 
@@ -160,11 +160,14 @@ def figure(results: Results) -> Figure:
         taken = results["steps"][case]
         for place, name in enumerate(LABELS):
             ratio, low, high = ratio_of_medians(taken[name], taken["frozen"])
-            ours = name in ("lora", "prilora")
-            colour = COLOURS[1] if ours else COLOURS[0]
-            axes.barh(place, ratio, color=colour, height=0.6, alpha=0.85 if ours else 0.6)
-            axes.errorbar(ratio, place, xerr=[[ratio - low], [high - ratio]], color="black", capsize=3)
-            axes.annotate(f"{ratio:.2f}", (0, place), (5, 0), textcoords="offset points", va="center", fontsize=10)
+            look = LOOKS[{"frozen": "head", "peft": "lora", "peft, no cast": "lora"}.get(name, name)]
+            hatch = "//" if name.startswith("peft") else None  # another library's LoRA
+            axes.barh(place, ratio, color=look.colour, edgecolor="white", height=0.6, alpha=0.85, hatch=hatch)
+            axes.errorbar(ratio, place, xerr=[[ratio - low], [high - ratio]], color="0.3", capsize=3)
+            axes.annotate(
+                f"{ratio:.2f}", (0, place), (5, 0), textcoords="offset points", va="center", fontsize=10,
+                bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
+            )  # fmt: skip
         bound, _, _ = floor(taken)
         axes.axvline(bound, color="black", linestyle="--", linewidth=1.2)
         axes.annotate(f"LoRA's floor {bound:.2f}", (bound, -0.75), (3, 0), textcoords="offset points", fontsize=9)

@@ -14,13 +14,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator, NullFormatter
 from scipy import stats
 
+from prilora_lite.experiments.looks import LOOKS, MARKERS, Look, looks_of
 from prilora_lite.shared.files import write_whole
 
-# Okabe and Ito's colours, which the colour-blind can tell apart, and anyone on a projector
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = "os^Dv<>P"
-VERDICTS = {"difference": (COLOURS[1], "D"), "equal": (COLOURS[0], "o"), "not decided": ("0.45", "s")}
+# What is not a method has no colour: marker and fill tell verdicts and tasks apart
+VERDICTS = {"difference": ("D", "0.1", "0.1"), "equal": ("o", "0.1", "white"), "not decided": ("s", "0.55", "0.55")}
+TASK_GREYS = ("0.1", "0.55", "0.35", "0.7")
 IDEAS = ("lora", "ranks", "pruning", "prilora")  # neither, each alone, both
+_SEEDS = ", paired by seed (dotted: LoRA's mean)"
 
 
 def plot_ablation(runs: pd.DataFrame, labels: dict[str, str] | None = None) -> Figure:
@@ -37,13 +38,14 @@ def plot_ablation(runs: pd.DataFrame, labels: dict[str, str] | None = None) -> F
     tasks = list(dict.fromkeys(runs["task"]))
     methods = [method for method in labels if method in set(runs["method"])]
     methods += [method for method in dict.fromkeys(runs["method"]) if method not in methods]
+    looks = looks_of(runs)
     figure = Figure(figsize=(1.5 + 4.2 * len(tasks), 1.3 + 0.5 * len(methods)), layout="constrained")
     for axes, task in zip(figure.subplots(1, len(tasks), sharey=True, squeeze=False)[0], tasks, strict=True):
         here = runs[runs["task"] == task]
         for place, method in enumerate(methods):
             values = 100 * here.loc[here["method"] == method, "value"].to_numpy()
             if len(values):
-                colour = COLOURS[place % len(COLOURS)]
+                colour = looks[method].colour
                 spread = np.linspace(-0.12, 0.12, len(values)) if len(values) > 1 else np.zeros(1)
                 axes.plot(values, place + spread, "o", color=colour, markersize=7, alpha=0.75, clip_on=False)
                 axes.plot([values.mean()] * 2, [place - 0.32, place + 0.32], color=colour, linewidth=3)
@@ -74,11 +76,14 @@ def plot_answers(answers: pd.DataFrame) -> Figure:
     seen = set()
     for place, row in rows.iterrows():
         word = next(word for word in VERDICTS if row["verdict"].startswith(word))
-        colour, marker = VERDICTS[word]
+        marker, colour, fill = VERDICTS[word]
         axes.barh(place, 2 * row["margin"], left=-row["margin"], height=0.8, color="0.9", zorder=0)
         axes.plot([row["low"], row["high"]], [place] * 2, color=colour, linewidth=3)
         label = None if word in seen else word
-        axes.plot(row["difference"], place, marker, color=colour, markersize=9, linestyle="none", label=label)
+        axes.plot(
+            row["difference"], place, marker, color=colour, markerfacecolor=fill, markersize=9, markeredgewidth=2,
+            linestyle="none", label=label,
+        )  # fmt: skip
         seen.add(word)
     axes.axvline(0, color="0.3", linewidth=1)
     names = []
@@ -98,77 +103,87 @@ def plot_answers(answers: pd.DataFrame) -> Figure:
 
 
 def plot_ideas(runs: pd.DataFrame) -> Figure:
-    """The two ideas, each alone and together: mean and 95 % t-interval over seeds, one panel per task.
+    """The two ideas, each alone and together: means over seeds, one panel per task.
 
     Args:
         runs: one row per run, with all four methods of :data:`IDEAS`.
 
     Returns:
-        A figure: on the left of a panel without pruning, on the right with it; one line per schedule. A point of one
-        seed is hollow.
+        A figure: on the left of a panel without pruning, on the right with it; one line per schedule. A bar is the 95 %
+        t-interval of the difference to LoRA, paired by seed; LoRA's mean is a dotted line. A point of one seed is
+        hollow.
     """
     tasks = [
         task for task in dict.fromkeys(runs["task"]) if set(IDEAS) <= set(runs.loc[runs["task"] == task, "method"])
     ]
-    figure, panels = row_of_panels(len(tasks), height=4)
+    figure, panels = row_of_panels(len(tasks), height=4.3)
+    names = {"lora": "LoRA", "ranks": "ranks alone", "pruning": "pruning alone", "prilora": "PRILoRA: both"}
     for axes, task in zip(panels, tasks, strict=True):
         here = runs[runs["task"] == task]
-        lines = (("flat ranks", IDEAS[0::2], "o", -0.03), ("rising ranks", IDEAS[1::2], "s", 0.03))
-        for colour, (label, methods, marker, shift) in zip(COLOURS, lines, strict=False):
-            means, halves = zip(*(_mean_and_half(here, here["method"] == method) for method in methods), strict=True)
-            axes.errorbar(
-                [shift, 1 + shift], means, halves, color=colour, marker=marker, markersize=8, capsize=5, label=label
-            )
-            for x, mean, method in zip([shift, 1 + shift], means, methods, strict=True):
-                if (here["method"] == method).sum() == 1:
-                    axes.plot(x, mean, marker, color=colour, markersize=8, markerfacecolor="white", zorder=3)
+        for methods, dashes, shift in ((IDEAS[0::2], "-", -0.03), (IDEAS[1::2], "--", 0.03)):
+            places = [shift, 1 + shift]
+            means, halves = zip(*(_mean_and_half(here, method, "lora") for method in methods), strict=True)
+            bars = {"ecolor": [LOOKS[method].colour for method in methods], "elinewidth": 2.5}
+            axes.errorbar(places, means, halves, color="0.6", linestyle=dashes, zorder=1.5, **bars)
+            for x, mean, method in zip(places, means, methods, strict=True):
+                label = names[method] if axes is panels[0] else None
+                _draw_mean(axes, x, mean, LOOKS[method], (here["method"] == method).sum() == 1, label)
+        axes.axhline(_mean_and_half(here, "lora")[0], color=LOOKS["lora"].colour, linestyle=":", zorder=1)
         axes.set_xticks([0, 1], ["not pruned", "half of A pruned"])
         axes.set_xlim(-0.4, 1.4)
         axes.set_title(task)
         axes.set_ylabel(f"{here['metric'].iloc[0]} on validation (%)")
-    panels[0].legend(frameon=False, loc="best")
+    figure.legend(loc="outside upper center", ncols=len(IDEAS), frameon=False)
+    figure.supxlabel(f"bars: 95 % interval of the difference to LoRA{_SEEDS}", fontsize=11)
     return figure
 
 
 def plot_cost(runs: pd.DataFrame, labels: dict[str, str] | None = None) -> Figure:
-    """Metric against parameters that are trained and not zero, one point per method, one panel per task.
+    """What each method costs, the cheapest on top, and beside it how well it does; one panel per task.
 
     Args:
         runs: one row per run.
-        labels: method -> its text in the legend; default: the method's name.
+        labels: method -> its text on the axis; default: the method's name.
 
     Returns:
-        A figure; mean and 95 % t-interval over seeds, hollow where there is one seed. The head counts: it is trained,
-        too.
+        A figure. On the left the parameters that are trained and not zero, those of the head too, median of the runs.
+        Then means over seeds, hollow where there is one seed. A bar is the 95 % t-interval of the difference to LoRA,
+        paired by seed, where there are runs of LoRA, else that of the mean.
     """
     labels, tasks = labels or {}, list(dict.fromkeys(runs["task"]))
-    methods = [method for method in labels if method in set(runs["method"])]
-    methods += [method for method in dict.fromkeys(runs["method"]) if method not in methods]
-    figure, panels = row_of_panels(len(tasks), height=4.5)
+    places = {name: place for place, name in enumerate(dict.fromkeys([*labels, *runs["method"]]))}
+    costs = runs.assign(cost=runs["adapter_nonzero"] + runs["head_nonzero"]).groupby("method")["cost"].median()
+    methods = sorted(costs.index, key=lambda method: (costs[method], places[method]))
+    looks, reference = looks_of(runs), "lora" if "lora" in costs else None
+    ratios = [1.2] + [1.5] * len(tasks)
+    figure, (bars, *panels) = row_of_panels(len(ratios), 1.9 + 0.36 * len(methods), ratios, sharey=True)
+    lengths = bars.barh(range(len(methods)), costs[methods], color=[looks[method].colour for method in methods])
+    bars.bar_label(lengths, [EngFormatter(places=0, sep=" ")(cost) for cost in costs[methods]], padding=3, fontsize=10)
+    if costs.max() > 10 * costs.min():
+        bars.set_xscale("log")
+        bars.xaxis.set_minor_formatter(NullFormatter())
+        bars.set_xlim(costs.min() / 3, costs.max() * 15)  # room for the numbers
+    else:
+        bars.set_xlim(0, 1.5 * costs.max())
+    bars.xaxis.set_major_formatter(EngFormatter(sep=" "))
     for axes, task in zip(panels, tasks, strict=True):
         here = runs[runs["task"] == task]
         for place, method in enumerate(methods):
-            chosen = here["method"] == method
-            if chosen.any():
-                mean, half = _mean_and_half(here, chosen)
-                parameters = (here.loc[chosen, "adapter_nonzero"] + here.loc[chosen, "head_nonzero"]).median()
-                colour, marker = COLOURS[place % len(COLOURS)], MARKERS[place // len(COLOURS)]
+            seeds = (here["method"] == method).sum()
+            if seeds:
+                mean, half = _mean_and_half(here, method, reference)
                 axes.errorbar(
-                    parameters, mean, half, color=colour, marker=marker, markersize=8, capsize=4, linestyle="none",
-                    label=labels.get(method, method), markerfacecolor="white" if chosen.sum() == 1 else colour,
-                )  # fmt: skip
-        low, high = axes.dataLim.intervalx
-        if high > 10 * low:  # on a narrow range logarithms only crowd the ticks
-            axes.set_xscale("log")
-            axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.xaxis.set_major_formatter(EngFormatter())
-        axes.set_title(task)
-        axes.set_ylabel(f"{here['metric'].iloc[0]} on validation (%)")
-    figure.supxlabel("trained parameters that are not zero", fontsize="medium")  # too long for each narrow panel
-    handles = {
-        label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
-    }
-    figure.legend(handles.values(), handles.keys(), loc="outside right center", frameon=False)
+                    mean, place, xerr=half, color=looks[method].colour, capsize=4, label=labels.get(method, method)
+                )
+                _draw_mean(axes, mean, place, looks[method], hollow=seeds == 1)
+        if reference in set(here["method"]):
+            axes.axvline(_mean_and_half(here, reference)[0], color=LOOKS["lora"].colour, linestyle=":", zorder=1)
+        axes.set_title(f"{task}\n{here['metric'].iloc[0]} (%)")
+    bars.set_title("trained\nand not zero")
+    bars.set_yticks(range(len(methods)), [labels.get(method, method) for method in methods])
+    bars.set_ylim(len(methods) - 0.5, -0.5)
+    of = f"the difference to LoRA{_SEEDS}" if reference else "the mean"
+    figure.supxlabel(f"on validation; interval: 95 %, of {of}", fontsize=11)
     return figure
 
 
@@ -180,6 +195,7 @@ def plot_allocation(ranks: pd.DataFrame, line: Sequence[int]) -> Figure:
         line: PRILoRA's rank of each layer, first layer first.
     """
     tasks = list(dict.fromkeys(ranks["task"]))
+    adalora, prilora = LOOKS["adalora"], LOOKS["prilora"]
     columns = min(len(tasks), 2)
     rows = -(-len(tasks) // columns)
     figure = Figure(figsize=(10, 1 + 2.6 * rows), layout="constrained")
@@ -189,10 +205,15 @@ def plot_allocation(ranks: pd.DataFrame, line: Sequence[int]) -> Figure:
     for axes, task in zip(figure.axes, tasks, strict=False):
         here = ranks[ranks["task"] == task]
         for _, run in here.groupby("seed"):
-            axes.plot(run["layer"], run["rank"], color=COLOURS[5], linewidth=1)
+            axes.plot(run["layer"], run["rank"], color=adalora.colour, linewidth=1)
         mean = here.groupby("layer")["rank"].mean()
-        axes.plot(mean.index, mean, "o-", color=COLOURS[0], linewidth=2.5, label="AdaLoRA, chosen by the data")
-        axes.plot(range(len(line)), line, "s--", color=COLOURS[1], linewidth=2, label="PRILoRA, a line")
+        axes.plot(
+            mean.index, mean, f"{adalora.marker}-", color=adalora.colour, markeredgecolor="0.2", linewidth=3,
+            label="AdaLoRA, chosen by the data",
+        )  # fmt: skip
+        axes.plot(
+            range(len(line)), line, f"{prilora.marker}--", color=prilora.colour, linewidth=2, label="PRILoRA, a line"
+        )
         axes.set_title(task)
         axes.set_xlabel("layer")
         axes.set_ylabel("rank, mean of its matrices")
@@ -253,21 +274,25 @@ def plot_grid(runs: pd.DataFrame, slope: int, ratio: float) -> Figure:
         (right, "ratio", ratios, usual["slope"] == slope, ratio, f"at slope {slope:+d}" if slope else "at slope 0"),
     )
     for axes, name, values, fixed, here, title in panels:
-        axes.axvline(here, color="0.8", linewidth=8, zorder=0)
+        axes.axvline(here, color="0.85", linewidth=8, zorder=0)
         for place, task in enumerate(dict.fromkeys(usual["task"])):
             cells = [fixed & (usual["task"] == task) & (usual[name] == value) for value in values]
             points = [
-                (value, *_mean_and_half(usual, cell)) for value, cell in zip(values, cells, strict=True) if cell.any()
+                (value, *_of_values(100 * usual.loc[cell, "value"]))
+                for value, cell in zip(values, cells, strict=True)
+                if cell.any()
             ]
             axes.errorbar(
-                *zip(*points, strict=True), color=COLOURS[place], marker=MARKERS[place % 4], capsize=4, label=task
-            )
+                *zip(*points, strict=True), color=TASK_GREYS[place % len(TASK_GREYS)], linestyle=("-", "--")[place % 2],
+                marker=MARKERS[place], markersize=7, capsize=4, label=task,
+            )  # fmt: skip
         axes.set_xticks(values)
         axes.set_title(title)
     left.set_xlabel("rank slope: last rank - first rank")
     right.set_xlabel("pruning ratio")
     left.set_ylabel("metric on validation (%)")
-    right.legend(frameon=False, loc="best")
+    handles = left.get_legend_handles_labels()
+    figure.legend(*handles, loc="outside upper center", ncols=len(handles[0]), frameon=False)
     return figure
 
 
@@ -278,12 +303,30 @@ def write_png(path: Path, figure: Figure) -> None:
     write_whole(path, picture.getvalue())
 
 
-def _mean_and_half(runs: pd.DataFrame, chosen: pd.Series) -> tuple[float, float]:
-    """Mean in percent, and half the width of its 95 % t-interval; 0 for one run."""
-    values = 100 * runs.loc[chosen, "value"].to_numpy()
+def _mean_and_half(runs: pd.DataFrame, method: str, reference: str | None = None) -> tuple[float, float]:
+    """Mean in percent, and half the width of its 95 % t-interval: that of the paired difference to a reference's runs.
+
+    The reference itself has no interval.
+    """
+    values = 100 * runs[runs["method"] == method].set_index("seed")["value"]
+    mean, half = _of_values(values)
+    if reference is not None and (runs["method"] == reference).any():
+        others = 100 * runs[runs["method"] == reference].set_index("seed")["value"]
+        half = 0.0 if method == reference else _of_values((values - others).dropna())[1]
+    return mean, half
+
+
+def _of_values(values: pd.Series) -> tuple[float, float]:
+    """Mean, and half the width of its 95 % t-interval; 0 for one value."""
     if len(values) < 2:
         return float(values.mean()), 0.0
     return float(values.mean()), float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
+
+
+def _draw_mean(axes: Axes, x: float, y: float, look: Look, hollow: bool, label: str | None = None) -> None:
+    """A mean as its method's marker; hollow where it rests on one run."""
+    fill = "white" if hollow else look.colour
+    axes.plot(x, y, look.marker, color=look.colour, markerfacecolor=fill, markersize=9, zorder=3, label=label)
 
 
 def row_of_panels(

@@ -2,10 +2,16 @@
 
 from itertools import product
 
+import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.colors import to_hex
 
 from prilora_lite.experiments import figures, reporting
+from prilora_lite.experiments.looks import LOOKS
+from prilora_lite.experiments.methods import METHODS
+from prilora_lite.experiments.tasks import TASKS
+from tests.drawn import assert_legible
 from tests.experiments.test_study import record
 
 
@@ -96,12 +102,28 @@ def test_the_ideas_are_two_lines_from_unpruned_to_pruned():
     assert rising == pytest.approx([60.5, 70.5])
 
 
-def test_the_cost_is_what_is_not_zero_in_adapter_and_head():
-    (axes,) = figures.plot_cost(four_ideas(), {"prilora": "PRILoRA"}).axes
-    points = {container.get_label(): container.lines[0].get_xydata().tolist() for container in axes.containers}
-    assert list(points) == ["PRILoRA", "lora", "ranks", "pruning"]
-    assert points["PRILoRA"] == [pytest.approx([850, 70.5])]
-    assert points["lora"] == [pytest.approx([1100, 50.5])]
+def test_the_intervals_of_the_ideas_are_those_of_the_differences_to_lora():
+    runs = four_ideas()
+    runs.loc[(runs.method == "ranks") & (runs.seed == 1), "value"] += 0.02  # differences to LoRA of 10 and 12 points
+    (axes,) = figures.plot_ideas(runs).axes
+    halves = [np.ptp(bar[:, 1]) / 2 for line in axes.containers for bar in line.lines[2][0].get_segments()]
+    assert halves == pytest.approx([0, 0, 12.706205, 0])  # LoRA, pruning, ranks, PRILoRA: t of one degree of freedom
+
+
+def test_without_lora_the_intervals_are_those_of_the_means():
+    runs = four_ideas()
+    _, metric = figures.plot_cost(runs[runs.method == "ranks"]).axes
+    (bar,) = metric.containers[0].lines[2][0].get_segments()
+    assert np.ptp(bar[:, 0]) / 2 == pytest.approx(12.706205 * 0.5)
+
+
+def test_costs_are_what_is_not_zero_in_adapter_and_head_the_cheapest_on_top():
+    costs, metric = figures.plot_cost(four_ideas(), {"prilora": "PRILoRA"}).axes
+    assert [label.get_text() for label in costs.get_yticklabels()] == ["PRILoRA", "pruning", "lora", "ranks"]
+    assert [bar.get_width() for bar in costs.patches] == [850, 850, 1100, 1100]
+    points = {container.get_label(): container.lines[0].get_xydata().tolist() for container in metric.containers}
+    assert points["PRILoRA"] == [pytest.approx([70.5, 0])]
+    assert points["lora"] == [pytest.approx([50.5, 2])]
 
 
 def marker_fills(axes):
@@ -116,9 +138,67 @@ def marker_fills(axes):
 @pytest.mark.parametrize("plot", [figures.plot_ideas, figures.plot_cost])
 def test_a_method_of_one_seed_is_hollow(plot):
     runs = four_ideas()
-    (axes,) = plot(runs[(runs.method != "ranks") | (runs.seed == 0)]).axes
-    hollow = [place for place, fill in marker_fills(axes).items() if fill == "white"]
-    assert [value for _, value in hollow] == [60.0]
+    axes = plot(runs[(runs.method != "ranks") | (runs.seed == 0)]).axes[-1]
+    (hollow,) = [place for place, fill in marker_fills(axes).items() if fill == "white"]
+    assert 60.0 in hollow
+
+
+def all_methods(seeds=(0, 1)):
+    """Every method of the table, once a seed; methods of one pair cost the same."""
+    rows = [
+        {"task": "a", "method": method, "seed": seed, "metric": "m", "value": 0.5 + place / 100 + seed / 50}
+        | {"adapter_nonzero": 1000 * (place // 2), "head_nonzero": 100}
+        for place, method in enumerate(METHODS)
+        for seed in seeds
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_no_two_methods_share_a_place_however_equal_their_costs():
+    costs, metric = figures.plot_cost(all_methods()).axes
+    places = [container.lines[0].get_ydata()[0] for container in metric.containers]
+    assert sorted(places) == list(range(len(METHODS)))
+    assert [bar.get_width() for bar in costs.patches] == sorted(bar.get_width() for bar in costs.patches)
+
+
+def test_a_method_has_one_colour_in_all_figures():
+    runs = all_methods()
+    ablation = {
+        name: [to_hex(line.get_color()).upper() for line in figures.plot_ablation(runs).axes[0].lines][2 * place]
+        for place, name in enumerate(METHODS)
+    }
+    metric = figures.plot_cost(runs).axes[1]
+    cost = {container.get_label(): to_hex(container.lines[0].get_color()).upper() for container in metric.containers}
+    (ideas,) = figures.plot_ideas(runs).axes
+    drawn = {line.get_marker(): to_hex(line.get_color()).upper() for line in ideas.lines if line.get_marker() != "None"}
+    assert ablation == cost == {name: look.colour for name, look in LOOKS.items()}
+    assert drawn == {LOOKS[name].marker: LOOKS[name].colour for name in figures.IDEAS}
+
+
+def test_the_allocation_has_the_colours_of_its_methods():
+    ranks = pd.DataFrame({"task": "a", "seed": 0, "layer": [0, 1], "rank": [6, 4]})
+    shown = {line.get_label(): line.get_color() for line in figures.plot_allocation(ranks, [4, 6]).axes[0].lines}
+    assert shown["AdaLoRA, chosen by the data"] == LOOKS["adalora"].colour
+    assert shown["PRILoRA, a line"] == LOOKS["prilora"].colour
+
+
+def test_verdicts_and_tasks_have_no_methods_colour():
+    greys = [*figures.TASK_GREYS, *(colour for _, *colours in figures.VERDICTS.values() for colour in colours)]
+    assert not {to_hex(grey).upper() for grey in greys} & {look.colour for look in LOOKS.values()}
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda: figures.plot_ablation(all_methods()),
+        lambda: figures.plot_cost(all_methods(), {name: method.label for name, method in METHODS.items()}),
+        lambda: figures.plot_cost(pd.concat([all_methods().assign(task=task) for task in list(TASKS)[:4]])),
+        lambda: figures.plot_ideas(four_ideas()),
+        lambda: figures.plot_grid(grid_of_runs(), 8, 0.5),
+    ],
+)
+def test_no_text_lies_over_another_and_no_legend_over_data(draw):
+    assert_legible(draw())
 
 
 def test_a_grid_is_first_shown_at_prilora():

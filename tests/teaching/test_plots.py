@@ -7,10 +7,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.colors import to_hex
 
 from prilora_lite import budget_ranks
 from prilora_lite.experiments import figures
-from prilora_lite.teaching import plots, recordings
+from prilora_lite.experiments.looks import LOOKS
+from prilora_lite.teaching import pictures, plots, pruning_pictures, recordings
+from tests.drawn import assert_legible
 
 
 def texts(figure):
@@ -38,10 +41,23 @@ def test_the_spectrum_marks_what_is_kept_and_the_error(rank):
 @given(st.integers(1, 24), st.integers(8, 16), st.integers(-14, 14))
 def test_the_schedule_draws_its_ranks_and_its_cost(num_layers, mean, slope):
     ranks = budget_ranks(num_layers, mean, slope)
-    left, right = plots.plot_schedule(ranks, mean, 100).axes
-    assert [bar.get_height() for bar in left.patches] == ranks
-    assert right.patches[0].get_height() == pytest.approx(sum(ranks) * 0.1)
-    assert right.get_ylabel() == "trainable parameters (thousands)"
+    upper, lower = plots.plot_schedule(ranks, mean, 100).axes
+    assert [bar.get_height() for bar in upper.patches] == ranks
+    assert [bar.get_width() for bar in lower.patches] == pytest.approx([sum(ranks) * 0.1, mean * num_layers * 0.1])
+    assert lower.get_xlabel() == "trainable parameters (thousands)"
+
+
+def test_the_cost_of_a_schedule_takes_less_than_a_third_of_the_height():
+    upper, lower = plots.plot_schedule([4, 8, 12], 8, 100).axes
+    assert lower.get_position().height < upper.get_position().height / 2
+
+
+def test_a_flat_schedule_has_the_colour_of_lora():
+    for ranks, method in (([8, 8], "lora"), ([4, 12], "ranks")):
+        upper, lower = plots.plot_schedule(ranks, 8, 100).axes
+        shown = {to_hex(bar.get_facecolor()).upper() for bar in [*upper.patches, lower.patches[0]]}
+        assert shown == {LOOKS[method].colour}
+        assert to_hex(lower.patches[1].get_facecolor()).upper() == LOOKS["lora"].colour
 
 
 def test_importance_shows_the_four_things_that_decide():
@@ -75,15 +91,13 @@ def test_pruning_shows_the_mask_of_the_last_prune_up_to_a_step(step):
         assert not mask.images
 
 
-def test_the_picture_of_the_method_has_the_ranks_as_bars_and_half_of_a_zero():
-    layer, stack = plots.plot_method([4, 8, 12]).axes
-    frozen, ranks = stack.containers
-    assert [bar.get_width() for bar in ranks] == [4, 8, 12]
-    assert len({bar.get_width() for bar in frozen}) == 1
-    cells = [patch for patch in layer.patches if patch.get_width() == 0.5]
-    white = [patch for patch in cells if patch.get_facecolor() == (1.0, 1.0, 1.0, 1.0)]
-    for row in {patch.get_y() for patch in cells}:
-        assert sum(p.get_y() == row for p in white) * 2 == sum(p.get_y() == row for p in cells)
+@pytest.mark.parametrize(("ratio", "interval"), [(0.25, 5), (0.5, 20), (0.9, 20)])
+def test_churn_fills_its_panel(ratio, interval):
+    """Few of the zeros are new: on an axis to 100 % the line would lie flat."""
+    trace = recordings.load_trace(ratio, interval)
+    churn = plots.plot_pruning(trace).axes[3]
+    assert churn.get_ylim()[0] == 0
+    assert churn.get_ylim()[1] <= max(0.12, 1.2 * 100 * max(trace["churn"].values()))
 
 
 def test_layers_draws_every_seed_its_mean_and_the_reference():
@@ -96,6 +110,34 @@ def test_layers_draws_every_seed_its_mean_and_the_reference():
         assert {bar.get_x() for bar in axes.patches} == {here["head only"].mean()}
         assert axes.lines[0].get_xdata() == pytest.approx(here["bottom third"])
         assert axes.lines[-1].get_xdata()[0] == pytest.approx(here["head only"].mean())
+
+
+def test_ranks_that_differ_have_the_colour_of_ranks():
+    axes = plots.plot_layers(recordings.load("layers"), ["falling", "flat", "rising", "top third"]).axes[0]
+    shown = [to_hex(bar.get_facecolor()).upper() for bar in axes.patches]
+    assert shown == [LOOKS[method].colour for method in ("ranks", "lora", "ranks", "lora")]
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda: plots.plot_spectrum(np.arange(128.0, 0, -1), 8),
+        lambda: plots.plot_schedule(budget_ranks(12, 8, 8), 8, 1792),
+        lambda: plots.plot_schedule(budget_ranks(24, 8, -14), 8, 1792),
+        lambda: plots.plot_schedule([8] * 12, 8, 1792),
+        lambda: plots.plot_layers(recordings.load("layers"), [f"layer {layer}" for layer in range(12)]),
+        lambda: plots.plot_layers(recordings.load("layers"), ["falling", "flat", "rising"]),
+        lambda: plots.plot_layers(recordings.load("layers_minilm"), ["top third", "flat"]),
+        lambda: plots.plot_pruning(recordings.load_trace(0.5, 20)),
+        lambda: plots.plot_pruning(recordings.load_trace(0.9, 5), 60),
+        lambda: plots.plot_pruning(recordings.load_trace(0.0, 5)),
+        lambda: plots.plot_ideas(recordings.load_study("pocket_grid")),
+        lambda: plots.plot_grid(recordings.load_study("pocket_grid"), 8, 0.5),
+        lambda: plots.plot_cost(recordings.load_study("minilm_glue").query("group == 'minilm'")),
+    ],
+)  # fmt: skip
+def test_no_text_lies_over_another_and_no_legend_over_data(draw):
+    assert_legible(draw())
 
 
 def test_all_axes_are_labelled():
@@ -116,9 +158,10 @@ def test_a_png_is_opaque_so_that_it_can_be_read_on_a_dark_page():
     assert (pixels[..., 3] == 1).all()
 
 
-def test_the_figures_of_results_are_offered_too():
+def test_the_figures_of_results_and_the_pictures_are_offered_too():
     """For the notebooks: one module for all figures."""
-    for name in vars(figures):
-        if name.startswith(("plot_", "grid_")):
-            assert getattr(plots, name) is getattr(figures, name)
-            assert name in plots.__all__
+    for module in (figures, pictures, pruning_pictures):
+        for name in vars(module):
+            if name.startswith(("plot_", "grid_", "draw_", "toy_")):
+                assert getattr(plots, name) is getattr(module, name)
+                assert name in plots.__all__
