@@ -158,7 +158,8 @@ class Phrase:
 class Clause:
     """Who does what to whom, and where: *the dog chases the cat in the park*.
 
-    ``subject`` is None in a relative clause, where it is the phrase before it. ``reflexive``: the object is the subject.
+    ``subject`` is None in a relative clause, where it is the phrase before it. ``reflexive``: the object is the
+    subject.
     """
 
     subject: Phrase | None
