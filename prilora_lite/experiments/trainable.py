@@ -1,4 +1,4 @@
-"""What a method, a configuration or a name, trains of an encoder, and how many parameters those are."""
+"""Which weights of an encoder a method trains, and how many; a method is a configuration or a name."""
 
 from __future__ import annotations
 
