@@ -10,7 +10,7 @@ from prilora_lite.experiments.encoders import PRESETS, Preset
 
 PRECISIONS = ("auto", "fp32", "bf16")
 # Set by torchrun and `accelerate launch` for several processes that make one run together: this one's number, from 0
-# up, and how many there are. The environment calls the first RANK, which here is a matrix's.
+# up, and how many there are. The environment calls the first RANK; in this package a rank is a matrix's.
 PROCESS, PROCESSES = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 

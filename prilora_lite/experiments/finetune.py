@@ -249,7 +249,11 @@ def _check_arguments(
 
 @contextlib.contextmanager
 def _kept_or_temporary(output_dir: str | Path | None) -> Iterator[Path]:
+<<<<<<< HEAD
     """The folder of a run; if none was named, one that is deleted when the run ends."""
+=======
+    """The folder of a run: the one that was named, or a temporary one that is deleted when the run ends."""
+>>>>>>> 6a866bdda241de70aad6cc315d6c9c0dd414c5ae
     if output_dir is not None:
         yield Path(output_dir)
         return
@@ -258,7 +262,7 @@ def _kept_or_temporary(output_dir: str | Path | None) -> Iterator[Path]:
 
 
 def _train(trainer: GlueTrainer, own: list[Any], folder: Path, resume: bool) -> None:
-    """Train to the end; the last evaluation in the log is then of the weights as they are."""
+    """Train to the end, then make sure that the last evaluation in the log is of the final weights."""
     checkpoint = latest_checkpoint(folder) if resume else None
     with no_bars("transformers"), writing(folder):
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
