@@ -249,11 +249,7 @@ def _check_arguments(
 
 @contextlib.contextmanager
 def _kept_or_temporary(output_dir: str | Path | None) -> Iterator[Path]:
-<<<<<<< HEAD
     """The folder of a run; if none was named, one that is deleted when the run ends."""
-=======
-    """The folder of a run: the one that was named, or a temporary one that is deleted when the run ends."""
->>>>>>> 6a866bdda241de70aad6cc315d6c9c0dd414c5ae
     if output_dir is not None:
         yield Path(output_dir)
         return

@@ -1,8 +1,4 @@
-<<<<<<< HEAD
 """What a method (a configuration or a name) trains in an encoder, and how many parameters that is."""
-=======
-"""Which weights of an encoder a method trains, and how many; a method is a configuration or a name."""
->>>>>>> 6a866bdda241de70aad6cc315d6c9c0dd414c5ae
 
 from __future__ import annotations
 
