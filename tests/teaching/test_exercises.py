@@ -1,248 +1,296 @@
-"""The checks of the exercises: plausible wrong answers fail, and are told why."""
+"""The checks of the exercises: wrong answers are told why, right ones pass; a notebook shows the text alone."""
 
+import math
 import operator
+import re
 from fractions import Fraction
 from functools import partial
 
+import nbformat
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from IPython.core.interactiveshell import InteractiveShell
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
 
-from prilora_lite import PRILoRAConfig, keep_mask
-from prilora_lite.teaching import exercises as check
+from prilora_lite import exercises as check
+from tests.teaching.answers import importance, layer, pruning, ranks, results, runs
 
-
-def floor_ranks(num_layers, mean, slope):
-    return [int(mean - slope / 2 + slope * l / (num_layers - 1)) for l in range(num_layers)]
-
-
-def running(steps, decay, q_of_step):
-    s = None
-    for small in steps:
-        q = q_of_step(small)
-        s = q if s is None else decay * s + (1 - decay) * q
-    return s
+PAGES = (layer, results, ranks, importance, pruning, runs)
+CHECKS = [getattr(check, name) for name in check.__all__ if name != "WrongAnswer"]
 
 
-def padding_counted(steps, decay):
-    return running(steps, decay, lambda small: torch.cat([x.flatten(0, 1) for x, _ in small]).square().mean(0))
+def rows(table):
+    return [pytest.param(*row, id=f"{row[0].__name__}-{place}") for place, row in enumerate(table)]
 
 
-def mean_of_means(steps, decay):
-    return running(steps, decay, lambda small: torch.stack([x[mask].square().mean(0) for x, mask in small]).mean(0))
-
-
-def decay_reversed(steps, decay):
-    return running(steps, 1 - decay, lambda small: torch.cat([x[mask] for x, mask in small]).square().mean(0))
-
-
-def dead_before_the_step(optimizer, weight, alive):
-    weight.data[~alive] = 0
-    optimizer.step()
-
-
-def dead_gradient_only(optimizer, weight, alive):
-    weight.grad[~alive] = 0
-    optimizer.step()
-
-
-def twice(optimizer, weight, alive):
-    optimizer.step()
-    optimizer.step()
-    weight.data[~alive] = 0
-
-
-def frozen(optimizer, weight, alive):
-    weight.data[~alive] = 0
-
-
-def by_sign(optimizer, weight, alive):
-    """What Adam does as long as the gradient does not change."""
-    weight.data -= 0.1 * weight.grad.sign()
-    weight.data[~alive] = 0
-
-
-def marks_all_dead(optimizer, weight, alive):
-    alive[:] = False
-    weight.data[:] = 0
-
-
-def touching_is_enough(mean, half):
-    return "first" if mean - half >= 0 else "second" if mean + half <= 0 else "no difference shown"
-
-
-def below_zero_touching_is_enough(mean, half):
-    return "first" if mean - half > 0 else "second" if mean + half <= 0 else "no difference shown"
-
-
-def with_root(below):
-    """Right but for the rule "sqrt", which divides alpha by something else."""
-
-    def scalings(ranks, alpha, rule):
-        mean = sum(ranks) / len(ranks)
-        return [alpha / {"mean": mean, "layer": r, "sqrt": below(r, mean)}[rule] for r in ranks]
-
-    return scalings
-
-
-def levels_the_ranks(ranks, alpha, rule):
-    ranks[:] = [sum(ranks) / len(ranks)] * len(ranks)
-    return [alpha / rank for rank in ranks]
-
-
-def levels_the_scores(scores, ratio):
-    scores[:] = 0
-    return keep_mask(scores, ratio, "matrix")
-
-
-def empties_a(W0, A, B, s):
-    A[:] = 0
-    return W0
-
-
-def smallest_directions(update, r):
-    u, s, v = torch.linalg.svd(update, full_matrices=False)
-    return u[:, -r:] * s[-r:], v[-r:]
-
-
-WRONG = [
-    (check.full_parameters, lambda m, n: m + n, "expected 6, got 5"),
-    (check.lora_parameters, lambda m, n, r: r * m * n, "A is r x n"),
-    (check.lora_parameters, lambda m, n, r: 5, "expected 3072"),
-    (check.merged_weight, lambda W0, A, B, s: W0 + B @ A, "W0 . s B A"),
-    (check.merged_weight, lambda W0, A, B, s: (W0 + s * B @ A).T, "expected shape"),
-    (check.truncate, smallest_directions, "largest singular values"),
-    (check.truncate, lambda update, r: (update[:, :r], torch.eye(5)[:r]), "nearest of rank"),
-    (check.paired_interval, lambda a, b: (sum(a) / len(a) - sum(b) / len(b), 0.0), "differences first"),
-    (check.verdict, lambda mean, half: "first" if mean > 0 else "second", "no difference shown"),
-    (
-        check.verdict,
-        lambda mean, half: {1: "first", -1: "second"}.get(int(mean / 1.5), "no difference shown"),
-        "-1 to 5",
-    ),
-    (check.verdict, lambda mean, half: None, "got None"),
-    (check.verdict, touching_is_enough, "from 0 to 2"),
-    (check.verdict, below_zero_touching_is_enough, "from -2 to 0"),
-    (check.scalings, lambda ranks, alpha, rule: [alpha] * len(ranks), "alpha itself: divide"),
-    (check.scalings, lambda ranks, alpha, rule: [r / alpha for r in ranks], "alpha stands above"),
-    (check.scalings, lambda ranks, alpha, rule: [alpha / sorted(ranks)[1]] * 3, "over the median"),
-    (
-        check.scalings,
-        lambda ranks, alpha, rule: [alpha / r for r in ranks],
-        "'layer', .* in 'mean' the mean rank counts",
-    ),
-    (check.scalings, lambda ranks, alpha, rule: [alpha * 3 / sum(ranks)] * 3, "'mean', .* 'layer' looks at each"),
-    (check.scalings, with_root(lambda r, mean: r), "'layer', .* in 'sqrt' the mean rank counts"),
-    (check.scalings, with_root(lambda r, mean: mean), "'sqrt' looks at each"),
-    (check.scalings, with_root(lambda r, mean: r**0.5), "would not agree with LoRA's rule"),
-    (check.scalings, with_root(lambda r, mean: r * mean), "forgot the root"),
-    (check.scalings, with_root(lambda r, mean: 2 / (1 / r + 1 / mean)), "the root of their product"),
-    (check.scalings, with_root(lambda r, mean: mean**0.5), "its own rank times the mean rank"),
-    (check.ranks_at_budget, floor_ranks, "no budget left over"),
-    (check.running_mean_square, padding_counted, "real tokens"),
-    (check.running_mean_square, mean_of_means, "over their number"),
-    (check.running_mean_square, decay_reversed, "beta s"),
-    (check.running_mean_square, lambda steps, decay: decay_reversed(steps, 0.1), "steps, 0.3"),
-    (check.keep_in_matrix, lambda scores, ratio: keep_mask(scores, ratio), "True where the entry survives"),
-    (check.keep_in_matrix, lambda scores, ratio: ~keep_mask(scores, ratio, "matrix"), "survives"),
-    (check.churn, lambda before, after: ((before & ~after).sum() / (~before).sum()).item(), "of the three zeros"),
-    (check.churn, lambda before, after: ((before & ~after).sum() / before.sum()).item(), "of the three zeros"),
-    (check.churn, lambda before, after: ((after & ~before).sum() / (~after).sum()).item(), "of the three zeros"),
-    (check.churn, lambda before, after: (before != after).float().mean().item(), "of the three zeros"),
-    (check.churn, lambda before, after: "two thirds", "which is no such thing"),
-    (check.nonzero_share, lambda ratio, m, n: 1 - ratio, "B stays"),
-    (check.nonzero_share, lambda ratio, m, n: 1 - ratio / 2, "B stays"),
-    (check.sparsify_for_good, dead_before_the_step, "after the optimizer's step"),
-    (check.sparsify_for_good, twice, "one optimizer.step"),
-    (check.sparsify_for_good, dead_gradient_only, "the pruned entry is"),
-    (check.sparsify_for_good, frozen, "go on training"),
-    (check.packed_bytes, lambda total, nonzero: 4 * nonzero, "8 bits a byte"),
-    (check.packed_bytes, lambda total, nonzero: 4 * nonzero + total, "8 bits a byte"),
-    (check.packed_bytes, lambda total, nonzero: 4 * nonzero + total // 8, "8 bits a byte"),
-    (check.packed_bytes, lambda total, nonzero: 4 * nonzero + total / 8, "8 bits a byte"),
-    (check.number_of_prunes, lambda rows, batch, epochs, n: epochs * -(-rows // batch) // n, "whether N divides it"),
-    (check.number_of_prunes, lambda rows, batch, epochs, n: -(-epochs * rows // batch // n), "a short last batch"),
-    (check.matthews, lambda tp, tn, fp, fn: (tp + tn) / (tp + tn + fp + fn), "right answers multiplied"),
-    (check.matthews, lambda tp, tn, fp, fn: (tp * tn - fp * fn) / ((tp + fp) * (tn + fn)), "over the root"),
-    (check.interaction, lambda a, b, c, d: d - a, "expected 3"),
-    (check.interaction, lambda a, b, c, d: d - max(b, c), "where A is pruned"),
-    (check.holm, lambda p: [min(1, len(p) * value) for value in p], "the next times m - 1"),
-    (check.holm, lambda p: [value * (len(p) - i) for i, value in enumerate(sorted(p))], "never below"),
-    (check.report_sentence, lambda task, mean, low, high, seeds: f"{task} {mean:+.1f} is better", "lacks the low end"),
-    (
-        check.report_sentence,
-        lambda task, mean, low, high, seeds: f"{task} {mean:+.1f} ({low:.1f} to {high:.1f}), {seeds} seeds: above",
-        "spans zero",
-    ),
-    (
-        check.report_sentence,
-        lambda task, mean, low, high, seeds: (
-            f"{task} {mean:+.1f} ({low:.1f} to {high:.1f}), {seeds} seeds: no difference shown"
-        ),
-        "does not span zero",
-    ),
-    (check.report_sentence, lambda *values: None, "expected a text"),
-    (check.adapter_layers, lambda model: dict(model.named_modules()), "expected the names"),
-    (check.adapter_layers, lambda model: {"1": model[1], "2.0": None}, "the layers themselves"),
-    (check.adapter_layers, lambda model: ["1", "2.0"], "expected a dictionary"),
-    (check.truncate, lambda update, r: update, "expected two matrices"),
-    (check.ranks_at_budget, lambda num_layers, mean, slope: None, "is there a return"),
-    (check.keep_in_matrix, lambda scores, ratio: keep_mask(scores, ratio, "matrix").int(), "True and False"),
-    (check.full_parameters, lambda m, n: None, "is there a return"),
-    (check.full_parameters, lambda m, n: str(m * n), "got '6', which is no such thing"),
-    (check.full_parameters, lambda m, n: complex(m * n), "which is no such thing"),
-    (check.full_parameters, lambda m, n: np.array(str(m * n), dtype=object), "which is no such thing"),
-    (check.ranks_at_budget, lambda num_layers, mean, slope: [str(mean)] * num_layers, "which is no such thing"),
-    (check.ranks_at_budget, lambda num_layers, mean, slope: [None] * num_layers, "which is no such thing"),
-    (check.truncate, lambda update, r: ("a", "b"), "B at r = 1: expected .* which is no such thing"),
-    (check.truncate, lambda update, r: (None, None), "B at r = 1 came back as None"),
-    (check.full_parameters, 6, r"a function, got 6: .*full_parameters\(full_parameters\), without calling it"),
-    (check.scalings, levels_the_ranks, "own rank"),
-    (check.keep_in_matrix, levels_the_scores, "True where the entry survives"),
-    (check.merged_weight, empties_a, "W0 . s B A"),
-    (check.sparsify_for_good, by_sign, "go on training"),
-    (check.sparsify_for_good, marks_all_dead, "go on training"),
+WRONG = [row for page in PAGES for row in page.WRONG]
+RIGHT = [row for page in PAGES for row in page.RIGHT]
+SLIPS = [
+    (exercise, slip, sentence)
+    for exercise in CHECKS
+    for sentence, slips in exercise.exercise.slips.items()
+    for slip in (slips if isinstance(slips, tuple) else (slips,))
 ]
+every = pytest.mark.parametrize("exercise", CHECKS, ids=lambda exercise: exercise.__name__)
 
 
-@pytest.mark.parametrize(("exercise", "answer", "told"), WRONG)
-def test_a_wrong_answer_is_told_why(exercise, answer, told, capsys):
-    with pytest.raises(AssertionError, match=told):
+def told(exercise, answer):
+    """What a wrong answer is told."""
+    with pytest.raises(check.WrongAnswer) as error:
         exercise(answer)
+    return str(error.value)
+
+
+@pytest.mark.parametrize(("exercise", "answer", "word"), rows(WRONG))
+def test_a_wrong_answer_is_told_why(exercise, answer, word, capsys):
+    assert re.search(word, told(exercise, answer))
     assert "well done" not in capsys.readouterr().out
 
 
-def test_every_check_is_tried_with_a_wrong_answer():
-    public = {getattr(check, name) for name in vars(check) if hasattr(getattr(check, name), "__wrapped__")}
-    assert public == {exercise for exercise, _, _ in WRONG}
+@pytest.mark.parametrize(("exercise", "slip", "sentence"), rows(SLIPS))
+def test_a_slip_that_is_known_gets_its_own_sentence(exercise, slip, sentence):
+    assert told(exercise, slip).startswith(sentence + "\n")
+
+
+@pytest.mark.parametrize(("exercise", "answer"), rows(RIGHT))
+def test_a_right_answer_of_another_form_passes(exercise, answer, capsys):
+    exercise(answer)
+    assert capsys.readouterr().out.endswith(": well done\n")
+
+
+@every
+def test_a_check_knows_five_wrong_answers_by_name(exercise):
+    assert len(exercise.exercise.slips) >= 5
+    assert sum(row[0] is exercise for row in WRONG) >= 5
+
+
+@every
+def test_the_truth_itself_passes(exercise, capsys):
+    exercise(exercise.exercise.truth)
+    assert capsys.readouterr().out == f"{exercise.__name__}: well done\n"
+
+
+# What is the solution, in code or as a formula: no message may hold it.
+SOLUTIONS = {
+    "full_parameters": ("m * n",),
+    "lora_parameters": ("r * n + m * r", "r * (m + n)"),
+    "lora_forward": ("x @ W0.T", "W0 x + s B A x", "x @ A.T"),
+    "merged_weight": ("W0 + s * B @ A", "W0 + s B A"),
+    "truncate": ("u[:, :r] * s[:r]",),
+    "paired_interval": ("stats.t.ppf", "std(ddof=1)"),
+    "verdict": ("mean - half > 0", "mean > half"),
+    "rank_schedule": ("(last - first) * l", "l / (L - 1)"),
+    "scalings": ("alpha / rank", "alpha / mean", "rank * mean"),
+    "ranks_at_budget": ("Fraction(", "sorted("),
+    "fold": ("beta * s + (1 - beta) * q", "squares / tokens"),
+    "importance_scores": ("A.abs() * s.sqrt()",),
+    "running_mean_square": ("x[mask]",),
+    "keep_rows": ("argsort", "int(ratio"),
+    "keep_in_matrix": ("argsort", "int(ratio"),
+    "pruner_step": ("step_number % interval == 0", "masked_fill(~"),
+    "churn": ("before & ~after",),
+    "nonzero_share": ("(1 - ratio) * n + m",),
+    "sparsify_for_good": ("weight.data[~alive] = 0",),
+    "adapter_layers": ("isinstance",),
+    "packed_bytes": ("4 * nonzero", "total / 8"),
+    "number_of_prunes": ("rows / batch_size", "steps / interval"),
+    "matthews": ("tp * tn - fp * fn",),
+    "interaction": ("prilora - pruning", "ranks - lora"),
+    "holm": ("m - i", "argsort"),
+    "report_sentence": ("low > 0", "high < 0"),
+}
+
+
+@every
+def test_no_message_holds_the_solution(exercise):
+    known = [*exercise.exercise.slips, exercise.exercise.hint]
+    for part in SOLUTIONS[exercise.__name__]:
+        assert [message for message in known if part.replace(" ", "") in message.replace(" ", "")] == []
+
+
+def stub(*arguments):
+    raise NotImplementedError
+
+
+@every
+def test_a_stub_is_not_written_yet(exercise, capsys):
+    exercise(stub)
+    assert capsys.readouterr().out == "stub: not written yet\n"
+
+
+def test_a_stub_of_another_page_that_is_called_is_named(capsys):
+    def step(A, s, step_number, interval, ratio):
+        return A * stub(A, ratio)
+
+    check.pruner_step(step)
+    assert capsys.readouterr().out == "step: stub, which it calls, is not written yet\n"
 
 
 def test_an_error_of_torchs_own_kind_is_not_taken_for_a_stub(capsys):
     def keep(scores, ratio):
         raise NotImplementedError("abs is not implemented for bool")
 
-    with pytest.raises(NotImplementedError, match="bool"):
-        check.keep_in_matrix(keep)
+    assert "NotImplementedError: abs is not implemented for bool" in told(check.keep_in_matrix, keep)
     assert capsys.readouterr().out == ""
 
 
-def test_an_answer_that_writes_over_what_it_was_given_spoils_no_other_case(capsys):
+@every
+def test_an_answer_that_raises_is_told_so_in_one_line(exercise):
+    def answer(*arguments):
+        raise ValueError("no such thing\nand a second line")
+
+    line = told(exercise, answer).split("\n")[1]
+    assert line.endswith(
+        'stopped with ValueError: no such thing, in the line `raise ValueError("no such thing\\nand a second line")`.'
+    )
+
+
+@every
+@pytest.mark.parametrize("value", [None, "text", math.nan], ids=str)
+def test_what_is_no_answer_is_refused(exercise, value):
+    assert told(exercise, lambda *arguments: value)
+
+
+@pytest.mark.parametrize("value", [6, None, "full_parameters"])
+def test_what_is_no_function_is_refused_with_the_way_to_call_the_check(value):
+    assert f"not {value!r}: write exercises.full_parameters(full_parameters)." in told(check.full_parameters, value)
+
+
+class Odd:
+    """Raises whenever it is looked at."""
+
+    def _raises(self, *arguments, **keywords):
+        raise RuntimeError("odd")
+
+    __repr__ = __array__ = __eq__ = __bool__ = __len__ = __iter__ = __float__ = __getitem__ = _raises
+    __hash__ = None
+
+
+plain = st.one_of(
+    st.none(), st.booleans(), st.text(max_size=5), st.binary(max_size=3), st.complex_numbers(), st.just(math.nan),
+    st.just(math.inf), st.just(10**400), st.integers(10**6), st.floats(1e6, 1e9),
+)  # fmt: skip
+shapes = st.lists(st.integers(0, 3), max_size=3)
+arrays = st.one_of(
+    shapes.map(lambda shape: torch.full(shape, math.nan)),
+    shapes.map(lambda shape: torch.full(shape, 7.5, requires_grad=True)),
+    shapes.map(lambda shape: torch.full(shape, 7, dtype=torch.bfloat16)),
+    shapes.map(lambda shape: torch.ones(shape, dtype=torch.complex64)),
+    shapes.map(lambda shape: torch.ones(shape, device="meta")),
+    shapes.map(lambda shape: torch.eye(3).to_sparse()),
+    shapes.map(lambda shape: np.full(shape, "7.5")),
+    shapes.map(lambda shape: np.full(shape, None)),
+    shapes.map(lambda shape: np.zeros(shape, dtype="datetime64[s]")),
+)
+objects = st.builds(Odd) | st.sampled_from(
+    [object(), stub, torch.nn.ReLU(), torch.float32, iter(()), range(3), {1: 2}, {3}, {}, ...]
+)
+junk = st.recursive(
+    st.one_of(plain, arrays, objects),
+    lambda inner: st.one_of(st.lists(inner, max_size=4), st.tuples(inner, inner), st.dictionaries(st.text(), inner)),
+    max_leaves=6,
+)
+
+
+@every
+@settings(max_examples=30)
+@given(values=st.lists(junk, min_size=1, max_size=3))
+def test_junk_is_refused_in_words(exercise, values):
+    calls = iter(range(10**6))
+    assert told(exercise, lambda *arguments: values[next(calls) % len(values)])
+
+
+def test_a_check_leaves_the_random_numbers_of_the_notebook_alone():
+    torch.manual_seed(7)
+    expected = torch.rand(1)
+    torch.manual_seed(7)
+    for exercise in CHECKS:
+        exercise(exercise.exercise.truth)
+    assert torch.equal(torch.rand(1), expected)
+
+
+def test_gradients_are_asked_for_even_where_the_notebook_has_switched_them_off(capsys):
+    with torch.no_grad():
+        check.lora_forward(check.lora_forward.exercise.truth)
+    assert capsys.readouterr().out == "lora_forward: well done\n"
+
+
+@every
+def test_two_answers_are_asked_the_same(exercise):
+    asked = []
+
+    def answer(*arguments):
+        asked.append(repr(arguments))
+
+    told(exercise, answer)
+    told(exercise, answer)
+    assert asked[: len(asked) // 2] == asked[len(asked) // 2 :]
+
+
+def test_an_answer_that_writes_over_what_it_was_given_is_told_so():
     def churn(before, after):
         before.logical_not_()
         return ((~before & ~after).sum() / (~after).sum()).item()
 
-    check.churn(churn)
-    assert capsys.readouterr().out == "churn: well done\n"
+    assert told(check.churn, churn).startswith("Your function changes before, which belongs to the caller.")
 
 
-def test_right_answers_of_other_types_pass(capsys):
-    def truncate(update, r):
-        u, s, v = np.linalg.svd(update.double().numpy(), full_matrices=False)
-        return u[:, :r] * s[:r], v[:r]
-
-    check.truncate(truncate)
-    check.scalings(lambda ranks, alpha, rule: torch.tensor(PRILoRAConfig(alpha=alpha, scaling=rule).scalings(ranks)))
+def test_a_function_without_a_name_and_a_fraction_pass(capsys):
     check.full_parameters(partial(operator.mul))
     check.full_parameters(lambda m, n: Fraction(m * n))
-    out = capsys.readouterr().out.split("\n")
-    assert out == ["truncate: well done", "<lambda>: well done", "your answer: well done", "<lambda>: well done", ""]
+    assert capsys.readouterr().out == "your answer: well done\n<lambda>: well done\n"
+
+
+def test_a_slip_that_fits_in_one_place_alone_is_not_accused():
+    """The middle score of the first matrix happens to be its largest times the ratio."""
+    message = told(check.keep_rows, lambda S, ratio: S > 2.0)
+    assert "largest score" not in message
+
+
+CELL = """\
+from prilora_lite import exercises
+
+def merged_weight(W0, A, B, s):
+    return W0 + s * A @ B
+
+exercises.merged_weight(merged_weight)
+"""
+SENTENCE = "This order of A and B does not give an m x n matrix. Which of them stands next to x?"
+
+
+def test_in_ipython_the_sentences_are_all_that_is_shown(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
+    shell = InteractiveShell()
+    shell.history_manager.enabled = False
+    result = shell.run_cell(CELL)
+    assert isinstance(result.error_in_exec, AssertionError)
+    shown = capsys.readouterr().out.strip().split("\n")
+    assert shown[0] == SENTENCE
+    assert len(shown) == 2
+    assert shown[1].startswith("merged_weight(W0=[[")
+    assert shown[1].endswith(
+        "stopped with RuntimeError: mat1 and mat2 shapes cannot be multiplied (2x3 and 4x2), "
+        "in the line `return W0 + s * A @ B`."
+    )
+
+
+def test_in_a_notebook_the_output_of_a_failing_check_has_the_sentences_and_no_frame(tmp_path):
+    pytest.importorskip("ipykernel")
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(CELL)])
+    with pytest.raises(CellExecutionError, match="does not give an m x n matrix"):
+        NotebookClient(notebook, timeout=300).execute(cwd=str(tmp_path))
+    (output,) = notebook.cells[0].outputs
+    assert (output.output_type, output.ename) == ("error", "WrongAnswer")
+    (text,) = output.traceback
+    assert text.startswith(SENTENCE)
+    assert "checking.py" not in text
+    assert "Traceback" not in text
+
+
+def test_plain_python_raises_an_assertion_error():
+    with pytest.raises(AssertionError, match="added the two sides"):
+        check.full_parameters(lambda m, n: m + n)
