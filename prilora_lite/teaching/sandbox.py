@@ -22,7 +22,8 @@ from typing import Any
 import psutil
 
 GIGABYTE = 2**30
-MEMORY = 8 * GIGABYTE  # address space of each process (torch alone reserves some 3 GiB), and memory of all together
+ADDRESSES = 8 * GIGABYTE  # that each process may reserve; torch alone takes some 3 GiB
+MEMORY = 8 * GIGABYTE  # of all processes together
 TEMPORARY, SHARED = GIGABYTE, GIGABYTE // 2  # folders that are kept in memory: /tmp, /dev/shm
 PROCESSES = 256  # with their threads
 SECONDS = 15 * 60  # of each process's processor, and of waiting for all
@@ -35,7 +36,9 @@ ENVIRONMENT = {
 }  # fmt: skip
 SHIELD = (
     "--unshare-all", "--unshare-user", "--disable-userns", "--uid", "1000", "--gid", "1000", "--cap-drop", "ALL",
-    "--die-with-parent", "--new-session", "--as-pid-1", "--hostname", "sandbox", "--proc", "/proc", "--dev", "/dev",
+    "--die-with-parent", "--new-session", "--as-pid-1", "--hostname", "sandbox",
+    "--proc", "/proc", "--remount-ro", "/proc",  # where root grades, /proc/sys could be written otherwise
+    "--dev", "/dev",
     "--size", str(SHARED), "--tmpfs", "/dev/shm", "--remount-ro", "/dev", "--size", str(TEMPORARY), "--tmpfs", "/tmp",
 )  # fmt: skip
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -112,7 +115,7 @@ def run(
     work = Path("/tmp/work") if protected else room / "work"
     inherited = {} if protected else {**os.environ, "HOME": str(room)}
     limits = {
-        "RLIMIT_AS": MEMORY, "RLIMIT_CPU": SECONDS, "RLIMIT_FSIZE": TEMPORARY, "RLIMIT_NPROC": 2 * PROCESSES,
+        "RLIMIT_AS": ADDRESSES, "RLIMIT_CPU": SECONDS, "RLIMIT_FSIZE": TEMPORARY, "RLIMIT_NPROC": 2 * PROCESSES,
         "RLIMIT_CORE": 0,
     }  # fmt: skip
     request = {
