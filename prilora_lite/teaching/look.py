@@ -115,8 +115,11 @@ def _magic(source: str, arguments: list[str]) -> Iterator[ast.AST | str]:
     elif name not in HARMLESS_MAGICS:
         yield f"a magic or a command: {name[:20].split(' ')[0]}"
     for text in code:
-        if name in HARMLESS_MAGICS - {"pip", "conda"}:
-            yield from _trees(re.sub(r"^(\s*-\S+)+", "", text) if name == "timeit" else text)
+        if name in HARMLESS_MAGICS - {"pip", "conda", "matplotlib", "load_ext", "config"}:
+            try:
+                yield from _trees(re.sub(r"^(\s*-\w+(\s+\d+)?)+", "", text))
+            except SyntaxError:
+                yield f"a magic or a command: {name}"
 
 
 def _bound(trees: list[ast.AST | str]) -> set[str]:
