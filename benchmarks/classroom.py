@@ -26,21 +26,27 @@ from typing import Any
 from prilora_lite.experiments.study import _processor
 from tests.assignments.answers import WRONG
 from tests.assignments.hostile import HOSTILE, A
+from tests.assignments.hostile_folders import FOLDERS, expected_score
 from tests.assignments.submissions import COURSE, notebook, perfect, points, wrong
+
+SECRET = "the teacher's secret"  # in a file that some of them reach for
 
 
 def make_class(course: Path, students: int) -> dict[str, float | None]:
     """Hand in for each student; the score that each should get, None for those that can't be graded.
 
-    Of twenty submissions nine are right, eight wrong in one answer, one empty, two hostile.
+    Of twenty submissions nine are right, six wrong in one answer, one empty, four hostile: of 300 each kind is there.
     """
     shutil.copytree(COURSE, course, ignore=shutil.ignore_patterns("gradebook.db", "submitted", "autograded", "grades"))
+    (course / "secret").write_text(SECRET, encoding="utf-8")
     full = sum(points(A).values())
     mistakes = cycle([(answer, name) for answer, names in WRONG[A].items() for name in names])
-    hostile = cycle(HOSTILE)
+    hostile = cycle([*HOSTILE, *(name for name in FOLDERS if name.isidentifier())])
     expected: dict[str, float | None] = {}
-    for number, kind in enumerate(islice(cycle("rrwrwrwhrwerwrwrwhrw"), students)):
+    for number, kind in enumerate(islice(cycle("rrwrhrwhrwerwhrwrwhr"), students)):
         student = f"student{number:03}"
+        folder = course / "submitted" / student / A
+        folder.mkdir(parents=True)
         if kind == "r":
             submission, expected[student] = perfect(A), full
         elif kind == "e":
@@ -48,15 +54,22 @@ def make_class(course: Path, students: int) -> dict[str, float | None]:
         elif kind == "w":
             submission, lost = wrong(A, *next(mistakes))
             expected[student] = full - sum(points(A)[name] for name in lost)
-        else:
-            name = next(hostile)
+        elif (name := next(hostile)) in HOSTILE:
             submission = HOSTILE[name]()
             worth = {"crash": None, "overwritten_tests": 0, "uses_the_library": full}
             expected[student] = worth.get(name, full - points(A)["a2_line_test"])
-        file = course / "submitted" / student / A / f"{A}.ipynb"
-        file.parent.mkdir(parents=True)
-        file.write_text(json.dumps(submission), encoding="utf-8")
+        else:
+            FOLDERS[name][0](folder)
+            expected[student] = expected_score(name)
+            continue
+        (folder / f"{A}.ipynb").write_text(json.dumps(submission), encoding="utf-8")
     return expected
+
+
+def contents(course: Path) -> dict[str, bytes]:
+    """What grading must leave as it is: the teacher's files, and what was handed in."""
+    files = [course / "secret", *(course / "source").rglob("*"), *(course / "submitted").rglob("*")]
+    return {str(file): file.read_bytes() for file in files if file.is_file() and not file.is_symlink()}
 
 
 def run(students: int, jobs: int) -> dict[str, Any]:
@@ -64,6 +77,7 @@ def run(students: int, jobs: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         course = Path(folder) / "course"
         expected = make_class(course, students)
+        before = contents(course)
         command = [sys.executable, "-m", "prilora_lite", "grade", A, "--course", str(course), "--jobs", str(jobs)]
         journal = course / "grades" / f"{A}.jsonl"
         started = time.perf_counter()
@@ -77,6 +91,8 @@ def run(students: int, jobs: int) -> dict[str, Any]:
         seconds = time.perf_counter() - started
         with (course / "grades" / f"{A}.csv").open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
+        harmed = [name for name, content in contents(course).items() if before.get(name) != content]
+        left = [str(path) for path in (course / "autograded").rglob("*") if SECRET.encode() in _content(path)]
     scores = {row["student"]: float(row["score"]) if row["score"] else None for row in rows}
     each = sorted(float(row["seconds"]) for row in rows)
     return {
@@ -85,12 +101,17 @@ def run(students: int, jobs: int) -> dict[str, Any]:
         "median_seconds_of_one": statistics.median(each), "slowest_seconds_of_one": each[-1],
         "lost": sorted(set(expected) - set(scores)),
         "scored_otherwise": {s: [scores.get(s), e] for s, e in expected.items() if scores.get(s) != e},
+        "harmed": sorted(harmed), "leaked": sorted(left),
         "not_graded": sum(row["status"] != "graded" for row in rows),
         "environment": {
             "python": platform.python_version(), "machine": f"{_processor()}, {os.cpu_count()} cores",
             **{name: version(name) for name in ("prilora-lite", "nbgrader", "torch", "ipykernel")},
         },
     }  # fmt: skip
+
+
+def _content(path: Path) -> bytes:
+    return path.read_bytes() if path.is_file() else b""
 
 
 if __name__ == "__main__":

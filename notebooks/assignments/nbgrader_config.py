@@ -1,16 +1,9 @@
 """nbgrader's settings for this course: its commands, run in this folder, find them here."""
 
+from nbconvert.preprocessors import ClearMetadataPreprocessor, CSSHTMLHeaderPreprocessor
 from nbgrader import preprocessors as steps
 
-
-class DropEmptyMarks(steps.NbGraderPreprocessor):
-    """DeduplicateIds empties the mark of a cell that is there twice; the next steps stumble over that."""
-
-    def preprocess_cell(self, cell, resources, index):
-        if cell.metadata.get("nbgrader") == {}:
-            del cell.metadata["nbgrader"]
-        return cell, resources
-
+from prilora_lite.teaching import steps as ours
 
 c = get_config()  # noqa: F821 - nbgrader hands it to this file
 
@@ -20,9 +13,17 @@ c.ClearSolutions.code_stub = {"python": 'raise NotImplementedError("not written 
 # Runs that learners hand in with A4 are theirs: no file of the same name beside the source may replace them.
 c.Autograde.exclude_overwriting = {"a4_ablation_report": ["runs.jsonl"]}
 c.Autograde.sanitize_preprocessors = [
-    steps.ClearOutput, steps.DeduplicateIds, DropEmptyMarks, steps.OverwriteKernelspec, steps.OverwriteCells,
-    steps.CheckCellMetadata,
+    steps.ClearOutput, steps.DeduplicateIds, ours.DropEmptyMarks, steps.OverwriteKernelspec,
+    steps.OverwriteCells, steps.CheckCellMetadata,
 ]  # fmt: skip
+c.Autograde.autograde_preprocessors = [
+    steps.Execute, steps.IgnorePattern, ClearMetadataPreprocessor, steps.LimitOutput, ours.JudgeTests,
+    ours.Harmless, steps.SaveAutoGrades, steps.AssignLatePenalties, steps.CheckCellMetadata,
+]  # fmt: skip
+# Pages, in feedback/ and in the formgrader: nothing of a learner's may run there
+c.GenerateFeedback.preprocessors = [ours.Harmless, steps.GetGrades, CSSHTMLHeaderPreprocessor]
+c.TemplateExporter.filters = {"markdown2html": ours.harmless_markdown}
+c.ExecutePreprocessor.skip_cells_with_tag = "no cell has this tag"
 c.OverwriteCells.add_missing_cells = True  # a test that was deleted comes back
 c.ExecutePreprocessor.timeout = (
     60  # seconds a cell; A4 trains for half of that if its runs were not handed in

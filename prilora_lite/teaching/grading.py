@@ -1,25 +1,20 @@
 """The assignments in class: learners' copies, and a whole class graded side by side. It needs the extra ``classroom``.
 
 nbgrader does the work; here is what its commands can't do: grade several submissions at a time, each in a sandbox, go
-on after a stop, and say in one line what was odd about each.
+on after a stop, and say in one line what was odd about each and why points were lost.
 """
 
 from __future__ import annotations
 
-import ast
 import csv
-import functools
-import hashlib
-import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,19 +24,11 @@ from traitlets.config import Config, PyFileConfigLoader
 from prilora_lite.shared.errors import unknown
 from prilora_lite.shared.files import write_whole
 from prilora_lite.shared.records import append_record, read_records
+from prilora_lite.teaching import handin
+from prilora_lite.teaching.sandbox import python_path
+from prilora_lite.teaching.sandbox import require as _require_sandbox
 
-KERNEL = "prilora-sandbox"
-
-# What an answer has no need of. It is graded all the same; the line in the table asks a person to look.
-UNUSUAL = {
-    "_getframe", "currentframe", "getouterframes", "settrace", "setprofile", "get_ipython", "_ih", "builtins",
-    "__builtins__", "ctypes", "gc", "_exit", "subprocess", "socket", "eval", "exec", "compile", "globals", "setattr",
-}  # fmt: skip
-# What the assignments ask to write, and the library has
-LIBRARY = {
-    "LoRALinear", "linear_ranks", "budget_ranks", "adapter_parameters", "keep_mask", "importance", "InputNorms",
-    "Pruner",
-}  # fmt: skip
+FORMULA = tuple("=+-@\t\r\uff1d\uff0b\uff0d\uff20")  # how a field begins that a spreadsheet would compute
 
 
 def release(folder: Path, course: Path) -> list[Path]:
@@ -118,7 +105,9 @@ def grade(
     course = course.resolve()
     if assignment not in assignments(course):
         raise unknown("assignment", assignment, assignments(course))
-    students = sorted(path.parent.name for path in course.glob(f"submitted/*/{assignment}") if path.is_dir())
+    submitted = course / "submitted"
+    found = os.listdir(submitted) if submitted.is_dir() else []
+    students = sorted(name for name in found if os.path.lexists(submitted / name / assignment))
     if not students:
         raise ValueError(
             f"there are no submissions: expected {course}/submitted/STUDENT/{assignment}/{assignment}.ipynb"
@@ -128,95 +117,60 @@ def grade(
     _register(assignment, course)
     journal = course / "grades" / f"{assignment}.jsonl"
     journal.parent.mkdir(exist_ok=True)
-    keys = {student: [student, _digest(course / "submitted" / student / assignment)] for student in students}
+    keys = {student: [student, _digest(submitted / student / assignment)] for student in students}
     report = on_done or (lambda count, record: None)
     finished = {r["student"]: r for r in read_records(journal) if keys.get(r["student"]) == r["key"]}
     for record in finished.values():
         report(len(students), record)
     missing = [student for student in students if student not in finished]
+    options = {"protected": protected, "shown": python_path(course)}
     parallel = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered", pre_dispatch="n_jobs")
-    for record in parallel(joblib.delayed(_grade)(student, assignment, course, protected) for student in missing):
+    for record in parallel(joblib.delayed(_grade)(student, assignment, course, options) for student in missing):
         finished[record["student"]] = {"key": keys[record["student"]], **record}
         append_record(journal, finished[record["student"]])
         report(len(students), record)
     return _write_table(assignment, course, [finished[student] for student in students])
 
 
-def oddities(notebook: dict[str, Any], locked: set[str]) -> Iterator[str]:
-    """What a person should look at in a learner's cells: names that an answer has no need of, a module that is changed.
-
-    Args:
-        notebook: the submission, as JSON.
-        locked: ids of cells that grading puts back as they were.
-    """
-    modules: set[str] = set()
-    for number, cell in enumerate(notebook.get("cells", []), 1):
-        if cell.get("cell_type") != "code":
-            continue
-        try:
-            tree = ast.parse("".join(cell["source"]))
-        except SyntaxError:
-            continue  # grading will show it
-        imports = [node for node in ast.walk(tree) if isinstance(node, (ast.Import, ast.ImportFrom))]
-        modules |= {(alias.asname or alias.name).split(".")[0] for node in imports for alias in node.names}
-        if cell.get("metadata", {}).get("nbgrader", {}).get("grade_id") in locked:
-            continue
-        for node in ast.walk(tree):
-            name = node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else None
-            names = {name} if not isinstance(node, (ast.Import, ast.ImportFrom)) else {a.name for a in node.names}
-            for used in sorted(names & UNUSUAL):
-                yield f"look at cell {number}: {used}"
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("prilora_lite"):
-                for used in sorted(names & LIBRARY):
-                    yield f"look at cell {number}: imports {used}"
-            for target in node.targets if isinstance(node, ast.Assign) else ():
-                owner = target.value if isinstance(target, ast.Attribute) else None
-                if isinstance(owner, ast.Name) and owner.id in modules:
-                    yield f"look at cell {number}: changes {owner.id}.{target.attr}"
-
-
-def _grade(student: str, assignment: str, course: Path, protected: bool) -> dict[str, Any]:
+def _grade(student: str, assignment: str, course: Path, options: dict[str, Any]) -> dict[str, Any]:
     """Grade one submission; its record, whatever happened."""
+    from prilora_lite.teaching.autograde import autograde
+
     started = time.time()
     warnings.filterwarnings("ignore", module="nbformat|nbgrader")  # of cells without an id, and of its own queries
-    folder = course / "submitted" / student / assignment
-    record: dict[str, Any] = {"student": student, "status": "graded", "notes": []}
+    notes: list[str] = []
+    status = "graded"
     try:
-        notebook = json.loads((folder / f"{assignment}.ipynb").read_text(encoding="utf-8"))
-        record["notes"] += dict.fromkeys(oddities(notebook, _locked(assignment, course)))
-        result = _nbgrader(course, protected).autograde(assignment, student, force=True)
-    except FileNotFoundError:
-        there = ", ".join(sorted(path.name for path in folder.iterdir())) or "nothing"
-        result = {"success": False, "error": f"there is no {assignment}.ipynb, but {there}"}
-    except (ValueError, AttributeError) as error:
-        result = {"success": False, "error": f"{assignment}.ipynb can't be read: {error}"}
-    record["notes"] += dict.fromkeys(_warnings(result.get("log") or ""))
-    if not result["success"]:
-        record |= {"status": "not graded", "notes": [_reason(result), *record["notes"]]}
-    return record | {"seconds": round(time.time() - started, 1)}
+        if student != student.strip() or not student.isprintable() or student.startswith("."):
+            raise handin.Refused("nbgrader can't work with such a name of a folder: give it another one")
+        with _room(course) as room:
+            autograde(student, assignment, course, _config(course), Path(room), notes=notes, **options)
+    except handin.Refused as error:
+        status, notes = "not graded", [str(error), *notes]
+    except Exception as error:  # whatever it is, the rest of the class goes on
+        reason = str(error) if type(error) is RuntimeError else f"{type(error).__name__}: {error}"
+        status, notes = "not graded", [handin.plain(reason), *notes]
+    notes = list(dict.fromkeys(notes))
+    return {"student": student, "status": status, "notes": notes, "seconds": round(time.time() - started, 1)}
 
 
-def _warnings(log: str) -> Iterator[str]:
-    """What nbgrader found odd about the cells, in few words."""
-    for line in log.splitlines():
-        if "exists multiple times" in line:
-            yield f"cell {line.split(chr(39))[1]} is there twice: the last one counts"
-        elif "Missing grade cell" in line:
-            yield f"cell {line.split('Missing grade cell ')[1].split()[0]} was deleted and put back"
-        elif "has changed!" in line and "checksum" not in line:
-            yield f"cell {line.split('for cell ')[1].split()[0]} was changed and put back"
+def _room(course: Path) -> tempfile.TemporaryDirectory[str]:
+    """A temporary folder; those of processes that were killed go."""
+    import psutil
+
+    place = course / "grades" / "running"
+    place.mkdir(exist_ok=True)
+    for old in place.iterdir():
+        if not psutil.pid_exists(int(old.name.split("-")[0])):
+            shutil.rmtree(old, ignore_errors=True)
+    return tempfile.TemporaryDirectory(prefix=f"{os.getpid()}-", dir=place)
 
 
-def _reason(result: dict[str, Any]) -> str:
-    """Why nbgrader gave up, in one line."""
-    text = f"{result.get('error') or ''}\n{result.get('log') or ''}"
-    if "DeadKernelError" in text or "Kernel died" in text:
-        return "the kernel died: the code ends Python, crashes it, or wants too much memory"
-    if "kernel became unresponsive" in text:
-        return "the code runs without end and can't be interrupted"
-    named = [line.strip() for line in text.splitlines() if re.match(r"\s*[\w.]+(Error|Entry)\b", line)]
-    lines = named or [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else "nbgrader gave no reason"
+def _digest(folder: Path) -> str:
+    try:
+        return handin.digest(folder)
+    except OSError as error:
+        return f"can't be read: {error.errno}"
 
 
 def _write_table(assignment: str, course: Path, records: list[dict[str, Any]]) -> Path:
@@ -235,23 +189,31 @@ def _write_table(assignment: str, course: Path, records: list[dict[str, Any]]) -
             except MissingEntry:
                 submission = None
             if submission is not None and record["status"] == "graded":
-                row |= {"score": submission.score, "of": submission.max_score}
+                penalty = submission.late_submission_penalty or 0.0
+                row |= {"score": max(0.0, submission.score - penalty), "of": submission.max_score}
+                row["late penalty"] = penalty or ""
                 row["by hand"] = "open" if submission.needs_manual_grade else ""
                 row |= {grade.name: grade.score for grade in submission.notebooks[0].grades}
-            rows.append(row)
-    columns = ["student", "status", "score", "of", "by hand", *tasks, "seconds", "notes"]
+            rows.append({name: _field(value) for name, value in row.items()})
+    columns = ["student", "status", "score", "of", "late penalty", "by hand", *tasks, "seconds", "notes"]
     path = course / "grades" / f"{assignment}.csv"
-    with path.open("w", encoding="utf-8", newline="") as file:
+    with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(rows)
     return path
 
 
+def _field(value: Any) -> Any:
+    """A value of the table; what a spreadsheet would take for a formula is marked as text."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
+
+
 def _config(course: Path) -> Config:
     """The course's own settings."""
     config = PyFileConfigLoader("nbgrader_config.py", path=str(course)).load_config()
     config.CourseDirectory.root = str(course.resolve())
+    config.CourseDirectory.db_url = _database(course)
     return config
 
 
@@ -259,70 +221,21 @@ def _database(course: Path) -> str:
     return f"sqlite:///{course / 'gradebook.db'}?timeout=60"  # seconds that one writer waits for another
 
 
-@functools.cache
-def _nbgrader(course: Path, protected: bool) -> Any:
-    """nbgrader for this process, its kernels in the sandbox."""
-    from nbgrader.apps import NbGraderAPI
-
-    config = _config(course)
-    config.CourseDirectory.db_url = _database(course)
-    config.NbGraderAPI.log_level = "WARN"
-    os.environ["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])  # it calls alembic
-    if protected:
-        place = Path(tempfile.mkdtemp(prefix="prilora-kernel-"))
-        spec = place / "kernels" / KERNEL / "kernel.json"
-        spec.parent.mkdir(parents=True)
-        launch = [sys.executable, str(Path(__file__).with_name("sandbox.py")), "{connection_file}"]
-        described = {"argv": launch, "display_name": KERNEL, "language": "python", "interrupt_mode": "message"}
-        spec.write_text(json.dumps(described), encoding="utf-8")
-        os.environ["JUPYTER_PATH"] = str(place)
-        config.ExecutePreprocessor.kernel_name = KERNEL
-        config.KernelManager.transport = "ipc"  # a sandbox without network is reached through files
-        config.KernelManager.connection_file = str(place / "sockets" / "kernel.json")
-        (place / "sockets").mkdir()
-    return NbGraderAPI(config=config)
-
-
 def _register(assignment: str, course: Path) -> None:
     """Let the gradebook know the assignment's cells, if it does not."""
     from nbgrader.api import Gradebook, MissingEntry
+    from nbgrader.apps import NbGraderAPI
 
-    api = _nbgrader(course, False)
+    os.environ["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])  # it calls alembic
     try:
         with Gradebook(_database(course)) as gradebook:
             gradebook.find_assignment(assignment)
     except MissingEntry:
-        result = api.generate_assignment(assignment)
+        config = _config(course)
+        config.NbGraderAPI.log_level = "WARN"
+        result = NbGraderAPI(config=config).generate_assignment(assignment)
         if not result["success"]:
-            raise ValueError(f"nbgrader can't take {assignment} into the gradebook: {_reason(result)}") from None
-
-
-@functools.cache
-def _locked(assignment: str, course: Path) -> set[str]:
-    source = json.loads((course / "source" / assignment / f"{assignment}.ipynb").read_text(encoding="utf-8"))
-    cells = [cell["metadata"].get("nbgrader", {}) for cell in source["cells"]]
-    return {cell["grade_id"] for cell in cells if cell.get("locked")}
-
-
-def _digest(folder: Path) -> str:
-    digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*")):
-        if path.is_file():
-            digest.update(f"{path.relative_to(folder)}\n".encode())
-            digest.update(path.read_bytes())
-    return digest.hexdigest()
-
-
-def _require_sandbox() -> None:
-    if shutil.which("bwrap") is None:
-        wrong = "bubblewrap is not installed (on Debian and Ubuntu: apt-get install bubblewrap)"
-    else:
-        tried = ["bwrap", "--ro-bind", "/", "/", "--unshare-all", "true"]
-        done = subprocess.run(tried, capture_output=True, text=True, check=False)
-        if done.returncode == 0:
-            return
-        wrong = f"bubblewrap does not work here ({done.stderr.strip()})"
-    raise ValueError(
-        f"{wrong}, so learners' code would run with all your rights. Install it, or grade in a container or a "
-        "throw-away account, where you say --unprotected"
-    )
+            text = f"{result.get('error') or ''}\n{result.get('log') or ''}"
+            lines = [line.strip() for line in text.splitlines() if re.match(r"\s*[\w.]+(Error|Entry)\b", line)]
+            reason = lines[-1] if lines else "it gave no reason"
+            raise ValueError(f"nbgrader can't take {assignment} into the gradebook: {reason}") from None

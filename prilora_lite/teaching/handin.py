@@ -1,0 +1,233 @@
+"""What a learner handed in, taken in piece by piece: regular files alone, and of a notebook only what grading needs.
+
+Nothing here follows a link, opens a pipe, or reads more than it must; code is not parsed, only compared.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import os
+import re
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+LARGEST_NOTEBOOK = 16 * 2**20  # bytes
+LARGEST = 256 * 2**20  # bytes of all files together
+MOST_FILES, MOST_CELLS, LONGEST_CELL = 200, 1_000, 100_000
+LEFT_OUT = {".ipynb_checkpoints", "__pycache__", ".git", ".DS_Store", "__MACOSX", ".vscode", ".idea"}  # of editors
+PICTURES = ("image/png", "image/jpeg")
+
+Cell = dict[str, Any]
+
+
+class Refused(ValueError):
+    """It can't be graded; the message says why."""
+
+
+def digest(folder: Path) -> str:
+    """A number for what was handed in: the names and contents of its files, and what else lies there."""
+    found = hashlib.sha256()
+    if not _is(folder, stat.S_ISDIR):
+        return "no folder"
+    for path in _entries(folder):
+        about = path.lstat()
+        found.update(f"{path.name}\n".encode(errors="surrogateescape"))
+        if not stat.S_ISREG(about.st_mode) or about.st_size > LARGEST:
+            found.update(f"{stat.S_IFMT(about.st_mode)} {about.st_size} {about.st_mtime_ns}".encode())
+            continue
+        with _open(path) as file:
+            while block := file.read(2**20):
+                found.update(block)
+    return found.hexdigest()
+
+
+def take(folder: Path, to: Path) -> list[str]:
+    """Copy the regular files of a folder; what was left out, in notes for the teacher.
+
+    Raises:
+        Refused: the folder is a link or the like.
+    """
+    for place in (folder.parent, folder):
+        if not _is(place, stat.S_ISDIR):
+            raise Refused(f"{place.parent.name}/{place.name} is {_kind(place)}, no folder")
+    to.mkdir(parents=True)
+    notes, left = [], LARGEST
+    for number, path in enumerate(path for path in _entries(folder) if path.name not in LEFT_OUT):
+        if not _is(path, stat.S_ISREG):
+            notes.append(f"{plain(path.name)} is {_kind(path)}: left out")
+            continue
+        size = path.lstat().st_size
+        if size > left or number >= MOST_FILES:
+            notes.append(f"{plain(path.name)} is too large or one of too many: left out")
+            continue
+        left -= size
+        with _open(path) as file, (to / path.name).open("xb") as copied:
+            copied.write(file.read(size))
+    return notes if len(notes) <= 5 else [*notes[:5], f"{len(notes) - 5} more were left out"]
+
+
+def read(file: Path) -> dict[str, Any]:
+    """A notebook as JSON, of a form that can be worked with.
+
+    Raises:
+        Refused: it is missing, too large, or no notebook.
+    """
+    if not file.is_file():
+        there = ", ".join(sorted(path.name for path in file.parent.iterdir())[:5]) or "nothing"
+        raise Refused(f"there is no {file.name}, but {plain(there)}")
+    if file.stat().st_size > LARGEST_NOTEBOOK:
+        raise Refused(f"{file.name} has more than {LARGEST_NOTEBOOK // 2**20} MiB")
+    try:
+        notebook = json.loads(file.read_text(encoding="utf-8-sig"))
+        cells = notebook["cells"] if "cells" in notebook else notebook["worksheets"][0]["cells"]
+        if not isinstance(cells, list) or len(cells) > MOST_CELLS:
+            raise ValueError(f"it has no list of at most {MOST_CELLS} cells")
+        return {"cells": [_cell(cell, number) for number, cell in enumerate(cells, 1)]}
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        raise Refused(f"{file.name} can't be read: {plain(error)}") from error
+
+
+def _cell(cell: Any, number: int) -> Cell:
+    """What grading needs of a cell: kind, text, pictures, and the mark by which the course knows it."""
+    source = cell["source"] if "source" in cell else cell.get("input")
+    text = "".join(source) if isinstance(source, list) else source
+    if not isinstance(text, str) or len(text) > LONGEST_CELL:
+        raise ValueError(f"cell {number} has no text of at most {LONGEST_CELL} characters")
+    text = text.encode(errors="replace").decode().replace("\r\n", "\n").replace("\x00", "")
+    metadata = cell.get("metadata")
+    mark = metadata.get("nbgrader") if isinstance(metadata, dict) else None
+    name = mark.get("grade_id") if isinstance(mark, dict) else None
+    kind = "code" if cell.get("cell_type") == "code" else "markdown"
+    taken = {"cell_type": kind, "source": text, "name": name if isinstance(name, str) else None, "number": number}
+    given = cell.get("attachments")
+    pictures = {
+        str(key): {kind: data for kind, data in value.items() if kind in PICTURES and is_base64(data)}
+        for key, value in (given.items() if isinstance(given, dict) and kind == "markdown" else ())
+        if isinstance(value, dict)
+    }
+    return taken | ({"attachments": pictures} if pictures else {})
+
+
+def rebuild(handed: dict[str, Any], source: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The notebook to grade: the learner's cells with the course's own marks, what is missing put back.
+
+    Args:
+        handed: as :func:`read` gives it; its cells keep their ``number`` in the metadata.
+        source: the course's notebook, with solutions and hidden tests.
+
+    Returns:
+        The notebook, and notes on what was missing, there twice, or changed.
+    """
+    ours = {name: cell for cell in source["cells"] if (name := cell["metadata"].get("nbgrader", {}).get("grade_id"))}
+    cells, notes = _known(handed["cells"], ours)
+    order = list(ours)
+    for place, name in enumerate(order):
+        names = [cell["name"] for cell in cells]
+        fixed = not ours[name]["metadata"]["nbgrader"]["solution"]
+        if name in names:
+            cell = cells[names.index(name)]
+            if fixed and _bare(cell["source"]) != _bare(_released(ours[name])):
+                notes.append(f"cell {name} was changed and put back")
+        elif fixed:
+            notes.append(f"cell {name} was deleted and put back")
+            before = [names.index(other) + 1 for other in order[place - 1 : place] if other in names]
+            after = [names.index(other) for other in order[place + 1 :] if other in names]
+            at = (before or after or [len(cells)])[0]
+            cells.insert(at, {"cell_type": ours[name]["cell_type"], "source": "", "name": name, "number": None})
+        else:
+            notes.append(f"cell {name} is missing")
+    built = []
+    for number, cell in enumerate(cells):
+        metadata: dict[str, Any] = {"number": cell["number"]}
+        kind, text = cell["cell_type"], cell["source"]
+        if cell["name"] in ours:
+            mine = ours[cell["name"]]
+            metadata["nbgrader"] = copy.deepcopy(mine["metadata"]["nbgrader"])
+            kind = mine["cell_type"]
+            text = text if mine["metadata"]["nbgrader"]["solution"] else "".join(mine["source"])
+        built.append({"cell_type": kind, "id": f"cell-{number:02}", "metadata": metadata, "source": text})
+        if kind == "code":
+            built[-1] |= {"outputs": [], "execution_count": None}
+        elif "attachments" in cell:
+            built[-1]["attachments"] = cell["attachments"]
+    notebook = {"nbformat": 4, "nbformat_minor": 5, "metadata": copy.deepcopy(source["metadata"]), "cells": built}
+    return notebook, notes
+
+
+def _known(cells: list[Cell], ours: dict[str, Any]) -> tuple[list[Cell], list[str]]:
+    """The cells, each known by the course's name for it: by its mark, or by its text where an editor lost that."""
+    notes, seen = [], set()
+    for cell in reversed(cells):
+        if cell["name"] not in ours:
+            cell["name"] = None
+        elif cell["name"] in seen:
+            notes.append(f"cell {cell['name']} is there twice: the last one counts")
+            cell["name"] = None
+        else:
+            seen.add(cell["name"])
+    found = 0
+    for name in (name for name in ours if name not in seen):
+        for cell in reversed([cell for cell in cells if cell["name"] is None]):
+            if _is_it(cell, ours[name]):
+                cell["name"], found = name, found + 1
+                break
+    if found:
+        notes.append(f"the marks of {found} cells were lost, as some editors do; known again by their text")
+    return cells, notes
+
+
+def _is_it(cell: Cell, ours: dict[str, Any]) -> bool:
+    """Whether a cell without a mark is this one of the course's: it has its text, or sets what is to be written."""
+    if not ours["metadata"]["nbgrader"]["solution"]:
+        return _bare(cell["source"]) == _bare(_released(ours)) != ""
+    sets = re.compile(r"^(?:def|class) +(\w+)|^(\w+) *=", re.M)
+    names = {first or second for first, second in sets.findall("".join(ours["source"]))}
+    return cell["cell_type"] == "code" and not names.isdisjoint(a or b for a, b in sets.findall(cell["source"]))
+
+
+def _released(cell: dict[str, Any]) -> str:
+    """A cell of the source as learners get it."""
+    text = re.sub(r"### BEGIN HIDDEN TESTS.*?### END HIDDEN TESTS", "", "".join(cell["source"]), flags=re.S)
+    return re.sub(r"=== BEGIN MARK SCHEME ===.*?=== END MARK SCHEME ===", "", text, flags=re.S)
+
+
+def _bare(text: str) -> str:
+    return "".join(text.split())
+
+
+def is_base64(text: Any) -> bool:
+    """Whether it is data of a picture, and can't be anything else on a page."""
+    return isinstance(text, str) and re.fullmatch(r"[A-Za-z0-9+/=\s]*", text) is not None
+
+
+def plain(text: object, longest: int = 200) -> str:
+    """A learner's words in one line of the table: no control characters, nothing that splits a line of it."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in str(text)[: 4 * longest]).split())
+    line = line.replace(";", ",")
+    return line if len(line) <= longest else f"{line[: longest - 3]}..."
+
+
+def _entries(folder: Path) -> Iterator[Path]:
+    yield from sorted(folder / name for name in os.listdir(folder))
+
+
+def _is(path: Path, kind: Any) -> bool:
+    try:
+        return kind(path.lstat().st_mode)
+    except OSError:
+        return False
+
+
+def _kind(path: Path) -> str:
+    kinds = {"a link": stat.S_ISLNK, "a folder": stat.S_ISDIR, "a pipe": stat.S_ISFIFO, "a file": stat.S_ISREG}
+    return next((name for name, kind in kinds.items() if _is(path, kind)), "a device or the like")
+
+
+def _open(path: Path) -> Any:
+    """A regular file for reading; an error where it has become a link since it was looked at."""
+    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    return os.fdopen(os.open(path, flags), "rb")

@@ -1,0 +1,101 @@
+"""Steps that nbgrader takes with each notebook, beside its own: the course's ``nbgrader_config.py`` names them."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import bleach
+from nbconvert.filters import markdown2html
+from nbconvert.preprocessors.sanitize import SanitizeHTML
+from nbgrader import utils
+from nbgrader.preprocessors import NbGraderPreprocessor
+
+from prilora_lite.teaching.handin import is_base64
+
+TAGS = bleach.ALLOWED_TAGS | {
+    "p", "br", "hr", "h1", "h2", "h3", "h4", "h5", "h6", "pre", "div", "span", "table", "thead", "tbody",
+    "tfoot", "tr", "th", "td", "caption", "img", "del", "s", "sub", "sup", "dl", "dt", "dd", "details",
+    "summary", "kbd", "mark", "small", "u",
+}  # fmt: skip
+ATTRIBUTES = {
+    "a": ["href", "title"], "img": ["src", "alt", "title", "width", "height"], "th": ["colspan", "rowspan", "scope"],
+    "td": ["colspan", "rowspan"], "code": ["class"], "span": ["class"], "div": ["class"], "ol": ["start"],
+    "abbr": ["title"], "acronym": ["title"],
+}  # fmt: skip
+LONGEST_HTML = 100_000  # characters; longer than that it is left out, the plain text stays
+
+
+def harmless(html: str) -> str:
+    """HTML without anything that runs, sends, or looks like the page around it."""
+    text = re.sub(r"<style\b[^>]*>[^<]*</style>", "", html)  # pandas writes one before each table
+    return bleach.clean(text, TAGS, _allowed, protocols={"http", "https", "mailto"}, strip=True)
+
+
+def _allowed(tag: str, name: str, value: str) -> bool:
+    if tag == "img" and name == "src":  # nothing is fetched: that would tell who reads the page, and when
+        return value.startswith(("data:image/png;base64,", "data:image/jpeg;base64,"))
+    return name in ATTRIBUTES.get(tag, ())
+
+
+def harmless_markdown(source: str) -> str:
+    """Markdown as HTML for a page; in place of nbconvert's own filter, which lets scripts through."""
+    return harmless(markdown2html(source))
+
+
+class DropEmptyMarks(NbGraderPreprocessor):
+    """DeduplicateIds empties the mark of a cell that is there twice; the next steps stumble over that."""
+
+    def preprocess_cell(self, cell: Any, resources: Any, index: int) -> tuple[Any, Any]:
+        """Drop an empty mark."""
+        if cell.metadata.get("nbgrader") == {}:
+            del cell.metadata["nbgrader"]
+        return cell, resources
+
+
+class JudgeTests(NbGraderPreprocessor):
+    """Puts a test's outputs so that nbgrader judges them rightly: it takes the first that says something.
+
+    An error counts before any value; of several values the last, which is the test's own; what goes to standard error
+    (progress bars, warnings, logging) is no error.
+    """
+
+    def preprocess_cell(self, cell: Any, resources: Any, index: int) -> tuple[Any, Any]:
+        """Sort the outputs of a test."""
+        if cell.cell_type != "code" or not utils.is_grade(cell) or utils.is_solution(cell):
+            return cell, resources
+        values = [output for output in cell.outputs if output.output_type == "execute_result"]
+        for output in values[:-1]:
+            output.output_type = "display_data"
+            output.pop("execution_count", None)
+        for output in cell.outputs:
+            if output.output_type == "stream":
+                output.name = "stdout"
+        cell.outputs.sort(key=lambda output: output.output_type != "error")
+        return cell, resources
+
+
+class Harmless(SanitizeHTML):
+    """Leaves of a learner's outputs what can do no harm on the teacher's screen: text, tables, pictures."""
+
+    enabled = True
+
+    def preprocess_cell(self, cell: Any, resources: Any, index: int) -> tuple[Any, Any]:
+        """Clean the outputs of a cell."""
+        for output in cell.get("outputs", []):
+            if "data" in output:
+                output["metadata"] = {}
+                output.data = {kind: data for kind, data in output.data.items() if self._fits(kind, data)}
+        if cell.cell_type == "code":
+            cell.outputs = self.sanitize_code_outputs(cell.outputs)
+        return cell, resources
+
+    def sanitize_html_tags(self, html_str: str) -> str:
+        """As on the whole page."""
+        return harmless(html_str)
+
+    @staticmethod
+    def _fits(kind: str, data: Any) -> bool:
+        if kind in ("image/png", "image/jpeg"):
+            return is_base64(data)
+        return isinstance(data, str) and (kind == "text/plain" or len(data) <= LONGEST_HTML)

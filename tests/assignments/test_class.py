@@ -1,0 +1,210 @@
+"""A class full of attacks and bad luck, graded for real: each gets what it should, and nothing else is touched."""
+
+import csv
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from prilora_lite.teaching import grading
+from tests.assignments.hostile import A
+from tests.assignments.hostile_folders import FOLDERS, NAME, expected_score, hand_in
+from tests.assignments.submissions import COURSE, perfect
+
+try:
+    grading._require_sandbox()
+    lacks = ""
+except ValueError as error:
+    lacks = str(error)
+pytestmark = pytest.mark.skipif(bool(lacks), reason=lacks)
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+DUE = "2026-03-05 10:00:00 UTC"
+
+
+def table(path):
+    with path.open(encoding="utf-8", newline="") as file:
+        return {row["student"].removeprefix("'"): row for row in csv.DictReader(file)}
+
+
+@pytest.fixture(scope="module")
+def course(tmp_path_factory):
+    course = tmp_path_factory.mktemp("class") / "course"
+    shutil.copytree(COURSE, course, ignore=shutil.ignore_patterns("gradebook.db", "submitted", "autograded", "grades"))
+    with (course / "nbgrader_config.py").open("a", encoding="utf-8") as config:
+        config.write("\nc.ExecutePreprocessor.timeout = 15\nc.LateSubmissionPlugin.penalty_method = 'zero'\n")
+    (course / "secret").write_text("teacher-secret", encoding="utf-8")
+    (course / "secret").chmod(0o600)
+    return course
+
+
+@pytest.fixture(scope="module")
+def graded(course):
+    """Student -> row of the table."""
+    from nbgrader.api import Gradebook
+
+    for student, when in (("ann", "2026-03-01 10:00:00 UTC"), ("late", "2026-03-09 10:00:00 UTC")):
+        folder = course / "submitted" / student / A
+        folder.mkdir(parents=True)
+        (folder / NAME).write_text(json.dumps(perfect(A)), encoding="utf-8")
+        (folder / "timestamp.txt").write_text(when, encoding="utf-8")
+    (course / "submitted" / "linked").symlink_to("ann")
+    for student in FOLDERS:
+        hand_in(course, student)
+    grading._register(A, course)
+    with Gradebook(grading._database(course)) as gradebook:
+        gradebook.update_or_create_assignment(A, duedate=DUE)
+    before = snapshot(course)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(["", os.environ.get("PYTHONPATH", "")]))
+        rows = table(grading.grade(A, course, jobs=2))
+    assert snapshot(course) == before, "something of the teacher's, or another's hand-in, is not what it was"
+    return rows
+
+
+def snapshot(course):
+    """The teacher's files and what was handed in: contents and rights."""
+    files = [course / "secret", *(course / "source").rglob("*"), *(course / "submitted").rglob("*")]
+    return {
+        str(path): (path.lstat().st_mode, path.read_bytes() if path.is_file() and not path.is_symlink() else b"")
+        for path in files
+    }
+
+
+@pytest.mark.parametrize("student", FOLDERS)
+def test_each_gets_what_it_should(student, graded):
+    row = graded[student]
+    assert (float(row["score"]) if row["score"] else None) == expected_score(student), row["notes"]
+    assert row["status"] == ("not graded" if FOLDERS[student][1] is None else "graded")
+
+
+@pytest.mark.parametrize("student", FOLDERS)
+def test_the_table_says_what_was_odd_and_why_points_were_lost(student, graded):
+    _, lost, note = FOLDERS[student]
+    notes = graded[student]["notes"]
+    assert re.search(note, notes)
+    for name in lost or ():
+        assert re.search(rf"{name}: \w+", notes), notes
+    assert "\n" not in notes
+
+
+def test_a_link_in_place_of_a_folder_is_no_hand_in(graded):
+    assert graded["linked"]["status"] == "not graded"
+    assert "submitted/linked is a link, no folder" in graded["linked"]["notes"]
+
+
+def test_a_late_hand_in_has_the_score_that_nbgrader_gives(graded, course):
+    nbgrader(course, "export", "--to", "all.csv")
+    with (course / "all.csv").open(encoding="utf-8") as file:
+        theirs = {
+            row["student_id"]: float(row["score"])
+            for row in csv.DictReader(file)
+            if row["student_id"] in ("ann", "late")
+        }
+    assert theirs == {student: float(graded[student]["score"]) for student in ("ann", "late")} == {"ann": 14, "late": 0}
+    assert float(graded["late"]["late penalty"]) == 14
+
+
+def test_no_file_of_the_code_is_left_and_no_temporary_one(graded, course):
+    left = {path.name for path in (course / "autograded").rglob("*") if not path.is_dir()}
+    assert left == {NAME, "timestamp.txt"}
+    assert not any(path.is_symlink() for path in (course / "autograded").rglob("*"))
+    assert list((course / "grades" / "running").iterdir()) == []
+
+
+def test_code_reads_no_linked_data(graded, course):
+    assert "READ" not in outputs(course, "reads_linked_data")
+    assert "teacher-secret" not in outputs(course, "reads_linked_data")
+
+
+def test_a_field_that_a_spreadsheet_would_compute_is_text(graded, course):
+    assert graded["=1+1"]["student"] == "'=1+1"
+    text = (course / "grades" / f"{A}.csv").read_text(encoding="utf-8")
+    assert not re.search(r'(^|[;,"\n])[=+@]', text)
+
+
+def test_started_again_it_grades_no_one_again_and_says_the_same(graded, course):
+    journal = course / "grades" / f"{A}.jsonl"
+    before = journal.read_bytes()
+    assert table(grading.grade(A, course, jobs=1)) == graded
+    assert journal.read_bytes() == before
+
+
+@pytest.fixture(scope="module")
+def feedback(graded, course):
+    nbgrader(course, "generate_feedback", A)
+    return course / "feedback"
+
+
+def test_feedback_holds_the_page_alone(feedback):
+    files = [path for path in feedback.rglob("*") if not path.is_dir()]
+    named = [
+        path for path in files if "[" not in str(path)
+    ]  # there nbgrader finds the notebook itself to be a data file
+    assert {path.name for path in named} == {f"{A}.html", "timestamp.txt"}
+    assert not any(path.is_symlink() for path in files)
+
+
+def test_what_is_harmless_stays_on_the_page(feedback):
+    page = (feedback / "page" / A / f"{A}.html").read_text(encoding="utf-8")
+    assert "<td>a cell</td>" in page
+    assert "x &lt; y" in page
+    assert "<td onclick" not in page
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on PATH")
+def test_in_a_real_browser_nothing_of_a_learners_runs(feedback, tmp_path):
+    playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
+    page = feedback / "page" / A / f"{A}.html"
+    live = tmp_path / "live.html"  # that the browser would run it, if it were there
+    live.write_text("<title>a</title><img src=x onerror=\"document.title = 'taken'\">", encoding="utf-8")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        tab = browser.new_page()
+        asked = []
+        tab.on("request", lambda request: asked.append(request.url))
+        tab.route(re.compile("^https?:"), lambda route: route.abort())
+        tab.goto(live.as_uri())
+        tab.wait_for_function("document.title == 'taken'")
+        asked.clear()
+        tab.goto(page.as_uri())
+        for link in tab.locator("a:visible").filter(has_text=re.compile("click|^x$")).all():
+            link.click(timeout=5_000)
+        assert tab.title() == A
+        assert tab.evaluate("document.querySelectorAll('iframe, svg, object, embed, form').length") == 0
+        names = tab.evaluate("[...document.querySelectorAll('*')].flatMap(e => e.getAttributeNames())")
+        assert not [name for name in names if name.startswith("on")]
+        browser.close()
+    assert not [url for url in asked if not url.startswith(("file:", "data:", "https://cdnjs.cloudflare.com/"))]
+
+
+def outputs(course, student):
+    cells = json.loads((course / "autograded" / student / A / NAME).read_text(encoding="utf-8"))["cells"]
+    return json.dumps([cell.get("outputs") for cell in cells])
+
+
+def nbgrader(course, *arguments):
+    command = [sys.executable, "-m", "nbgrader", *arguments]
+    done = subprocess.run(command, cwd=course, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_what_is_there_from_an_earlier_version_is_replaced_not_followed(tmp_path):
+    course = tmp_path / "course"
+    shutil.copytree(COURSE, course, ignore=shutil.ignore_patterns("gradebook.db", "submitted", "autograded", "grades"))
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / NAME).write_text("the teacher's", encoding="utf-8")
+    (course / "submitted" / "ann" / A).mkdir(parents=True)
+    (course / "submitted" / "ann" / A / NAME).write_text(json.dumps(perfect(A)), encoding="utf-8")
+    (course / "autograded" / "ann").mkdir(parents=True)
+    (course / "autograded" / "ann" / A).symlink_to(elsewhere)
+    rows = table(grading.grade(A, course))
+    assert rows["ann"]["status"] == "graded"
+    assert (elsewhere / NAME).read_text(encoding="utf-8") == "the teacher's"
+    assert not Path(course / "autograded" / "ann" / A).is_symlink()
