@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from prilora_lite.lora import LoRALinear
 from prilora_lite.models.heads import head_parameters
 
-# Of a model's configuration, by whatever name a family has for them: heads, norms' epsilons, activations, positions
+# Fields of a model's configuration, whatever a family calls them: heads, norms' epsilons, activations, positions
 SETTINGS = re.compile(
     r"(^|_)heads?$|_eps(ilon)?$|(^|_)act(ivation)?(_fn|_function)?$|rope_theta$|position_embedding_type$"
 )

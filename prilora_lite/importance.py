@@ -144,7 +144,7 @@ def importance(
         rule: ``magnitude_input`` as above, ``magnitude`` for :math:`|A_{ij}|`, ``random`` for uniform noise; another
             name in :data:`IMPORTANCE_RULES`, or a function of your own.
         generator: source of the noise, on the CPU. None: torch's own.
-        gradient: of A, (r, n), for a rule that asks for it.
+        gradient: gradient of A, (r, n), for a rule that asks for it.
 
     Returns:
         S, (r, n).

@@ -53,7 +53,13 @@ from prilora_lite.shared.records import read_records
 from tests.small_models import build
 
 KINDS = (ValueError, TypeError, RuntimeError, OSError)  # no AttributeError, KeyError, IndexError, OverflowError ...
-METHOD = ("prilora_lite.lora", "prilora_lite.pruner", "prilora_lite.adapt", "torch.nn.modules.module")
+METHOD = (
+    "prilora_lite.lora",
+    "prilora_lite.importance",
+    "prilora_lite.pruner",
+    "prilora_lite.adapt",
+    "torch.nn.modules.module",
+)
 UNDOCUMENTED = (RecursionError, NotImplementedError)  # kinds of RuntimeError that say nothing to a user
 
 # The same junk each time, so that a suite that passed passes again; the benchmark draws anew

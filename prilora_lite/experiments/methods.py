@@ -81,7 +81,7 @@ def configurations(
         intervals: N, optimizer steps from one prune to the next.
         importances: names in :data:`~.importance.IMPORTANCE_RULES`.
         scalings: ``layer``, ``sqrt`` or ``mean``; on flat ranks they are one.
-        schedules: names in :data:`~.ranks.SCHEDULES`, which on equal ends are one; or ranks themselves, one for each
+        schedules: names in :data:`~.ranks.SCHEDULES`, which agree on equal ends; or ranks themselves, one for each
             layer, which have no ends.
 
     Raises:

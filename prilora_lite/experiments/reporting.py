@@ -63,7 +63,7 @@ def to_dataframe(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
 
 
 def _configuration(method: str | dict[str, Any]) -> dict[str, Any]:
-    """The columns of a stored configuration; of a method that has none, nothing."""
+    """The columns of a stored configuration; none for a method without one."""
     if isinstance(method, str):
         return {}
     config = {"ranks": PRILoRAConfig.ranks} | method  # the first records are older than other schedules

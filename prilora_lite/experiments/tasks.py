@@ -85,7 +85,7 @@ def get_task(name: str | Task) -> Task:
     """The task of that name; a task of your own as it is.
 
     Raises:
-        ValueError: no such task; the nearest name is given.
+        ValueError: no such task; the message gives the nearest name.
     """
     if isinstance(name, Task):
         return name

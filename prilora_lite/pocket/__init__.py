@@ -1,1 +1,1 @@
-"""Pocket: a small pre-trained encoder and four small tasks, in the package; a run takes seconds, without a GPU."""
+"""Pocket: a small pre-trained encoder and four small tasks in the package; runs take seconds, and no network or GPU."""

@@ -151,7 +151,7 @@ def load(name: str, folder: Path = FOLDER) -> pd.DataFrame:
 
     Raises:
         ValueError: no recording of that name.
-        FileNotFoundError: it is not there, or lacks a run; the command that makes it is named.
+        FileNotFoundError: it is not there, or lacks a run; the message names the command that makes it.
     """
     runs = _runs(name, folder)
     columns = ("name", "task", "seed", "adapter", "adapter_nonzero")
