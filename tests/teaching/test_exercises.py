@@ -29,12 +29,7 @@ def rows(table):
 
 WRONG = [row for page in PAGES for row in page.WRONG]
 RIGHT = [row for page in PAGES for row in page.RIGHT]
-SLIPS = [
-    (exercise, slip, sentence)
-    for exercise in CHECKS
-    for sentence, slips in exercise.exercise.slips.items()
-    for slip in (slips if isinstance(slips, tuple) else (slips,))
-]
+SLIPS = [(exercise, slip, sentence) for exercise in CHECKS for sentence, slip in exercise.exercise.each_slip()]
 every = pytest.mark.parametrize("exercise", CHECKS, ids=lambda exercise: exercise.__name__)
 
 
@@ -289,6 +284,10 @@ def test_in_a_notebook_the_output_of_a_failing_check_has_the_sentences_and_no_fr
     assert text.startswith(SENTENCE)
     assert "checking.py" not in text
     assert "Traceback" not in text
+
+
+def test_tab_offers_the_checks_alone():
+    assert dir(check) == check.__all__
 
 
 def test_plain_python_raises_an_assertion_error():

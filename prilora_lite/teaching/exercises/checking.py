@@ -147,18 +147,19 @@ class Exercise:
         It must do so where the answer first went wrong, and in most of the cases: one alone may be chance.
         """
         found, most = "", 0
-        for sentence, outcomes in self._slips():
-            like = [one.like(other) for one, other in zip(outcomes, given, strict=True)]
-            if like[place] and 2 * sum(like) > len(like) and sum(like) > most:
-                found, most = sentence, sum(like)
-        return found, most
-
-    def _slips(self) -> Iterator[tuple[str, list[Outcome]]]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # 0 / 0 in a slip of ours is no concern of the learner's
-            for sentence, slips in self.slips.items():
-                for slip in slips if isinstance(slips, tuple) else (slips,):
-                    yield sentence, [self.outcome(slip, case) for case in self.cases]
+            for sentence, slip in self.each_slip():
+                like = [self.outcome(slip, case).like(one) for case, one in zip(self.cases, given, strict=True)]
+                if like[place] and 2 * sum(like) > len(like) and sum(like) > most:
+                    found, most = sentence, sum(like)
+        return found, most
+
+    def each_slip(self) -> Iterator[tuple[str, Answer]]:
+        """Each sentence with each function that makes its mistake."""
+        for sentence, slips in self.slips.items():
+            for slip in slips if isinstance(slips, tuple) else (slips,):
+                yield sentence, slip
 
     def _constant(self, given: list[Outcome], right: list[Outcome]) -> str:
         """What to say of an answer that never changes where it should, or nothing."""
@@ -221,12 +222,8 @@ def check(
             print(f"{name}: well done")
 
         # Not by functools.wraps: a check is a function of an answer, not of the answer's arguments
-        checked.__name__, checked.__qualname__, checked.__module__ = (
-            truth.__name__,
-            truth.__qualname__,
-            truth.__module__,
-        )
-        checked.__doc__, checked.exercise = truth.__doc__, exercise
+        checked.__name__ = checked.__qualname__ = truth.__name__
+        checked.__module__, checked.__doc__, checked.exercise = truth.__module__, truth.__doc__, exercise
         return checked
 
     return decorate
