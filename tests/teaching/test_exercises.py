@@ -17,9 +17,9 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
 from prilora_lite import exercises as check
-from tests.teaching.answers import importance, layer, pruning, ranks, results, runs
+from tests.teaching.answers import importance, layer, norms, pruning, ranks, results, runs
 
-PAGES = (layer, results, ranks, importance, pruning, runs)
+PAGES = (layer, results, ranks, importance, norms, pruning, runs)
 CHECKS = [getattr(check, name) for name in check.__all__ if name != "WrongAnswer"]
 
 
@@ -29,12 +29,7 @@ def rows(table):
 
 WRONG = [row for page in PAGES for row in page.WRONG]
 RIGHT = [row for page in PAGES for row in page.RIGHT]
-SLIPS = [
-    (exercise, slip, sentence)
-    for exercise in CHECKS
-    for sentence, slips in exercise.exercise.slips.items()
-    for slip in (slips if isinstance(slips, tuple) else (slips,))
-]
+SLIPS = [(exercise, slip, sentence) for exercise in CHECKS for sentence, slip in exercise.exercise.each_slip()]
 every = pytest.mark.parametrize("exercise", CHECKS, ids=lambda exercise: exercise.__name__)
 
 
@@ -197,7 +192,7 @@ junk = st.recursive(
 
 
 @every
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(values=st.lists(junk, min_size=1, max_size=3))
 def test_junk_is_refused_in_words(exercise, values):
     calls = iter(range(10**6))
@@ -271,7 +266,7 @@ def test_in_ipython_the_sentences_are_all_that_is_shown(tmp_path, monkeypatch, c
     shown = capsys.readouterr().out.strip().split("\n")
     assert shown[0] == SENTENCE
     assert len(shown) == 2
-    assert shown[1].startswith("merged_weight(W0=[[")
+    assert shown[1].startswith("merged_weight(W0 of shape (4, 3), A of shape (2, 3), B of shape (4, 2), s=3.0) stopped")
     assert shown[1].endswith(
         "stopped with RuntimeError: mat1 and mat2 shapes cannot be multiplied (2x3 and 4x2), "
         "in the line `return W0 + s * A @ B`."
@@ -289,6 +284,10 @@ def test_in_a_notebook_the_output_of_a_failing_check_has_the_sentences_and_no_fr
     assert text.startswith(SENTENCE)
     assert "checking.py" not in text
     assert "Traceback" not in text
+
+
+def test_tab_offers_the_checks_alone():
+    assert dir(check) == check.__all__
 
 
 def test_plain_python_raises_an_assertion_error():

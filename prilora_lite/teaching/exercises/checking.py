@@ -22,7 +22,7 @@ from prilora_lite.teaching.exercises.reading import (
     agree,
     numbers,
     shown,
-    shown_argument,
+    shown_call,
     shown_difference,
     unchanged,
 )
@@ -35,9 +35,11 @@ ADVICE = {
     "cannot be multiplied": "Write the shapes of the two factors side by side: the inner two numbers must be equal.",
     "must match": "The shapes of the two sides don't fit: print both before that line.",
     "broadcast": "The shapes of the two sides don't fit: print both before that line.",
+    "equal size": "Tensors of different shapes can't be stacked; what do you want to join, and along which axis?",
     "is not defined": "Is this name imported in the notebook, and spelled as in the stub?",
     "positional argument": "Keep the arguments of the stub, in their order.",
     "is ambiguous": "A tensor of several numbers is neither true nor false: ask what you mean to ask.",
+    "'list'": "Lists can't be subtracted or multiplied entry by entry: make arrays of them, or go through them.",
     "NoneType": "Something is None in that line: which of your values is None at first?",
     "leaf Variable": "A weight that is trained can't be written over directly: go through its .data.",
     "ZeroDivisionError": "Look at what you divide by: when is it 0?",
@@ -118,10 +120,7 @@ class Exercise:
             return Outcome(fault=_in_short(error), line=_line_of(answer, error))
         for name, before, after in zip(self.names, case, given, strict=True):
             if not unchanged(before, after):
-                return Outcome(
-                    fault=f"Your function changes {name}, which belongs to the caller. Work on a new object: an "
-                    "operator such as +=, an index on the left, or a method whose name ends in _ writes into the old."
-                )
+                return Outcome(fault=f"Your function changes {name}, which belongs to the caller. {_instead(before)}")
         try:
             return Outcome(value=self.reads(value, *given))
         except WrongAnswer as wrong:
@@ -148,18 +147,19 @@ class Exercise:
         It must do so where the answer first went wrong, and in most of the cases: one alone may be chance.
         """
         found, most = "", 0
-        for sentence, outcomes in self._slips():
-            like = [one.like(other) for one, other in zip(outcomes, given, strict=True)]
-            if like[place] and 2 * sum(like) > len(like) and sum(like) > most:
-                found, most = sentence, sum(like)
-        return found, most
-
-    def _slips(self) -> Iterator[tuple[str, list[Outcome]]]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # 0 / 0 in a slip of ours is no concern of the learner's
-            for sentence, slips in self.slips.items():
-                for slip in slips if isinstance(slips, tuple) else (slips,):
-                    yield sentence, [self.outcome(slip, case) for case in self.cases]
+            for sentence, slip in self.each_slip():
+                like = [self.outcome(slip, case).like(one) for case, one in zip(self.cases, given, strict=True)]
+                if like[place] and 2 * sum(like) > len(like) and sum(like) > most:
+                    found, most = sentence, sum(like)
+        return found, most
+
+    def each_slip(self) -> Iterator[tuple[str, Answer]]:
+        """Each sentence with each function that makes its mistake."""
+        for sentence, slips in self.slips.items():
+            for slip in slips if isinstance(slips, tuple) else (slips,):
+                yield sentence, slip
 
     def _constant(self, given: list[Outcome], right: list[Outcome]) -> str:
         """What to say of an answer that never changes where it should, or nothing."""
@@ -179,8 +179,7 @@ class Exercise:
         return self.hint
 
     def _evidence(self, case: tuple, mine: Outcome, true: Outcome) -> str:
-        arguments = ", ".join(map(shown_argument, self.names, case))
-        question = f"{self.truth.__name__}({arguments})"
+        question = shown_call(self.truth.__name__, dict(zip(self.names, case, strict=True)))
         if mine.line is not None:
             return f"{question} stopped with {mine.fault}" + (f", in the line `{mine.line}`." if mine.line else ".")
         if mine.fault:
@@ -223,15 +222,20 @@ def check(
             print(f"{name}: well done")
 
         # Not by functools.wraps: a check is a function of an answer, not of the answer's arguments
-        checked.__name__, checked.__qualname__, checked.__module__ = (
-            truth.__name__,
-            truth.__qualname__,
-            truth.__module__,
-        )
-        checked.__doc__, checked.exercise = truth.__doc__, exercise
+        checked.__name__ = checked.__qualname__ = truth.__name__
+        checked.__module__, checked.__doc__, checked.exercise = truth.__module__, truth.__doc__, exercise
         return checked
 
     return decorate
+
+
+def _instead(given: Any) -> str:
+    """What to do instead of writing into what was given."""
+    if torch.is_tensor(given):
+        return (
+            "Compute a new tensor: +=, an index on the left, and methods whose names end in _ write into the old one."
+        )
+    return "Leave it as it is, and work on a copy."
 
 
 def _in_short(error: Exception) -> str:
@@ -249,7 +253,8 @@ def _line_of(answer: Answer, error: Exception) -> str:
         for frame in traceback.extract_tb(error.__traceback__)
         if code and (frame.filename, frame.name) == (code.co_filename, code.co_name)
     ]
-    return lines[-1] if lines else ""
+    line = lines[-1] if lines else ""
+    return line if len(line) <= 100 else line[:97] + "..."
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -50,7 +50,7 @@ def full_parameters(m: int, n: int) -> int:
 
 
 @check(
-    cases=((4, 3, 2), (128, 256, 8), (256, 128, 4)),
+    cases=((4, 3, 2), (5, 7, 3), (128, 256, 8), (256, 128, 4)),
     hint="Count the entries of A and of B apart, each by its shape; then think what to do with the two counts.",
     slips={
         "You multiplied all three sides. A and B are two thin matrices: count each by itself.": lambda m, n, r: (

@@ -16,13 +16,16 @@ Batch = tuple[Tensor, Tensor]  # x (rows, places, n) and a mask (rows, places), 
 
 
 def _steps(padding: float | None = None) -> list[list[Batch]]:
-    """Three steps of two small batches that differ in tokens; padded places hold noise, or what is given."""
+    """Three steps of two small batches that differ in tokens and length; padding holds noise, or what is given."""
     generator = torch.Generator().manual_seed(0)
     steps = []
     for counts in ((2, 4), (1, 3), (4, 1)):
         batches = []
-        for tokens in counts:
-            x, mask = torch.randn(2, 4, 3, generator=generator), torch.arange(4) < torch.tensor([[tokens], [1]])
+        for tokens, length in zip(counts, (4, 5), strict=True):
+            x, mask = (
+                torch.randn(2, length, 3, generator=generator),
+                torch.arange(length) < torch.tensor([[tokens], [1]]),
+            )
             batches.append((x if padding is None else x.masked_fill(~mask[..., None], padding), mask))
         steps.append(batches)
     return steps

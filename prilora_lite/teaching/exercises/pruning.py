@@ -11,7 +11,7 @@ from prilora_lite.importance import importance, keep_mask
 from prilora_lite.teaching.exercises.checking import Answer, check
 from prilora_lite.teaching.exercises.reading import tensor
 
-_A = torch.tensor([[2.0, 1.0, -8.0, -5.0], [-8.0, -4.0, 7.0, 6.0]])
+_A = torch.tensor([[-2.0, 1.0, -8.0, 5.0], [8.0, -4.0, -7.0, 6.0]])
 _s = torch.tensor([9.0, 16.0, 1.0, 4.0])
 
 

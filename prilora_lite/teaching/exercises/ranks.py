@@ -61,7 +61,7 @@ def _torchs(num_layers: int, first: int, last: int) -> list[int]:
     hint="Write the line for four layers on paper, l = 0 to 3: the first value is the first rank, the last the last.",
     reads=whole_numbers,
     slips={
-        "You cut off what is behind the point; round to the nearest.": lambda L, first, last: [
+        "You cut off what comes after the point; round to the nearest.": lambda L, first, last: [
             int(r) for r in _line(L, first, last)
         ],
         "You round up; round to the nearest.": lambda L, first, last: [math.ceil(r) for r in _line(L, first, last)],
@@ -124,7 +124,7 @@ def _sqrt(s: Callable[[float, int, float], float]) -> Answer:
 
 
 @check(
-    cases=[(ranks, alpha, rule) for ranks, alpha in (([2, 4, 12], 12), ([4, 8, 12], 16))
+    cases=[(ranks, alpha, rule) for ranks, alpha in (([2, 4, 12], 12), ([4, 5, 8], 16))
            for rule in ("mean", "layer", "sqrt")],
     hint="Alpha stands above in all three. What stands below: for 'layer', for 'mean', and for 'sqrt'?",
     slips={

@@ -120,15 +120,18 @@ def shown(value: Any) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def shown_argument(name: str, value: Any) -> str:
-    """An argument as it would be written in a call, if that is short."""
+def shown_call(name: str, arguments: dict[str, Any]) -> str:
+    """A call with its arguments; if its tensors are many numbers, with their shapes."""
+    entries = sum(value.numel() for value in arguments.values() if torch.is_tensor(value))
+    shown = [_argument(name, value, short=entries <= 2 * SHORT) for name, value in arguments.items()]
+    return f"{name}({', '.join(shown)})"
+
+
+def _argument(name: str, value: Any, short: bool) -> str:
     if torch.is_tensor(value):
-        return f"{name}={_text(_from_tensor(value).tolist())}" if value.numel() <= SHORT else name
-    if isinstance(value, (int, float, str)) or value is None:
-        return f"{name}={value!r}"
-    if isinstance(value, list) and all(isinstance(entry, (int, float)) for entry in value):
-        return f"{name}={value!r}"
-    return name
+        return f"{name}={_text(_from_tensor(value).tolist())}" if short else f"{name} of shape {tuple(value.shape)}"
+    plain = value if isinstance(value, list) else [value]
+    return f"{name}={value!r}" if all(isinstance(entry, (int, float, str, type(None))) for entry in plain) else name
 
 
 def shown_difference(given: np.ndarray | str, expected: np.ndarray | str) -> str:

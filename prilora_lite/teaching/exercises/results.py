@@ -163,8 +163,8 @@ def verdict(mean: float, half: float) -> str:
         "Your sign is turned: above 0 is where both do more than the sum.": lambda a, b, c, d: (
             (b - a) + (c - a) - (d - a)
         ),
-        "You took LoRA off twice but add it back never: gains are measured from LoRA.": lambda a, b, c, d: d - b - c,
-        "You compare with the mean of the two gains; with their sum it should be.": lambda a, b, c, d: d - (b + c) / 2,
+        "You took off two whole metrics; only their gains over LoRA are to be taken off.": lambda a, b, c, d: d - b - c,
+        "You compare with the mean of the two gains; it should be their sum.": lambda a, b, c, d: d - (b + c) / 2,
         "You halved it; the difference of the two gains is asked for.": lambda a, b, c, d: (d - c - b + a) / 2,
         "Both can also do less than the sum: then the number is below 0.": (
             lambda a, b, c, d: abs(d - c - b + a),

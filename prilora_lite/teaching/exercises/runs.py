@@ -34,7 +34,7 @@ def _names(layers: Any, model: nn.Module) -> str:
             raise WrongAnswer(f"The keys should be the names that model.named_modules() gives; {shown(name)} is none.")
         if layer is not modules[name]:
             raise WrongAnswer(f"The values should be the layers themselves; under {name!r} you have {shown(layer)}.")
-    return ", ".join(sorted(layers))
+    return ", ".join(sorted(name or "the model itself" for name in layers))
 
 
 def _named(model: nn.Module, kind: type | tuple[type, ...]) -> dict[str, nn.Module]:
@@ -62,7 +62,7 @@ def _named(model: nn.Module, kind: type | tuple[type, ...]) -> dict[str, nn.Modu
             lambda model: list(_named(model, LoRALinear)),
             lambda model: list(_named(model, LoRALinear).items()),
         ),
-        "You give each layer by its own name alone; the name has to lead to it from the top.": lambda model: {
+        "You use the last part of each name alone; a name has to lead to its layer from the top.": lambda model: {
             name.split(".")[-1]: module for name, module in _named(model, LoRALinear).items()
         },
         "These are the weights; the layers that hold them are asked for.": lambda model: {
@@ -175,9 +175,9 @@ def _over(numerator: float, denominator: float) -> float:
 
 
 @check(
-    cases=((6, 1, 3, 2), (1, 7, 2, 4), (5, 3, 2, 0), (3, 5, 0, 2), (1, 1, 5, 5), (3, 3, 3, 3), (4, 4, 0, 0),
+    cases=((6, 2, 3, 1), (1, 7, 2, 4), (5, 3, 2, 0), (3, 5, 0, 2), (1, 1, 5, 5), (3, 3, 3, 3), (4, 4, 0, 0),
            (9, 0, 2, 0), (0, 5, 3, 0), (0, 0, 3, 4)),
-    hint="Write the four sums below the root one by one, for tp = 6, tn = 1, fp = 3, fn = 2.",
+    hint="Write the four sums below the root one by one, for tp = 6, tn = 2, fp = 3, fn = 1.",
     slips={
         "That is the accuracy, the share of right answers.": lambda tp, tn, fp, fn: (tp + tn) / (tp + tn + fp + fn),
         "That is F1, which takes no notice of tn.": lambda tp, tn, fp, fn: _over(2 * tp, 2 * tp + fp + fn),

@@ -43,9 +43,7 @@ def _verdict(text: Any, task: str, mean: float, low: float, high: float, seeds: 
     ends = [number.removeprefix("+") for number in found[found.index(f"{mean:+.1f}") + 1 :]]
     for name, end in (("lower", low), ("upper", high)):
         if f"{end:.1f}" not in ends:
-            raise WrongAnswer(
-                f"The {name} end of the interval, {end:.1f}, is missing behind the mean in {shown(text)}."
-            )
+            raise WrongAnswer(f"The {name} end of the interval, {end:.1f}, is missing after the mean in {shown(text)}.")
     if ends.index(f"{low:.1f}") > ends.index(f"{high:.1f}"):
         raise WrongAnswer(f"The lower end of the interval comes first; you have the upper one first in {shown(text)}.")
     if not re.search(rf"(?<![\w.]){seeds} seeds\b", text):
@@ -55,7 +53,7 @@ def _verdict(text: Any, task: str, mean: float, low: float, high: float, seeds: 
         if end in endings:
             return verdict
     raise WrongAnswer(
-        f"Behind a colon the sentence ends in the verdict of exercise 2.2, word for word: first, second or {NONE}. "
+        f"The sentence ends in a colon and the verdict of exercise 2.2, word for word: first, second or {NONE}. "
         f"Yours ends in {shown(end)}."
     )
 

@@ -177,8 +177,8 @@ def mended_at_the_top(num_layers, mean, slope):
 
 
 WRONG = [
-    (check.rank_schedule, cut_off, "behind the point"),
-    (check.rank_schedule, lambda L, first, last: [int(r) for r in line(L, first, last)], "behind the point"),
+    (check.rank_schedule, cut_off, "after the point"),
+    (check.rank_schedule, lambda L, first, last: [int(r) for r in line(L, first, last)], "after the point"),
     (check.rank_schedule, rounded_up, "You round up"),
     (check.rank_schedule, half_up, "a half goes to the even neighbour"),
     (check.rank_schedule, too_many_steps, "never reaches the last rank"),

@@ -87,7 +87,7 @@ WRONG = [
     (
         check.adapter_layers,
         lambda model: {n.split(".")[-1]: m for n, m in lora(model).items()},
-        "lead to it from the top",
+        "has to lead to its layer",
     ),
     (check.adapter_layers, lambda model: len(lora(model)), "A dictionary from name to layer"),
     (check.adapter_layers, forgets_to_return, "is there a return"),
