@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from html import escape
 from typing import Any
 
 import bleach
@@ -23,12 +24,17 @@ ATTRIBUTES = {
     "td": ["colspan", "rowspan"], "code": ["class"], "span": ["class"], "div": ["class"], "ol": ["start"],
     "abbr": ["title"], "acronym": ["title"],
 }  # fmt: skip
-LONGEST_HTML = 100_000  # characters; longer than that it is left out, the plain text stays
+LONGEST_HTML = 100_000  # characters; what is longer is shown as text
+INLINE = re.compile(r"<(?:a|abbr|b|code|em|i|s|small|strong|u)\b", re.I)
+LONGEST_MARKDOWN, MOST_TAGS = 20_000, 6_000
+MOST_INLINE = 300  # such tags, each of which a parser may have to repeat for all that follows
 
 
 def harmless(html: str) -> str:
     """HTML without anything that runs, sends, or looks like the page around it."""
-    text = re.sub(r"<style\b[^>]*>[^<]*</style>", "", html)  # pandas writes one before each table
+    if len(html) > LONGEST_HTML or html.count("<") > MOST_TAGS or len(INLINE.findall(html)) > MOST_INLINE:
+        return f"<pre>{escape(html[:LONGEST_HTML])}</pre>"
+    text = re.sub(r"<style\b[^>]{0,100}>[^<]{0,5000}</style>", "", html)  # pandas writes one before each table
     return bleach.clean(text, TAGS, _allowed, protocols={"http", "https", "mailto"}, strip=True)
 
 
@@ -40,7 +46,7 @@ def _allowed(tag: str, name: str, value: str) -> bool:
 
 def harmless_markdown(source: str) -> str:
     """Markdown as HTML for a page; in place of nbconvert's own filter, which lets scripts through."""
-    return harmless(markdown2html(source))
+    return harmless(markdown2html(source) if len(source) <= LONGEST_MARKDOWN else escape(source))
 
 
 class DropEmptyMarks(NbGraderPreprocessor):
