@@ -15,15 +15,14 @@ BREAKS = {
         "01_lora_from_scratch", "config.py", "[self.alpha / rank for rank in ranks]", "[self.alpha for rank in ranks]",
     ),
     "ranks fall": (
-        "03_rank_schedule", "ranks.py", '_line(num_layers, _exact(first, "first"), _exact(last, "last"))',
-        '_line(num_layers, _exact(last, "last"), _exact(first, "first"))',
+        "03_rank_schedule", "ranks.py", "first_rank + (last_rank - first_rank) * l", "last_rank + (first_rank - last_rank) * l",
     ),
     "the norm runs over the features": (
-        "04_what_is_important", "pruner.py", "squares.sum(0)", "squares.mean(1).sum().expand(x.shape[1])",
+        "04_what_is_important", "importance.py", "squares.sum(0)", "squares.mean(1).sum().expand(x.shape[1])",
     ),
     "B is pruned": (
         "05_pruning_during_training", "pruner.py", "self.layers[name].lora_A.masked_fill_(~mask, 0)",
-        "self.layers[name].lora_B.masked_fill_(~keep_mask(self.layers[name].lora_B.abs(), self.ratio), 0)",
+        "self.layers[name].lora_B.masked_fill_(~keep_mask(self.layers[name].lora_B.abs(), 0.5), 0)",
     ),
 }  # fmt: skip
 
