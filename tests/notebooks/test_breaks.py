@@ -15,7 +15,8 @@ BREAKS = {
         "01_lora_from_scratch", "config.py", "[self.alpha / rank for rank in ranks]", "[self.alpha for rank in ranks]",
     ),
     "ranks fall": (
-        "03_rank_schedule", "ranks.py", "first_rank + (last_rank - first_rank) * l", "last_rank + (first_rank - last_rank) * l",
+        "03_rank_schedule", "ranks.py", "first_rank + (last_rank - first_rank) * l",
+        "last_rank + (first_rank - last_rank) * l",
     ),
     "the norm runs over the features": (
         "04_what_is_important", "importance.py", "squares.sum(0)", "squares.mean(1).sum().expand(x.shape[1])",
