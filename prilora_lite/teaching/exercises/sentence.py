@@ -10,12 +10,6 @@ from prilora_lite.teaching.exercises.checking import Answer, check
 from prilora_lite.teaching.exercises.reading import WrongAnswer, shown
 
 NONE = "no difference shown"
-# The verdicts, with how a sentence may end: in the words of exercise 2.2, or as a whole clause.
-VERDICTS = {
-    "first": ("first", "the first is above"),
-    "second": ("second", "the first is below"),
-    NONE: (NONE,),
-}
 
 
 def _sentence(task: str, mean: float, low: float, high: float, seeds: int, says: str) -> str:
@@ -49,9 +43,8 @@ def _verdict(text: Any, task: str, mean: float, low: float, high: float, seeds: 
     if not re.search(rf"(?<![\w.]){seeds} seeds\b", text):
         raise WrongAnswer(f"The number of seeds, written as '{seeds} seeds', is missing in {shown(text)}.")
     end = text.rstrip(" .").rpartition(": ")[2]
-    for verdict, endings in VERDICTS.items():
-        if end in endings:
-            return verdict
+    if end in ("first", "second", NONE):
+        return end
     raise WrongAnswer(
         f"The sentence ends in a colon and the verdict of exercise 2.2, word for word: first, second or {NONE}. "
         f"Yours ends in {shown(end)}."

@@ -229,6 +229,11 @@ WRONG = [
         saying(honest, "{task} ({low:.1f} to {high:.1f}), {seeds} seeds"),
         "mean, \\+1.2, is missing",
     ),
+    (
+        check.report_sentence,
+        saying(lambda m, low, high: {"first": "the first is above"}.get(honest(m, low, high), NONE)),
+        "in a colon and the verdict of exercise 2.2",
+    ),
     (check.report_sentence, saying(honest, "{task} {mean:+.1f}, {seeds} seeds"), "lower end of the interval, -0.8"),
     (check.report_sentence, saying(honest, "{task} {mean:+.1f} (from {low:.1f}), {seeds} seeds"), "upper end"),
     (
@@ -302,12 +307,4 @@ RIGHT = [
         saying(honest, "{task}: {mean:+.1f} points, 95 % interval [{low:.1f}, {high:.1f}], {seeds} seeds"),
     ),
     (check.report_sentence, lambda *values: saying(honest)(*values) + "."),
-    (
-        check.report_sentence,
-        saying(
-            lambda m, low, high: {"first": "the first is above", "second": "the first is below"}.get(
-                honest(m, low, high), NONE
-            )
-        ),
-    ),
 ]
