@@ -186,7 +186,9 @@ class PRILoRACallback(SealCheckpoints, ExportableState):
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if args.load_best_model_at_end and state.best_model_checkpoint is not None and self._model is not None:
+        if self._model is None:
+            return
+        if args.load_best_model_at_end and state.best_model_checkpoint is not None:
             best = Path(state.best_model_checkpoint)
             self._restore(best, _saved_in(TrainerState.load_from_json(str(best / "trainer_state.json"))))
         if self.pruner is None:
