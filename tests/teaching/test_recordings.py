@@ -3,16 +3,19 @@
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from prilora_lite import PRILoRAConfig, Settings, finetune
 from prilora_lite.cli import main
+from prilora_lite.experiments.allocation import allocations
 from prilora_lite.experiments.finetune import Result
 from prilora_lite.shared.records import append_record, read_records
 from prilora_lite.teaching import recordings
 
+ROOT = Path(__file__).parents[2]
 SHORT = Settings(learning_rate=2e-3, epochs=0.05, batch_size=16, max_length=64)
 
 
@@ -58,7 +61,7 @@ def test_a_mistyped_study_is_refused_with_the_nearest_name():
 
 @pytest.mark.parametrize("name", recordings.STUDIES)
 def test_the_packages_copy_of_a_study_is_its_table(name):
-    table = Path(__file__).parents[2] / "results" / f"{name}.csv"
+    table = ROOT / "results" / f"{name}.csv"
     assert (recordings.FOLDER / table.name).read_bytes() == table.read_bytes(), f"copy {table.name} there"
 
 
@@ -143,3 +146,30 @@ def test_runs_of_earlier_settings_in_the_file_are_left_aside(tmp_path, one_run):
     (run,) = read_records(tmp_path / "pruning.jsonl")
     append_record(tmp_path / "pruning.jsonl", run | {"key": [*run["key"][:-1], {"epochs": 9}], "seed": 7})
     assert recordings.load("pruning", folder=tmp_path).seed.tolist() == [0]
+
+
+def test_the_answers_are_those_of_the_results():
+    assert (recordings.FOLDER / "questions.csv").read_bytes() == (ROOT / "results" / "questions.csv").read_bytes()
+    answers = recordings.load_answers()
+    assert {"contrast", "difference", "low", "high", "margin", "verdict"} <= set(answers)
+    assert answers["verdict"].str.startswith(("difference", "equal", "not")).all()
+
+
+def test_the_ranks_of_adalora_are_those_of_the_results():
+    runs = [run for name in ("pocket", "minilm_glue") for run in read_records(ROOT / "results" / f"{name}.jsonl")]
+    pd.testing.assert_frame_equal(recordings.load_allocation(), allocations(runs).round(3))
+
+
+def test_an_answer_is_a_row_of_the_table_in_words():
+    row = recordings.load_answers().set_index("question").loc["input norm"]
+    contrast, size, verdict = recordings.answer("input norm").split("\n  ")
+    assert (contrast, verdict) == (row["contrast"], row["verdict"])
+    assert (
+        size
+        == f"{row['difference']:+.1f} points, 95 % interval {row['low']:.1f} to {row['high']:.1f}, {row['seeds']} seeds"
+    )
+
+
+def test_a_mistyped_question_is_refused_with_the_nearest():
+    with pytest.raises(ValueError, match="did you mean 'input norm'"):
+        recordings.answer("input nrom")

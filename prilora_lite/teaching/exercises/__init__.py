@@ -2,7 +2,7 @@
 
 A stub that still raises NotImplementedError is "not written yet", a right answer "well done". A wrong one raises
 :class:`WrongAnswer`, an AssertionError whose text a notebook shows alone. The files follow the series; ``checking``
-has what all checks share.
+has what all checks share, and ``pieces`` keeps the answers that later pages build on.
 """
 
 from prilora_lite.teaching.exercises.importance import fold, importance_scores, keep_in_matrix, keep_rows
@@ -13,6 +13,7 @@ from prilora_lite.teaching.exercises.layer import (
     merged_weight,
     truncate,
 )
+from prilora_lite.teaching.exercises.mine import my_pieces
 from prilora_lite.teaching.exercises.norms import running_mean_square
 from prilora_lite.teaching.exercises.pruning import churn, nonzero_share, pruner_step, sparsify_for_good
 from prilora_lite.teaching.exercises.ranks import rank_schedule, ranks_at_budget, scalings
@@ -36,6 +37,7 @@ __all__ = [
     "lora_parameters",
     "matthews",
     "merged_weight",
+    "my_pieces",
     "nonzero_share",
     "number_of_prunes",
     "packed_bytes",

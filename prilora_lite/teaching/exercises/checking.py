@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from prilora_lite.teaching.exercises import pieces
 from prilora_lite.teaching.exercises.reading import (
     WrongAnswer,
     agree,
@@ -141,6 +142,20 @@ class Exercise:
             sentence = self._constant(given, right) or sentence or self._other(given[place])
         return f"{sentence}\n{self._evidence(self.cases[place], given[place], right[place])}"
 
+    def alone(self, answer: Answer) -> str:
+        """The verdict, whatever the notebook has set or drawn; the answer leaves no trace there.
+
+        Raises:
+            NotWritten: the answer, or a function that it calls, is a stub.
+        """
+        with torch.random.fork_rng(devices=[]), torch.enable_grad():
+            return self.verdict(answer)
+
+    def problem(self, answer: Answer) -> str:
+        """The verdict in a few words; an error, which says more than advice, where the first question raises one."""
+        wrong = self.alone(answer)
+        return wrong and (self.outcome(answer, self.cases[0]).fault or wrong.splitlines()[0])
+
     def _slip(self, given: list[Outcome], place: int) -> tuple[str, int]:
         """The sentence of the slip that fits best, and in how many cases it gives what was given.
 
@@ -194,32 +209,37 @@ def check(
     slips: Slips,
     reads: Callable[..., np.ndarray | str] = numbers,
     asks: Callable[..., Any] = _call,
-) -> Callable[[Answer], Callable[[Answer], None]]:
+    piece: bool = False,
+) -> Callable[[Answer], Callable[[Answer], Answer | None]]:
     """Make a check out of a right function, see :class:`Exercise` for what it takes.
 
     The check prints "well done", or "not written yet" for a stub that still raises NotImplementedError; it raises
-    :class:`~.reading.WrongAnswer` for a wrong answer.
+    :class:`~.reading.WrongAnswer` for a wrong answer. With ``piece`` the pages that follow are built on the answer:
+    the check keeps it in a file (:mod:`.pieces`) and gives back the function to go on with, the learner's if it is
+    written, and ours until then.
     """
 
-    def decorate(truth: Answer) -> Callable[[Answer], None]:
+    def decorate(truth: Answer) -> Callable[[Answer], Answer | None]:
         exercise = Exercise(truth, cases, hint, slips, reads, asks)
         call = f"exercises.{truth.__name__}({truth.__name__})"
 
-        def checked(answer: Answer) -> None:
+        def checked(answer: Answer) -> Answer | None:
             if not callable(answer):
                 raise WrongAnswer(f"The check needs the function itself, not {shown(answer)}: write {call}.")
             name = getattr(answer, "__name__", "your answer")
+            if piece and answer is truth:  # the check of a stub gave it back
+                print(f"{name}: that is ours. To check yours, run the cell that defines it, then this one.")
+                return truth
             try:
-                # Whatever the notebook has set or drawn, an answer is asked the same, and leaves no trace
-                with torch.random.fork_rng(devices=[]), torch.enable_grad():
-                    wrong = exercise.verdict(answer)
+                wrong = exercise.alone(answer)
             except NotWritten as stub:
                 inner = "" if str(stub) == name or name == "your answer" else f"{stub}, which it calls, is "
-                print(f"{name}: {inner}not written yet")
-                return
+                print(f"{name}: {inner}not written yet" + ", so this page goes on with ours" * piece)
+                return truth if piece else None
             if wrong:
                 raise WrongAnswer(wrong)
-            print(f"{name}: well done")
+            print(f"{name}: well done" + (pieces.keep(truth.__name__, answer, exercise.problem) if piece else ""))
+            return answer if piece else None
 
         # Not by functools.wraps: a check is a function of an answer, not of the answer's arguments
         checked.__name__ = checked.__qualname__ = truth.__name__

@@ -40,6 +40,7 @@ def _asks_truth(s: Tensor | None, squares: Tensor, tokens: int, beta: float) -> 
 
 
 @check(
+    piece=True,
     cases=[(None, _squares, 4, 0.9), (_s, _squares, 5, 0.9), (_s, _squares, 4, 0.3), (_s * 0, _squares, 2, 0.3)],
     hint="First q, the mean square of this step; then what is left of the old s, and the share of the new q.",
     reads=tensor,
@@ -98,6 +99,7 @@ def fold(s: Tensor | None, squares: Tensor, tokens: int, beta: float) -> Tensor:
 
 
 @check(
+    piece=True,
     cases=[
         (torch.tensor([[2.0, -1.0, 0.5, 3.0], [-4.0, 1.0, 0.0, -0.5]]), torch.tensor([9.0, 4.0, 16.0, 0.25])),
         (torch.tensor([[1.0, -3.0], [-2.0, 0.5]]), torch.tensor([4.0, 25.0])),
@@ -241,6 +243,7 @@ _masks = [(_unlike, 0.25), (_unlike, 0.5), (_unlike, 0.0), (_ties, 0.5), (_ties,
 
 
 @check(
+    piece=True,
     cases=[*_masks, (torch.tensor([[3.0, 5.0, 1.0, 4.0, 2.0]]), 0.3), (_orders, 0.29), (_orders // 10, 0.25)],
     hint="Take one row, sort it on paper, and mark the k entries that go. Did the rows keep the same number?",
     reads=tensor,

@@ -100,6 +100,7 @@ _layers.append((*_layers[2][:2], *(part.clone().requires_grad_() for part in _la
 
 
 @check(
+    piece=True,
     cases=_layers,
     hint="Take the frozen part first, then the update from right to left. A row of x is one token: which side of the "
     "matrix does it stand on, and which way must the matrix be turned?",

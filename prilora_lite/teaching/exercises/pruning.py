@@ -47,6 +47,7 @@ def _otherwise(other: Callable[[Tensor], Tensor | None]) -> Answer:
 
 
 @check(
+    piece=True,
     cases=[(_A, _s, *rest) for rest in (
         (3, 3, 0.5), (1, 3, 0.5), (2, 3, 0.5), (4, 3, 0.5), (6, 3, 0.25), (9, 3, 0.5), (1, 1, 0.5), (2, 4, 0.5),
         (5, 2, 0.5), (8, 2, 0.0))],

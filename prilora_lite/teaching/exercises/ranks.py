@@ -46,6 +46,7 @@ def _torchs(num_layers: int, first: int, last: int) -> list[int]:
 
 
 @check(
+    piece=True,
     cases=(
         (4, 4, 12),
         (12, 4, 12),

@@ -177,6 +177,32 @@ def load_study(name: str) -> pd.DataFrame:
     return pd.read_csv(FOLDER / f"{name}.csv", comment="#")
 
 
+def load_answers() -> pd.DataFrame:
+    """The questions of the study in the repository's ``results``, one row a question: what the runs answer."""
+    return pd.read_csv(FOLDER / "questions.csv")
+
+
+def answer(question: str) -> str:
+    """What the study says to one question: the contrast, the difference with its 95 % interval, the verdict.
+
+    Raises:
+        ValueError: no question of that name; the message has the nearest.
+    """
+    answers = load_answers().set_index("question")
+    if question not in answers.index:
+        raise unknown("question", question, list(answers.index))
+    row = answers.loc[question]
+    if row["verdict"] == "not run":
+        return f"{row['contrast']}\n  not run yet"
+    size = f"{row['difference']:+.1f} points, 95 % interval {row['low']:.1f} to {row['high']:.1f}"
+    return f"{row['contrast']}\n  {size}, {row['seeds']} seeds\n  {row['verdict']}"
+
+
+def load_allocation() -> pd.DataFrame:
+    """Where AdaLoRA put its ranks in the stored runs: encoder, task, seed, layer, mean rank of its matrices."""
+    return pd.read_csv(FOLDER / "allocation.csv")
+
+
 def load_trace(ratio: float, interval: int, folder: Path = FOLDER) -> dict[str, Any]:
     """How one recorded run of ``pruning`` went, step by step: losses and sparsity; and for the step of each prune
     the mass that it removed, its churn and its mask (r, n).

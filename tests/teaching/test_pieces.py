@@ -1,0 +1,116 @@
+"""What a learner writes is kept in a file of its own, and notebook 06 builds on it, or says why not."""
+
+import linecache
+
+import pytest
+
+from prilora_lite import exercises
+from prilora_lite.teaching.exercises import mine, pieces
+
+RIGHT = "def lora_forward(x, W0, A, B, s):\n    return x @ W0.T + s * (x @ A.T) @ B.T\n"
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def cell(source, number=[0]):  # noqa: B006 - a counter
+    """Run a source as a notebook does, whose lines Python can look up, and return the names it defines."""
+    number[0] += 1
+    name = f"<ipython-input-{number[0]}>"
+    linecache.cache[name] = (len(source), None, source.splitlines(True), name)
+    names = {}
+    exec(compile(source, name, "exec"), names)
+    return names
+
+
+def kept():
+    return pieces.FILE.read_text(encoding="utf-8")
+
+
+def test_a_piece_that_passes_is_kept_and_used(capsys):
+    mine_ = cell(RIGHT)["lora_forward"]
+    assert exercises.lora_forward(mine_) is mine_
+    assert capsys.readouterr().out == "lora_forward: well done, and kept in my_prilora.py\n"
+    assert RIGHT in kept()
+    assert exercises.my_pieces().lora_forward.__code__.co_filename == "my_prilora.py"
+    assert capsys.readouterr().out.startswith("lora_forward      yours\nrank_schedule     ours: not written yet\n")
+
+
+def test_an_unwritten_piece_gives_ours_to_go_on_with_and_keeps_nothing(capsys):
+    ours = exercises.lora_forward(cell("def lora_forward(*a):\n    raise NotImplementedError\n")["lora_forward"])
+    assert ours is exercises.lora_forward.exercise.truth
+    assert capsys.readouterr().out == "lora_forward: not written yet, so this page goes on with ours\n"
+    assert not pieces.FILE.exists()
+    assert exercises.lora_forward(ours) is ours
+    assert "that is ours" in capsys.readouterr().out
+
+
+def test_a_wrong_piece_is_not_kept_and_the_right_one_before_it_stays():
+    exercises.lora_forward(cell(RIGHT)["lora_forward"])
+    before = kept()
+    with pytest.raises(exercises.WrongAnswer, match="scaling"):
+        exercises.lora_forward(cell(RIGHT.replace("s * ", ""))["lora_forward"])
+    assert kept() == before
+
+
+def test_a_piece_written_anew_takes_the_place_of_the_old_one():
+    exercises.lora_forward(cell(RIGHT)["lora_forward"])
+    exercises.lora_forward(cell(RIGHT.replace("s * (x @ A.T)", "(s * x @ A.T)"))["lora_forward"])
+    assert kept().count("def lora_forward") == 1
+    assert "(s * x @ A.T)" in kept()
+
+
+def test_helpers_and_imports_of_its_cell_are_kept_and_what_the_cell_shows_is_not():
+    source = (
+        "from torch.nn.functional import linear\nHALF = 0.5\nprint('hello')\n"
+        "def twice(x):\n    return 2 * x\n"
+        "def my_forward(x, W0, A, B, s):\n    # a remark\n"
+        "    return linear(x, W0) + twice(HALF * s) * linear(linear(x, A), B)\n"
+    )
+    exercises.lora_forward(cell(source)["my_forward"])
+    assert all(part in kept() for part in ("import linear", "HALF = 0.5", "def twice", "# a remark"))
+    assert "hello" not in kept()
+    assert exercises.my_pieces().lora_forward.__code__.co_filename == "my_prilora.py"  # under the name of the piece
+
+
+def test_a_piece_that_needs_another_cell_is_right_but_not_kept(capsys):
+    names = cell("def lora_forward(x, W0, A, B, s):\n    return helper(x, W0, A, B, s)\n")
+    names["helper"] = cell(RIGHT)["lora_forward"]
+    exercises.lora_forward(names["lora_forward"])
+    out = capsys.readouterr().out
+    assert out.startswith("lora_forward: well done (not kept for notebook 06: ")
+    assert "'helper' is not defined" in out
+    assert not pieces.FILE.exists()
+
+
+def test_a_file_that_cannot_be_written_does_not_make_a_right_answer_wrong(capsys):
+    pieces.FILE.mkdir()
+    exercises.lora_forward(cell(RIGHT)["lora_forward"])
+    assert "well done (not kept for notebook 06: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [("s * (", "(", "ours: does not pass its check: You left out the scaling"), ("return", "return x +", "ours: "),
+     ("x @ W0", "y @ W0", "'y' is not defined"), ("return", "return (", "SyntaxError")],
+)  # fmt: skip
+def test_a_piece_that_was_spoilt_in_the_file_is_named_and_ours_used(old, new, reason, capsys):
+    exercises.lora_forward(cell(RIGHT)["lora_forward"])
+    pieces.FILE.write_text(kept().replace(old, new), encoding="utf-8")
+    assert exercises.my_pieces().lora_forward is exercises.lora_forward.exercise.truth
+    assert reason in capsys.readouterr().out
+
+
+def test_the_file_is_a_module_of_its_own():
+    exercises.lora_forward(cell(RIGHT)["lora_forward"])
+    names = {}
+    exec(kept(), names)
+    assert callable(names["lora_forward"])
+
+
+def test_every_piece_is_named_once():
+    names = [check.exercise.truth.__name__ for check in mine.PIECES]
+    assert len(set(names)) == len(names) == 6
+    assert vars(exercises.my_pieces()).keys() == set(names)
