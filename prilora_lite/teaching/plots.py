@@ -31,6 +31,7 @@ from prilora_lite.experiments.figures import (
 from prilora_lite.experiments.looks import COLOURS, GREY, LOOKS, schedule_colour
 from prilora_lite.teaching.pictures import draw_layer, draw_method, draw_stack
 from prilora_lite.teaching.pruning_pictures import draw_padding, draw_prune_and_regrow, draw_row, toy_trace
+from prilora_lite.teaching.schedule_pictures import draw_rounding, draw_scalings
 
 __all__ = [
     "COLOURS",
@@ -40,7 +41,9 @@ __all__ = [
     "draw_method",
     "draw_padding",
     "draw_prune_and_regrow",
+    "draw_rounding",
     "draw_row",
+    "draw_scalings",
     "draw_stack",
     "grid_cells",
     "grid_default",
