@@ -15,8 +15,8 @@ from transformers import AutoModelForSequenceClassification, BertConfig, Deberta
 from prilora_lite.adapt import adapt
 from prilora_lite.config import PRILoRAConfig
 from prilora_lite.experiments.baselines import make_trainable
-from prilora_lite.lora import linear_shape
 from prilora_lite.models.heads import head_modules, head_parameters
+from prilora_lite.models.linear import linear_shape
 from prilora_lite.models.stacks import find_stacks
 from prilora_lite.pruner import Pruner
 

@@ -13,17 +13,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from prilora_lite.adapt import adapt, merge_and_unload
     from prilora_lite.config import PRILoRAConfig
+    from prilora_lite.experiments.budget import adapter_parameters, budget_ranks
     from prilora_lite.importance import InputNorms, importance, keep_mask
     from prilora_lite.lora import LoRALinear
     from prilora_lite.pruner import Pruner
-    from prilora_lite.ranks import adapter_parameters, budget_ranks, linear_ranks
+    from prilora_lite.ranks import linear_ranks
     from prilora_lite.report import Report, report
 
 _LOADED_WHEN_USED = {
     "adapt": "adapt", "merge_and_unload": "adapt", "Report": "report", "report": "report",
     "PRILoRAConfig": "config", "LoRALinear": "lora",
     "InputNorms": "importance", "importance": "importance", "keep_mask": "importance", "Pruner": "pruner",
-    "adapter_parameters": "ranks", "budget_ranks": "ranks", "linear_ranks": "ranks",
+    "adapter_parameters": "experiments.budget", "budget_ranks": "experiments.budget", "linear_ranks": "ranks",
     "save_adapter": "checkpoint", "load_adapter": "checkpoint",
     "rank_pattern_for": "integrations.rank_patterns", "save_peft_adapter": "integrations.peft_save",
     "load_peft_adapter": "integrations.peft_load",

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from prilora_lite.config import PRILoRAConfig
-from prilora_lite.lora import LoRALinear, linear_shape
+from prilora_lite.lora import LoRALinear
 from prilora_lite.models.heads import head_parameters
+from prilora_lite.models.linear import check_weight, linear_shape
 from prilora_lite.models.stacks import find_stacks
 from prilora_lite.report import Report, report
 from prilora_lite.shared.errors import expect
@@ -54,7 +55,9 @@ def adapt(model: nn.Module, config: PRILoRAConfig | None = None) -> Report:
         raise ValueError("this model is adapted already; load a fresh one, or merge_and_unload(model) first")
     chosen, notes = plan(model, config)
     config = _with_ranks_written_down(model, config)
-    _check_weights(chosen)
+    for layer in chosen:
+        for name, module in layer.modules.items():
+            check_weight(name, module)
     model.requires_grad_(False)
     for parameter in head_parameters(model).values():
         parameter.requires_grad_(True)
@@ -66,19 +69,6 @@ def adapt(model: nn.Module, config: PRILoRAConfig | None = None) -> Report:
             setattr(model.get_submodule(parent), child, adapted)
     model.prilora_config = config
     return replace(report(model), notes=tuple(notes))
-
-
-def _check_weights(layers: list[PlannedLayer]) -> None:
-    """Raise ValueError if a weight is quantized or not loaded."""
-    for layer in layers:
-        for name, module in layer.modules.items():
-            quantized = not module.weight.is_floating_point() or module.weight.element_size() == 1  # float8
-            if module.weight.device.type == "meta" or quantized:
-                raise ValueError(
-                    f"{name} holds {module.weight.dtype} on {module.weight.device}: load the model unquantized and "
-                    "with its weights before adapting it; or adapt a quantized one with PEFT's "
-                    "LoraConfig(**rank_pattern_for(model)), which PRILoRACallback prunes too"
-                )
 
 
 def _with_ranks_written_down(model: nn.Module, config: PRILoRAConfig) -> PRILoRAConfig:

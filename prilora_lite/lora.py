@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from prilora_lite.models.linear import is_conv1d, linear_shape
+
 
 class LoRALinear(nn.Module):
     r"""A frozen linear layer plus a trainable update of rank r.
@@ -128,21 +130,3 @@ class LoRALinear(nn.Module):
 
     def extra_repr(self) -> str:
         return f"rank={self.rank}, scaling={self.scaling:g}, dropout={self.dropout:g}, merged={self.merged}"
-
-
-def is_conv1d(module: nn.Module) -> bool:
-    """Whether a module is GPT-2's ``Conv1D``: a linear layer that stores its weight as (in, out)."""
-    return type(module).__name__ == "Conv1D" and isinstance(getattr(module, "nf", None), int)
-
-
-def linear_shape(module: nn.Module) -> tuple[int, int]:
-    """(out, in) = (m, n) of an ``nn.Linear`` or ``Conv1D``.
-
-    Raises:
-        TypeError: the module is neither.
-    """
-    if isinstance(module, nn.Linear):
-        return module.out_features, module.in_features
-    if is_conv1d(module):
-        return module.weight.shape[1], module.weight.shape[0]
-    raise TypeError(f"expected nn.Linear or GPT-2's Conv1D, got {type(module).__name__}")

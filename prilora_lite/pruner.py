@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from prilora_lite.config import PRILoRAConfig
-from prilora_lite.importance import InputNorms, importance, keep_mask, needs, sum_of_squares
+from prilora_lite.importance import importance, keep_mask, needs
 from prilora_lite.models.layers import configuration_of, lora_layers, unwrapped
-from prilora_lite.models.tokens import Hook, RealTokens
+from prilora_lite.models.listener import Listener
 from prilora_lite.shared.errors import unknown
 
 
@@ -30,18 +30,12 @@ class Pruner:
     ``decoder_attention_mask`` says which of the decoder's tokens are real; without it, as with the collators for T5 and
     BART, all tokens count except padding after the first token.
 
-    Every setting that is left out is taken from ``model.prilora_config``, where :func:`~.adapt.adapt` put it; a model
-    of PEFT's has none, and gets the defaults of :class:`~.config.PRILoRAConfig`.
-
     Args:
         model: a model with at least one :class:`~.lora.LoRALinear`, or one of PEFT's with LoRA: there the A of the
             active adapter is pruned. It may be inside ``DistributedDataParallel`` or ``torch.compile``.
-        ratio: share of A pruned, in [0, 1).
-        interval: N, optimizer steps from one prune to the next.
-        decay: :math:`\beta` of the moving average of the inputs' mean squares.
-        importance: a rule's name or a function, see :func:`~.importance.importance`.
-        scope: ``row`` or ``matrix``, see :func:`~.importance.keep_mask`.
-        regrow: whether a pruned entry may return; otherwise the mask of the first prune is permanent.
+        ratio, interval, decay, importance, scope, regrow: see :class:`~.config.PRILoRAConfig`. What is left out is
+            taken from ``model.prilora_config``, where :func:`~.adapt.adapt` put it; a model of PEFT's has none, and
+            gets the defaults.
         seed: seed for the noise of ``random`` importance, the same at every prune. (A mask drawn anew each time would
             zero trained weights in the last step, and not be a fair control for a rule that chooses much the same
             entries each time.)
@@ -88,17 +82,9 @@ class Pruner:
         self.history: list[dict[str, float]] = []
         self.pruned_at: int | None = None  # step of the latest prune
         self._masks: dict[str, Tensor] = {}  # permanent masks, where regrowth is off
-        self._gradients: dict[str, Tensor] = {}  # of A in the latest step, where the importance is a function of it
 
-        self.norms = {name: InputNorms(layer.in_features, layer.lora_A.device) for name, layer in self.layers.items()}
-        self._tokens = RealTokens(model)
-        self._hooks = list(self._tokens.hooks)
-        self._counted: tuple[Tensor, str, tuple[Tensor, int]] | None = None  # latest input, its source, its squares
-        for name, layer in self.layers.items():
-            module = model.get_submodule(name)
-            self._hooks.append(module.register_forward_pre_hook(Hook(self._counter(name, module))))
-            if needs(self.settings["importance"], "gradient"):
-                self._hooks.append(layer.lora_A.register_post_accumulate_grad_hook(Hook(self._keeper(name))))
+        self._listener = Listener(model, self.layers, needs(self.settings["importance"], "gradient"))
+        self.norms = self._listener.norms
 
     def step(self) -> None:
         """Fold the statistics of one optimizer step, and prune if the interval is over. Call after ``optimizer.step``.
@@ -109,9 +95,7 @@ class Pruner:
         """
         if self.steps == 0:
             unwrapped(self._model)  # it may have been sharded since
-        self._sum_over_processes()
-        tokens = self._tokens_since_last_step()
-        self._counted = None
+        tokens = self._listener.end_step(self.steps + 1)
         for norms, seen in zip(self.norms.values(), tokens, strict=True):
             if seen:
                 norms.fold(self.settings["decay"])
@@ -181,9 +165,7 @@ class Pruner:
 
     def detach(self) -> None:
         """Stop listening to the model. What was accumulated stays."""
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks = []
+        self._listener.stop()
 
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed run needs: statistics, step, masks, history, and the settings."""
@@ -193,10 +175,7 @@ class Pruner:
             "steps": self.steps,
             "pruned_at": self.pruned_at,
             "history": [dict(entry) for entry in self.history],
-            "norms": {
-                name: {"squares": n.squares, "tokens": n.tokens, "mean_square": n.mean_square}
-                for name, n in self.norms.items()
-            },
+            "norms": self._listener.state_dict(),
             "masks": dict(self._masks),
         }
 
@@ -222,53 +201,7 @@ class Pruner:
         self.steps, self.pruned_at = state["steps"], state["pruned_at"]
         self.history = [dict(entry) for entry in state["history"]]
         self._masks = {name: mask.to(self.layers[name].lora_A.device) for name, mask in state["masks"].items()}
-        for name, stored in state["norms"].items():
-            norms = self.norms[name]
-            device = norms.squares.device
-            norms.squares, norms.tokens = stored["squares"].to(device), stored["tokens"].to(device)
-            norms.mean_square = None if stored["mean_square"] is None else stored["mean_square"].to(device)
-
-    def _counter(self, name: str, module: nn.Module) -> Callable[[nn.Module, tuple], None]:
-        """A hook that counts a layer's input."""
-        source, norms, tokens = self._tokens.source_of(name, module), self.norms[name], self._tokens
-        may_be_off = hasattr(module, "disable_adapters")  # PEFT's, in a pass of the base alone
-
-        def count(module: nn.Module, args: tuple) -> None:
-            counts = module.training and torch.is_grad_enabled() and not (may_be_off and module.disable_adapters)
-            if not counts or not tokens.holds_tokens(name):
-                return
-            x = args[0]
-            if self._counted is None or self._counted[0] is not x or self._counted[1] != source:
-                self._counted = x, source, sum_of_squares(x, tokens.rows(name, source, x))
-            norms.add_sum(*self._counted[2])  # query, key and value read one tensor: squared once, counted by each
-
-        return count
-
-    def _keeper(self, name: str) -> Callable[[Tensor], None]:
-        """A hook that keeps the gradient of A, which is gone after ``optimizer.zero_grad()``."""
-
-        def keep(lora_A: Tensor) -> None:
-            self._gradients[name] = lora_A.grad
-
-        return keep
-
-    def _tokens_since_last_step(self) -> list[float]:
-        """How many tokens each layer has seen, if all inputs were finite; it waits for the device only once."""
-        tokens = torch.stack([norms.tokens for norms in self.norms.values()])
-        finite = torch.stack([norms.squares.isfinite().all() for norms in self.norms.values()])
-        tokens, finite = torch.stack([tokens, finite.float()]).tolist()
-        if not any(tokens):
-            raise RuntimeError(
-                "no forward pass in training mode since the last step: call model.train() before it, "
-                "and make the Pruner before training starts"
-            )
-        if not all(finite):
-            bad = [name for name, ok in zip(self.norms, finite, strict=True) if not ok]
-            raise ValueError(
-                f"NaN or infinity in the input of {bad[0]} and {len(bad) - 1} more layers in optimizer step "
-                f"{self.steps + 1}: check the batch, then try a lower learning rate or float32"
-            )
-        return tokens
+        self._listener.load_state_dict(state["norms"])
 
     @torch.no_grad()
     def _all_scores(self) -> dict[str, Tensor]:
@@ -277,7 +210,7 @@ class Pruner:
         generator = torch.Generator().manual_seed(self.settings["seed"])
         scores = {}
         for name, layer in self.layers.items():
-            given = {"mean_square": self.mean_square(name), "gradient": self._gradients.get(name)}
+            given = {"mean_square": self.mean_square(name), "gradient": self._listener.gradients.get(name)}
             missing = [what for what, value in given.items() if value is None and needs(rule, what)]
             if missing:
                 raise RuntimeError(
@@ -318,14 +251,3 @@ class Pruner:
         rule = self.settings["importance"]
         stored = self.settings | {"importance": getattr(rule, "__qualname__", rule)}
         return stored if needs(rule, "generator") else stored | {"seed": None}
-
-    def _sum_over_processes(self) -> None:
-        """Under data parallelism each process sees different inputs; with the sums over all, they prune alike."""
-        distributed = torch.distributed
-        if not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1:
-            return
-        flat = torch.cat([part.flatten() for n in self.norms.values() for part in (n.squares, n.tokens)])
-        distributed.all_reduce(flat)
-        for norms in self.norms.values():
-            n = norms.squares.numel()
-            norms.squares, norms.tokens, flat = flat[:n].clone(), flat[n].clone(), flat[n + 1 :]

@@ -69,6 +69,13 @@ def test_the_way_through_names_its_files_with_their_lines_and_where_to_start():
             assert re.search(rf"(def|class) {start}\b", texts[name]), f"{start} is not in {name}.py"
 
 
+def test_the_way_through_is_short():
+    way = re.findall(r"^\| \d \| \[`(\w+\.py)`\]", ARCHITECTURE, flags=re.MULTILINE)
+    assert 5 < len(way) <= 8
+    assert sum(len((PACKAGE / name).read_text(encoding="utf-8").splitlines()) for name in way) <= 1200
+    assert len(list(PACKAGE.glob("*.py"))) <= 13
+
+
 def test_the_page_on_architecture_names_files_that_exist():
     named = set(re.findall(r"[\w/]+\.py\b", ARCHITECTURE))
     assert len(named) > 20

@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
-from prilora_lite.lora import linear_shape
+from prilora_lite.experiments.budget import adapter_parameters
 from prilora_lite.models.heads import head_modules, head_parameters
+from prilora_lite.models.linear import linear_shape
 from prilora_lite.models.stacks import find_stacks, split_name
-from prilora_lite.ranks import adapter_parameters
 
 BASELINES = ("bitfit", "houlsby", "pfeiffer", "adalora")
 BUDGET = 8  # rank of the LoRA whose number of parameters the others are given

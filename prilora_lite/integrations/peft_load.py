@@ -15,7 +15,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from prilora_lite.adapt import plan
-from prilora_lite.checkpoint import KEY, put_adapter, read_description, read_tensors
+from prilora_lite.adapter_file import KEY, read_description, read_tensors
+from prilora_lite.checkpoint import put_adapter
 from prilora_lite.config import PRILoRAConfig
 from prilora_lite.fingerprint import stored_parameters
 from prilora_lite.integrations.peft_names import CONFIG, WEIGHTS, own_name, peft

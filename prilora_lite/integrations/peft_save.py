@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING
 from safetensors.torch import save
 from torch import nn
 
-from prilora_lite.checkpoint import KEY, check_all_is_stored, description
+from prilora_lite.adapter_file import KEY, check_all_is_stored, description
 from prilora_lite.config import PRILoRAConfig
 from prilora_lite.fingerprint import stored_parameters
 from prilora_lite.integrations.model_card import model_card
 from prilora_lite.integrations.peft_names import CARD, WEIGHTS, peft, peft_name
 from prilora_lite.integrations.rank_patterns import patterns
-from prilora_lite.lora import LoRALinear, is_conv1d
+from prilora_lite.lora import LoRALinear
 from prilora_lite.models.heads import head_modules
 from prilora_lite.models.layers import lora_layers
+from prilora_lite.models.linear import is_conv1d
 from prilora_lite.models.stacks import split_name
 from prilora_lite.shared.checks import is_number
 from prilora_lite.shared.files import not_written

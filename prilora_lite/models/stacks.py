@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from torch import nn
 
-from prilora_lite.lora import is_conv1d
+from prilora_lite.models.linear import is_conv1d
 from prilora_lite.shared.errors import unknown
 
 # DeBERTa (v1, and v2 without share_att_key): these read relative positions, never tokens, so an input norm would mean

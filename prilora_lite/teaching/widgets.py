@@ -16,9 +16,9 @@ from IPython.display import display
 from matplotlib.figure import Figure
 from transformers import TrainerCallback
 
+from prilora_lite.experiments.budget import adapter_parameters, budget_ranks
 from prilora_lite.experiments.finetune import Result, finetune
 from prilora_lite.importance import IMPORTANCE_RULES, InputNorms, check_ratio, importance, keep_mask
-from prilora_lite.ranks import adapter_parameters, budget_ranks
 from prilora_lite.teaching import plots, recordings
 
 _STYLE = {"style": {"description_width": "10em"}, "layout": {"width": "34em"}}

@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-import prilora_lite.checkpoint as checkpoint
+import prilora_lite.adapter_file as adapter_file
 from prilora_lite import LoRALinear, PRILoRAConfig, adapt, load_adapter, merge_and_unload, save_adapter
 from prilora_lite.models.heads import head_parameters
 from tests.small_models import BUILDERS, batch, build, train
@@ -46,16 +46,16 @@ def saved(tmp_path):
 def rewrite(path, tensors_change=lambda tensors: None, stored_change=json.dumps):
     """Write the file again with other tensors or other JSON, and the checksum of these."""
     with safe_open(path, framework="pt") as file:
-        stored = json.loads(file.metadata()[checkpoint.KEY])
+        stored = json.loads(file.metadata()[adapter_file.KEY])
     del stored["sha256"]
     tensors = load_file(path)
     tensors_change(tensors)
     text = stored_change(stored)
     try:
-        checksum = checkpoint._checksum(json.loads(text), tensors)
+        checksum = adapter_file._checksum(json.loads(text), tensors)
     except RecursionError:
         checksum = ""
-    save_file(tensors, path, {checkpoint.KEY: f'{text[:-1]}, "sha256": "{checksum}"}}'})
+    save_file(tensors, path, {adapter_file.KEY: f'{text[:-1]}, "sha256": "{checksum}"}}'})
 
 
 @pytest.mark.parametrize("name", BUILDERS)

@@ -331,7 +331,7 @@ def test_an_input_that_query_key_and_value_share_is_squared_once(monkeypatch):
         squared.append(x)
         return sum_of_squares(x, rows)
 
-    monkeypatch.setattr(prilora_lite.pruner, "sum_of_squares", counted)
+    monkeypatch.setattr("prilora_lite.models.listener.sum_of_squares", counted)
     Pruner(model)
     model(**batch())
     assert len(squared) == 4 * 4  # four inputs a layer for six matrices

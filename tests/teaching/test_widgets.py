@@ -7,8 +7,8 @@ import torch
 from ipywidgets import IntProgress, IntSlider, SelectionSlider
 
 from prilora_lite import Settings, finetune
+from prilora_lite.experiments.budget import budget_ranks
 from prilora_lite.importance import IMPORTANCE_RULES
-from prilora_lite.ranks import budget_ranks
 from prilora_lite.teaching import plots, recordings, widgets
 
 PNG = b"\x89PNG"

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 
 from prilora_lite.config import PRILoRAConfig
-from prilora_lite.ranks import budget_ranks, linear_ranks
+from prilora_lite.experiments.budget import budget_ranks
+from prilora_lite.ranks import linear_ranks
 from prilora_lite.teaching.exercises.checking import Answer, check
 from prilora_lite.teaching.exercises.reading import WrongAnswer, shown, whole_numbers
 

@@ -1,0 +1,123 @@
+"""The file of an adapter: which tensors it holds, what it says of itself, and whether it is as it was written."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from prilora_lite.adapt import plan
+from prilora_lite.config import PRILoRAConfig
+from prilora_lite.fingerprint import check_base, fingerprint, read_fingerprint, stored_parameters
+from prilora_lite.models.linear import linear_shape
+
+KEY, FORMAT = "prilora_lite", 2  # the metadata's one entry: safetensors keeps several in no fixed order
+
+
+def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Metadata and tensors of a safetensors file.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it is not a whole safetensors file.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no adapter file at {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no dict)
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path} is not a whole safetensors file ({error}); it may have been cut off: copy it again"
+        ) from error
+
+
+def description(model: nn.Module, tensors: dict[str, Tensor]) -> str:
+    """What an adapter's file says in its metadata: configuration, the base's :func:`fingerprint`, and a checksum."""
+    entries = {"format": FORMAT, "config": model.prilora_config.to_dict(), "base": fingerprint(model)}
+    return json.dumps(entries | {"sha256": _checksum(entries, tensors)})
+
+
+def read_description(text: str, tensors: dict[str, Tensor], model: nn.Module, path: Path) -> PRILoRAConfig:
+    """The configuration in a :func:`description`, once file and model are known to be those that it describes.
+
+    Raises:
+        ValueError: it can't be read, the tensors are not those of the checksum, or the model is another base.
+    """
+    try:
+        stored = json.loads(text)
+        if stored["format"] != FORMAT:
+            raise ValueError(f"format {stored['format']!r}, this version reads {FORMAT}; a newer version may read it")
+        if stored.pop("sha256") != _checksum(stored, tensors):
+            raise ValueError("its SHA-256 is not that of the file's content: it is damaged, so copy it again")
+        config, base = PRILoRAConfig.from_dict(stored["config"]), read_fingerprint(stored["base"])
+    except (AttributeError, KeyError, OverflowError, RecursionError, TypeError, ValueError) as error:
+        what = f"no entry {error}" if isinstance(error, KeyError) else error
+        raise ValueError(f"{path} has metadata that can't be used: {what}") from error
+    check_base(base, fingerprint(model), path)
+    return config
+
+
+def _checksum(entries: dict[str, Any], tensors: dict[str, Tensor]) -> str:
+    """SHA-256 over the metadata's other entries and over the tensors' names, dtypes, shapes and bytes.
+
+    It protects against damage, not against malice: whoever changes the content can change the sum.
+    """
+    digest = hashlib.sha256(json.dumps(entries).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        digest.update(tensor.cpu().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def check_all_is_stored(model: nn.Module) -> None:
+    """Raise ValueError if parameters are trained that an adapter does not hold."""
+    stored = stored_parameters(model)
+    lost = [n for n, p in model.named_parameters() if p.requires_grad and n not in stored]
+    if lost:
+        raise ValueError(
+            f"{lost[0]} and {len(lost) - 1} more parameters are trained, but an adapter holds lora_A, lora_B, pooler "
+            "and head alone, so they would be lost: freeze them before training, or save the whole model"
+        )
+
+
+def _expected_shapes(model: nn.Module, config: PRILoRAConfig) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the adapter that this model has, or would have once adapted."""
+    expected = {name: tuple(tensor.shape) for name, tensor in stored_parameters(model).items()}
+    if getattr(model, "prilora_config", None) is None:
+        for layer in plan(model, config)[0]:
+            for name, module in layer.modules.items():
+                out_features, in_features = linear_shape(module)
+                expected[f"{name}.lora_A"] = (layer.rank, in_features)
+                expected[f"{name}.lora_B"] = (out_features, layer.rank)
+    return expected
+
+
+def check_tensors(tensors: dict[str, Tensor], model: nn.Module, config: PRILoRAConfig, path: Path) -> None:
+    """Raise ValueError unless the tensors are finite weights, of the names and shapes that the model needs."""
+    expected = _expected_shapes(model, config)
+    missing, extra = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
+    if missing or extra:
+        raise ValueError(
+            f"{path} does not fit this model: "
+            + "; ".join(
+                f"{len(names)} tensors {what}, the first is {names[0]}"
+                for what, names in (("are missing from the file", missing), ("in the file have no place", extra))
+                if names
+            )
+        )
+    for name, shape in expected.items():
+        if tuple(tensors[name].shape) != shape:
+            raise ValueError(
+                f"{path} does not fit this model: {name} is {tuple(tensors[name].shape)} in the file, {shape} here"
+                + ("" if "lora" in name else "; a head needs the same number of labels")
+            )
+        if not tensors[name].is_floating_point() or tensors[name].element_size() == 1:
+            raise ValueError(f"{path} holds {name} as {tensors[name].dtype}; weights are float32, float16 or bfloat16")
+        if not tensors[name].double().isfinite().all():
+            raise ValueError(f"{path} has NaN or infinity in {name}: the run that it was saved from had diverged")

@@ -1,0 +1,34 @@
+"""The two kinds of linear layers that can be adapted: ``nn.Linear``, and GPT-2's own with its weight transposed."""
+
+from __future__ import annotations
+
+from torch import nn
+
+
+def is_conv1d(module: nn.Module) -> bool:
+    """Whether a module is GPT-2's ``Conv1D``: a linear layer that stores its weight as (in, out)."""
+    return type(module).__name__ == "Conv1D" and isinstance(getattr(module, "nf", None), int)
+
+
+def linear_shape(module: nn.Module) -> tuple[int, int]:
+    """(out, in) = (m, n) of an ``nn.Linear`` or ``Conv1D``.
+
+    Raises:
+        TypeError: the module is neither.
+    """
+    if isinstance(module, nn.Linear):
+        return module.out_features, module.in_features
+    if is_conv1d(module):
+        return module.weight.shape[1], module.weight.shape[0]
+    raise TypeError(f"expected nn.Linear or GPT-2's Conv1D, got {type(module).__name__}")
+
+
+def check_weight(name: str, module: nn.Module) -> None:
+    """Raise ValueError if the weight of a linear layer is quantized or not loaded."""
+    quantized = not module.weight.is_floating_point() or module.weight.element_size() == 1  # float8
+    if module.weight.device.type == "meta" or quantized:
+        raise ValueError(
+            f"{name} holds {module.weight.dtype} on {module.weight.device}: load the model unquantized and "
+            "with its weights before adapting it; or adapt a quantized one with PEFT's "
+            "LoraConfig(**rank_pattern_for(model)), which PRILoRACallback prunes too"
+        )
