@@ -152,11 +152,10 @@ def explore_importance(lora_A: torch.Tensor, inputs: list[torch.Tensor], ratio: 
         scores, keep = score_and_keep(decay, rule)
         others = score_and_keep(decay, "magnitude")[1], score_and_keep(0.9, rule)[1]
         by_size, by_decay = (f"{(keep != other).float().mean():.0%}" for other in others)
-        steps = min(len(inputs), 1 / (1 - decay))
-        memory = "the last step alone" if decay == 0 else f"about the last {steps:.0f} steps"
+        newest, first = 1 - decay if len(inputs) > 1 else 1, decay ** (len(inputs) - 1)  # the first q set s
         text = (
-            f"the norms remember {memory}; {by_size} of the mask differs from that of the weights' size alone, "
-            f"{by_decay} from that at decay 0.9"
+            f"of the {len(inputs)} steps the newest weighs {newest:.2f} in s, the first {first:.2f}; {by_size} of the "
+            f"mask differs from that of the weights' size alone, {by_decay} from that at decay 0.9"
         )
         arrays = (part.numpy(force=True) for part in (weights, mean_squares[decay], scores, keep))
         return plots.plot_importance(*arrays), text
@@ -165,7 +164,11 @@ def explore_importance(lora_A: torch.Tensor, inputs: list[torch.Tensor], ratio: 
         "decay": ipywidgets.SelectionSlider(options=_DECAYS, value=0.9, description="decay β", **_SLIDER),
         "rule": ipywidgets.Dropdown(options=list(IMPORTANCE_RULES), description="importance rule", **_STYLE),
     }
-    return Explorer(draw, controls, "Input norms, weights of A, their importance, and who survives")
+    alt = (
+        "Four panels over the input features: the norm of each; the sizes of the weights of A; their importance, which "
+        "by the default rule is bright in the columns of large norms; and in black the entries that survive"
+    )
+    return Explorer(draw, controls, alt)
 
 
 def _mean_square(inputs: list[torch.Tensor], decay: float) -> torch.Tensor:
@@ -208,7 +211,11 @@ def explore_pruning() -> Explorer:
         ),
         "step": ipywidgets.IntSlider(steps, 1, steps, description="mask at step", **_SLIDER),
     }
-    return Explorer(draw, controls, "Loss, zeros and mass removed, mask and churn of a recorded run")
+    alt = (
+        "A recorded run step by step: its loss falls; the zeros of A are gone one step after each prune; the share of "
+        "the squared norm that a prune removes falls towards zero; the mask of one A; and the churn of each prune"
+    )
+    return Explorer(draw, controls, alt)
 
 
 def explore_grid(runs: pd.DataFrame) -> Explorer:

@@ -136,12 +136,18 @@ def test_a_rule_that_asks_for_a_gradient_says_so_where_there_is_none(monkeypatch
     assert "is a function of gradient, and there is none" in explorer.label.value
 
 
-def test_the_memory_is_no_longer_than_the_steps_there_are():
+def test_the_importance_says_what_the_newest_and_the_first_step_weigh():
+    """The first q sets s, so at a high decay it weighs more than all others."""
     explorer = explorers()["importance"]
     explorer.controls["decay"].value = 0.99
-    assert "about the last 5 steps" in explorer.label.value
+    assert "of the 5 steps the newest weighs 0.01 in s, the first 0.96" in explorer.label.value
     explorer.controls["decay"].value = 0.5
-    assert "about the last 2 steps" in explorer.label.value
+    assert "the newest weighs 0.50 in s, the first 0.06" in explorer.label.value
+
+
+def test_a_single_step_weighs_all():
+    explorer = widgets.explore_importance(torch.ones(1, 2), [torch.tensor([[1.0, 2.0]])])
+    assert "the newest weighs 1.00 in s, the first 1.00" in explorer.label.value
 
 
 def test_the_importance_says_what_the_decay_changes():
@@ -172,7 +178,7 @@ def test_no_memory_looks_at_the_last_step_alone():
     inputs = [torch.ones(4, 3), torch.tensor([[1.0, 2.0, 3.0]])]
     explorer = widgets.explore_importance(torch.ones(1, 3), inputs, ratio=0.34)
     explorer.controls["decay"].value = 0.0
-    assert "the last step alone" in explorer.label.value
+    assert "the newest weighs 1.00 in s, the first 0.00" in explorer.label.value
     explorer.controls["rule"].value = "magnitude"
     assert "0% of the mask differs" in explorer.label.value
 
