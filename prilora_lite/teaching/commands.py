@@ -121,6 +121,7 @@ def _grade(options: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from prilora_lite.teaching import grading as classroom
+    from prilora_lite.teaching import handin
 
     if options.jobs < 1:
         raise ValueError(f"--jobs {options.jobs}: expected a number of at least 1")
@@ -131,7 +132,8 @@ def _grade(options: argparse.Namespace) -> int:
         bar.update()
         if record["status"] != "graded":
             refused.append(record["student"])
-            bar.write(f"{record['student']}: {record['status']}: {'; '.join(record['notes'])}", file=sys.stderr)
+            name = handin.plain(record["student"])  # a terminal obeys some signs
+            bar.write(f"{name}: {record['status']}: {'; '.join(record['notes'])}", file=sys.stderr)
 
     with bar:
         table = classroom.grade(

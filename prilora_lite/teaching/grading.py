@@ -10,7 +10,6 @@ import csv
 import os
 import re
 import shutil
-import sys
 import tempfile
 import time
 import warnings
@@ -143,6 +142,8 @@ def _grade(student: str, assignment: str, course: Path, options: dict[str, Any])
     try:
         if student != student.strip() or not student.isprintable() or student.startswith("."):
             raise handin.Refused("nbgrader can't work with such a name of a folder: give it another one")
+        if "[" in student:
+            notes.append("nbgrader makes no feedback for a folder with [ in its name")
         with _room(course) as room:
             autograde(student, assignment, course, _config(course), Path(room), notes=notes, **options)
     except handin.Refused as error:
@@ -221,12 +222,21 @@ def _database(course: Path) -> str:
     return f"sqlite:///{course / 'gradebook.db'}?timeout=60"  # seconds that one writer waits for another
 
 
+def _newest_schema() -> str:
+    """What nbgrader notes in a gradebook that it makes; it would start alembic for it, from PATH, and wait seconds."""
+    import nbgrader
+    from alembic.script import ScriptDirectory
+
+    return str(ScriptDirectory(str(Path(nbgrader.__file__).parent / "alembic")).get_current_head())
+
+
 def _register(assignment: str, course: Path) -> None:
     """Let the gradebook know the assignment's cells, if it does not."""
+    import nbgrader.api
     from nbgrader.api import Gradebook, MissingEntry
     from nbgrader.apps import NbGraderAPI
 
-    os.environ["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])  # it calls alembic
+    nbgrader.api.get_alembic_version = _newest_schema
     try:
         with Gradebook(_database(course)) as gradebook:
             gradebook.find_assignment(assignment)

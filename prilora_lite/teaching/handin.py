@@ -18,6 +18,7 @@ from typing import Any
 LARGEST_NOTEBOOK = 16 * 2**20  # bytes
 LARGEST = 256 * 2**20  # bytes of all files together
 MOST_FILES, MOST_CELLS, LONGEST_CELL = 200, 1_000, 100_000
+LONGEST = 300_000  # characters of all cells together: pages of them are made by the teacher's own process
 LEFT_OUT = {".ipynb_checkpoints", "__pycache__", ".git", ".DS_Store", "__MACOSX", ".vscode", ".idea"}  # of editors
 PICTURES = ("image/png", "image/jpeg")
 
@@ -33,12 +34,14 @@ def digest(folder: Path) -> str:
     found = hashlib.sha256()
     if not _is(folder, stat.S_ISDIR):
         return "no folder"
-    for path in _entries(folder):
+    left = LARGEST
+    for number, path in enumerate(_entries(folder)):
         about = path.lstat()
         found.update(f"{path.name}\n".encode(errors="surrogateescape"))
-        if not stat.S_ISREG(about.st_mode) or about.st_size > LARGEST:
+        if not stat.S_ISREG(about.st_mode) or about.st_size > left or number >= MOST_FILES:  # nor is it taken
             found.update(f"{stat.S_IFMT(about.st_mode)} {about.st_size} {about.st_mtime_ns}".encode())
             continue
+        left -= about.st_size
         with _open(path) as file:
             while block := file.read(2**20):
                 found.update(block)
@@ -86,7 +89,10 @@ def read(file: Path) -> dict[str, Any]:
         cells = notebook["cells"] if "cells" in notebook else notebook["worksheets"][0]["cells"]
         if not isinstance(cells, list) or len(cells) > MOST_CELLS:
             raise ValueError(f"it has no list of at most {MOST_CELLS} cells")
-        return {"cells": [_cell(cell, number) for number, cell in enumerate(cells, 1)]}
+        taken = [_cell(cell, number) for number, cell in enumerate(cells, 1)]
+        if sum(len(cell["source"]) for cell in taken) > LONGEST:
+            raise ValueError(f"its cells have more than {LONGEST} characters in all")
+        return {"cells": taken}
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         raise Refused(f"{file.name} can't be read: {plain(error)}") from error
 
@@ -97,7 +103,7 @@ def _cell(cell: Any, number: int) -> Cell:
     text = "".join(source) if isinstance(source, list) else source
     if not isinstance(text, str) or len(text) > LONGEST_CELL:
         raise ValueError(f"cell {number} has no text of at most {LONGEST_CELL} characters")
-    text = text.encode(errors="replace").decode().replace("\r\n", "\n").replace("\x00", "")
+    text = _written(text).replace("\r\n", "\n").replace("\x00", "")
     metadata = cell.get("metadata")
     mark = metadata.get("nbgrader") if isinstance(metadata, dict) else None
     name = mark.get("grade_id") if isinstance(mark, dict) else None
@@ -105,11 +111,16 @@ def _cell(cell: Any, number: int) -> Cell:
     taken = {"cell_type": kind, "source": text, "name": name if isinstance(name, str) else None, "number": number}
     given = cell.get("attachments")
     pictures = {
-        str(key): {kind: data for kind, data in value.items() if kind in PICTURES and is_base64(data)}
+        _written(str(key)): {kind: data for kind, data in value.items() if kind in PICTURES and is_base64(data)}
         for key, value in (given.items() if isinstance(given, dict) and kind == "markdown" else ())
         if isinstance(value, dict)
     }
     return taken | ({"attachments": pictures} if pictures else {})
+
+
+def _written(text: str) -> str:
+    """The text without what no file can hold: JSON may have halves of characters."""
+    return text.encode(errors="replace").decode()
 
 
 def rebuild(handed: dict[str, Any], source: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:

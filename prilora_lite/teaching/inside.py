@@ -25,10 +25,11 @@ from jupyter_client import KernelManager
 from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 
 SHOWN = ("text/plain", "text/html", "text/markdown", "text/latex", "image/png", "image/jpeg")
-LARGEST = 1_000_000  # characters of a cell's outputs; what comes after is left out
+LARGEST, MOST = 1_000_000, 500  # characters of a cell's outputs, and their number; what comes after is left out
 MEMORY_FOLDERS = ("/tmp", "/dev/shm")  # of limited size
 FILES = 100_000  # in one of them: each takes memory, even if it is empty
-START = 60  # seconds for a kernel
+START, LOOK = 60, 20  # seconds for a kernel, and for looking through the code
+UNSEEN = "the code can't be looked through by machine: look at it"
 LAUNCH = """import sys
 sys.path[:0] = {first!r}
 sys.path.append({work!r})  # last: a file that was handed in takes no module's place
@@ -104,8 +105,10 @@ class Kernel:
                 outputs.clear()
             elif (output := _output(kind, content)) is not None:
                 room -= len(json.dumps(output))
-                if room > 0 or kind == "error":
+                if room > 0 and len(outputs) < MOST:
                     _add(outputs, output)
+                elif kind == "error" and not any(given["output_type"] == "error" for given in outputs):
+                    outputs.append(output)
         return str(self._next(self.client.get_shell_msg, request, deadline)["content"]["status"])
 
     def _next(self, get: Any, request: str, deadline: float) -> dict[str, Any]:
@@ -167,7 +170,12 @@ def run_cells(request: dict[str, Any], work: str, report: Callable[[dict[str, An
         try:
             if not looked:
                 looked = True
-                report({"notes": _look(kernel, request["look"])})
+                try:
+                    notes = _look(kernel, request["look"])
+                except Stopped:  # in the middle of it: the cells get a fresh kernel
+                    report({"notes": [UNSEEN]})
+                    continue
+                report({"notes": notes})
             for number, cell in enumerate(cells):
                 again = number < place  # in an earlier kernel: what the next cells need must be there once more
                 if again and (cell["test"] or number in stuck):
@@ -190,16 +198,20 @@ def run_cells(request: dict[str, Any], work: str, report: Callable[[dict[str, An
 
 
 def _look(kernel: Kernel, asked: dict[str, Any]) -> list[str]:
-    """What is odd in the code, looked for in the kernel before the code runs: parsing it can crash Python."""
+    """What is odd in the code, looked for in the kernel before the code runs: parsing it can crash Python.
+
+    Raises:
+        Stopped: it does crash it, or takes too long.
+    """
     file, script = Path(os.environ["HOME"]) / "look.json", Path(__file__).with_name("look.py")
     file.write_text(json.dumps(asked), encoding="utf-8")
     outputs: list[dict[str, Any]] = []
     code = f"print(__import__('runpy').run_path({str(script)!r})['look']({str(file)!r}))"
     try:
-        kernel.run(code, START, outputs, history=False)
+        kernel.run(code, LOOK, outputs, history=False)
         return [str(note) for note in json.loads(outputs[0]["text"])]
-    except (Stopped, ValueError, LookupError):
-        return ["the code can't be looked through by machine: look at it"]
+    except (ValueError, LookupError):
+        return [UNSEEN]
     finally:
         file.unlink()
 

@@ -74,13 +74,14 @@ def look(file: str) -> str:
         if isinstance(node, (ast.Import, ast.ImportFrom))
         for alias in node.names
     }
+    changeable = set(modules) | _aliases(every, set(modules))
     own = {name for part, found in trees if not part["given"] for name in _bound(found)}
     notes: dict[str, None] = {}
     for part, found in trees:
         if part["given"]:
             continue
         for tree in found:
-            odd = [tree] if isinstance(tree, str) else _odd(tree, modules, own - set(modules))
+            odd = [tree] if isinstance(tree, str) else _odd(tree, modules, changeable, own - set(modules))
             notes |= dict.fromkeys(f"look at {part['place']}: {what}" for what in odd)
         for name in sorted(
             _bound(found) & (set(asked["names"]) | (set(dir(builtins)) - {"_", "copyright", "license"}))
@@ -140,12 +141,25 @@ def _bound(trees: list[ast.AST | str]) -> set[str]:
     return names
 
 
-def _odd(tree: ast.AST, modules: dict[str, str], own: set[str]) -> Iterator[str]:
+def _aliases(nodes: list[ast.AST], modules: set[str]) -> set[str]:
+    """Other names for a module or its parts: ``m = torch.nn``, ``for m in (math, torch)``."""
+    found: set[str] = set()
+    for node in nodes:
+        value = getattr(node, "iter" if isinstance(node, ast.For) else "value", None)
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        values = value.elts if isinstance(value, (ast.Tuple, ast.List)) else [value]
+        if any(isinstance(v, (ast.Name, ast.Attribute)) and _root(v) in modules | found for v in values):
+            found |= {n.id for t in targets if t is not None for n in ast.walk(t) if isinstance(n, ast.Name)}
+    return found
+
+
+def _odd(tree: ast.AST, modules: dict[str, str], changeable: set[str], own: set[str]) -> Iterator[str]:
     """What is odd about code.
 
     Args:
         tree: the code.
         modules: name -> the module that it is, or comes from.
+        changeable: these names, and others for the same.
         own: names that the learner sets.
     """
     for node in ast.walk(tree):
@@ -166,11 +180,14 @@ def _odd(tree: ast.AST, modules: dict[str, str], own: set[str]) -> Iterator[str]
                 yield f"{modules[root]}.{node.attr}"
             elif node.attr in LIBRARY and modules.get(root) == "prilora_lite":
                 yield f"uses {node.attr}"
-            if root in modules and isinstance(node.ctx, (ast.Store, ast.Del)):
+            if root in changeable | {""} and isinstance(node.ctx, (ast.Store, ast.Del)):
                 yield f"changes {ast.unparse(node)[:60]}"
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "getattr":
             if len(node.args) > 1 and not isinstance(node.args[1], ast.Constant):
                 yield "getattr"
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "type":
+            if len(node.args) > 1:
+                yield "makes a class by type()"
         elif (
             isinstance(node, ast.Constant)
             and isinstance(node.value, str)

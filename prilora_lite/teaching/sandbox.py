@@ -2,8 +2,8 @@
 
 The sandbox is made by bubblewrap (``bwrap``), hence needs Linux: no network, processes and environment of its own, no
 rights, no files but Python, its packages and a copy of what was handed in. What the code writes is kept in memory, of
-limited size, and is gone afterwards. Processes and their memory are summed from outside: a cgroup would do that, too,
-but not every teacher may make one.
+limited size, and is gone afterwards. Processes and their memory are summed from outside, and held by the system where
+it lets this account make a control group (:mod:`~.confine`).
 """
 
 from __future__ import annotations
@@ -21,15 +21,18 @@ from typing import Any
 
 import psutil
 
+from prilora_lite.teaching import confine
+
 GIGABYTE = 2**30
 ADDRESSES = 8 * GIGABYTE  # that each process may reserve; torch alone takes some 3 GiB
-MEMORY = 8 * GIGABYTE  # of all processes together
+MEMORY = min(8 * GIGABYTE, psutil.virtual_memory().total * 3 // 4)  # of all processes together
 TEMPORARY, SHARED = GIGABYTE, GIGABYTE // 2  # folders that are kept in memory: /tmp, /dev/shm
 PROCESSES = 256  # with their threads
+FILES = 512  # open in one process: a socket's buffers take memory as well
 SECONDS = 15 * 60  # of each process's processor, and of waiting for all
 REPORTS = 64 * 2**20  # bytes that are read of what the cells show
 SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib64")
-SETTINGS = ("/etc/ld.so.cache", "/etc/alternatives", "/etc/fonts", "/etc/localtime", "/etc/mime.types", "/etc/ssl")
+SETTINGS = ("/etc/ld.so.cache", "/etc/alternatives", "/etc/fonts", "/etc/localtime", "/etc/mime.types")
 ENVIRONMENT = {
     "PATH": "/usr/bin:/bin", "HOME": "/tmp", "USER": "learner", "LANG": "C.UTF-8", "HF_HUB_OFFLINE": "1",
     "OMP_NUM_THREADS": "1",  # kernels side by side must not fight over the cores
@@ -116,31 +119,38 @@ def run(
     inherited = {} if protected else {**os.environ, "HOME": str(room)}
     limits = {
         "RLIMIT_AS": ADDRESSES, "RLIMIT_CPU": SECONDS, "RLIMIT_FSIZE": TEMPORARY, "RLIMIT_NPROC": 2 * PROCESSES,
-        "RLIMIT_CORE": 0,
+        "RLIMIT_NOFILE": FILES, "RLIMIT_CORE": 0,
     }  # fmt: skip
     request = {
         "cells": cells, "look": look, "timeout": timeout, "work": str(work), "first": [str(PACKAGE.parent), *shown],
         "copy": "/handed_in" if protected else str(handed_in), "limits": limits if protected else {},
     }  # fmt: skip
-    arguments = command(handed_in, shown) if protected else _inside()
-    with tempfile.TemporaryFile() as asked:
+    environment = {**ENVIRONMENT, **inherited}
+    with tempfile.TemporaryFile() as asked, tempfile.TemporaryFile() as calls:
         asked.write(json.dumps(request).encode())
         asked.seek(0)
-        return _supervise(arguments, asked, {**ENVIRONMENT, **inherited}, room)
+        if not protected:
+            return _supervise(_inside(), room, stdin=asked, env=environment)
+        arguments = command(handed_in, shown)
+        if (program := confine.call_filter()) is not None:
+            calls.write(program)
+            calls.seek(0)
+            arguments[1:1] = ["--seccomp", str(calls.fileno())]
+        with confine.groups(MEMORY + TEMPORARY + SHARED, 2 * PROCESSES) as made:
+            started = {"stdin": asked, "env": environment, "pass_fds": [calls.fileno()]}
+            return _supervise(arguments, room, preexec_fn=confine.join(made), **started)
 
 
 def _inside() -> list[str]:
     return [sys.executable, "-I", str(Path(__file__).with_name("inside.py"))]
 
 
-def _supervise(arguments: list[str], asked: Any, environment: dict[str, str], room: Path) -> dict[str, Any]:
+def _supervise(arguments: list[str], room: Path, **started: Any) -> dict[str, Any]:
     """Start it, read its reports, end it if it goes too far."""
     result: dict[str, Any] = {"notes": [], "cells": {}}
     ended, deadline, wrong = "died", time.monotonic() + SECONDS, ""
     with tempfile.TemporaryFile() as errors:
-        process = subprocess.Popen(
-            arguments, stdin=asked, stdout=subprocess.PIPE, stderr=errors, env=environment, cwd=room
-        )
+        process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=errors, cwd=room, **started)
         lines: list[bytes] = []
         reader = threading.Thread(target=_read, args=(process.stdout, lines))
         reader.start()

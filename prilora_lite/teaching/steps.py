@@ -24,7 +24,7 @@ ATTRIBUTES = {
     "td": ["colspan", "rowspan"], "code": ["class"], "span": ["class"], "div": ["class"], "ol": ["start"],
     "abbr": ["title"], "acronym": ["title"],
 }  # fmt: skip
-LONGEST_HTML = 100_000  # characters; what is longer is shown as text
+LONGEST_HTML, LONGEST_HTML_OF_ALL = 100_000, 300_000  # characters; what is longer is shown as text
 INLINE = re.compile(r"<(?:a|abbr|b|code|em|i|s|small|strong|u)\b", re.I)
 LONGEST_MARKDOWN, MOST_TAGS = 20_000, 6_000
 MOST_INLINE = 300  # such tags, each of which a parser may have to repeat for all that follows
@@ -62,8 +62,8 @@ class DropEmptyMarks(NbGraderPreprocessor):
 class JudgeTests(NbGraderPreprocessor):
     """Puts a test's outputs so that nbgrader judges them rightly: it takes the first that says something.
 
-    An error counts before any value; of several values the last, which is the test's own; what goes to standard error
-    (progress bars, warnings, logging) is no error.
+    An error counts before any value; of several values the last, which is the test's own, if it is a number of
+    points that the test has to give; what goes to standard error (progress bars, warnings, logging) is no error.
     """
 
     def preprocess_cell(self, cell: Any, resources: Any, index: int) -> tuple[Any, Any]:
@@ -71,9 +71,10 @@ class JudgeTests(NbGraderPreprocessor):
         if cell.cell_type != "code" or not utils.is_grade(cell) or utils.is_solution(cell):
             return cell, resources
         values = [output for output in cell.outputs if output.output_type == "execute_result"]
-        for output in values[:-1]:
-            output.output_type = "display_data"
-            output.pop("execution_count", None)
+        for output in values:
+            if output is not values[-1] or not _is_credit(output, cell.metadata.nbgrader["points"]):
+                output.output_type = "display_data"
+                output.pop("execution_count", None)
         for output in cell.outputs:
             if output.output_type == "stream":
                 output.name = "stdout"
@@ -81,10 +82,23 @@ class JudgeTests(NbGraderPreprocessor):
         return cell, resources
 
 
+def _is_credit(output: Any, points: float) -> bool:
+    try:
+        return 0 <= float(output["data"]["text/plain"]) <= points
+    except (KeyError, ValueError):
+        return False
+
+
 class Harmless(SanitizeHTML):
     """Leaves of a learner's outputs what can do no harm on the teacher's screen: text, tables, pictures."""
 
     enabled = True
+    room = LONGEST_HTML_OF_ALL
+
+    def preprocess(self, nb: Any, resources: Any) -> tuple[Any, Any]:
+        """Clean a notebook; what its HTML has beyond a limit is shown as text."""
+        self.room = LONGEST_HTML_OF_ALL
+        return super().preprocess(nb, resources)
 
     def preprocess_cell(self, cell: Any, resources: Any, index: int) -> tuple[Any, Any]:
         """Clean the outputs of a cell."""
@@ -98,7 +112,8 @@ class Harmless(SanitizeHTML):
 
     def sanitize_html_tags(self, html_str: str) -> str:
         """As on the whole page."""
-        return harmless(html_str)
+        self.room -= len(html_str)
+        return harmless(html_str) if self.room >= 0 else f"<pre>{escape(html_str)}</pre>"
 
     @staticmethod
     def _fits(kind: str, data: Any) -> bool:
