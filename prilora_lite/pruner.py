@@ -228,6 +228,11 @@ class Pruner:
             norms.squares, norms.tokens = stored["squares"].to(device), stored["tokens"].to(device)
             norms.mean_square = None if stored["mean_square"] is None else stored["mean_square"].to(device)
 
+    def forget_pending(self) -> None:
+        """Drop what was counted since the last step, which a resumed run does again."""
+        for norms in self.norms.values():
+            norms.squares, norms.tokens = torch.zeros_like(norms.squares), torch.zeros_like(norms.tokens)
+
     def _counter(self, name: str, module: nn.Module) -> Callable[[nn.Module, tuple], None]:
         """A hook that counts a layer's input."""
         source, norms, tokens = self._tokens.source_of(name, module), self.norms[name], self._tokens
