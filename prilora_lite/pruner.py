@@ -203,6 +203,11 @@ class Pruner:
         self._masks = {name: mask.to(self.layers[name].lora_A.device) for name, mask in state["masks"].items()}
         self._listener.load_state_dict(state["norms"])
 
+    def forget_pending(self) -> None:
+        """Drop what was counted since the last step, which a resumed run does again."""
+        for norms in self.norms.values():
+            norms.squares, norms.tokens = torch.zeros_like(norms.squares), torch.zeros_like(norms.tokens)
+
     @torch.no_grad()
     def _all_scores(self) -> dict[str, Tensor]:
         rule = self.settings["importance"]

@@ -36,7 +36,8 @@ from prilora_lite.experiments.saving import claim, save_trained, writing
 from prilora_lite.experiments.tasks import check_rows, get_task, load_rows
 from prilora_lite.experiments.tokens import check_length, tokenize
 from prilora_lite.experiments.trainable import METHODS_BY_NAME, count, make_trainable
-from prilora_lite.integrations.trainer import SEVERAL_GPUS, SealCheckpoints, latest_checkpoint
+from prilora_lite.integrations.trainer import RunIsFinished, SealCheckpoints, latest_checkpoint
+from prilora_lite.integrations.trainer_arguments import SEVERAL_GPUS
 from prilora_lite.report import Report
 from prilora_lite.shared.checks import check_seed
 from prilora_lite.shared.errors import expect
@@ -261,7 +262,10 @@ def _train(trainer: GlueTrainer, own: list[Any], folder: Path, resume: bool) -> 
     """Train to the end, then make sure that the last evaluation in the log is of the final weights."""
     checkpoint = latest_checkpoint(folder) if resume else None
     with no_bars("transformers"), writing(folder):
-        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        try:
+            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        except RunIsFinished:  # all that was to be done is loaded
+            trainer.callback_handler.on_train_end(trainer.args, trainer.state, trainer.control)
     state = trainer.state
     judged = any(metrics_in(log) for log in state.log_history if log["step"] == state.global_step)
     if not judged or any(getattr(callback, "pruned_after_evaluation", False) for callback in own):

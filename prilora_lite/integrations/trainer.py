@@ -3,83 +3,65 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import io
 import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.state import PartialState
-from safetensors import safe_open
-from safetensors.torch import load_file, save
 from torch import nn
 from transformers.trainer_callback import ExportableState, TrainerCallback, TrainerControl, TrainerState
 from transformers.training_args import TrainingArguments
 from transformers.utils import logging
 
 from prilora_lite.config import PRILoRAConfig
+from prilora_lite.integrations.trained import TRAINED, digests, keep_what_is_lacking, restore, trained
+from prilora_lite.integrations.trainer_arguments import check_checkpoints, check_processes
 from prilora_lite.lora import LoRALinear
-from prilora_lite.models.layers import INSTEAD, PeftLayer, configuration_of, lora_layers
+from prilora_lite.models.layers import PeftLayer, configuration_of, lora_layers
 from prilora_lite.pruner import Pruner
 from prilora_lite.shared.files import sha256_of, write_whole
 
 logger = logging.get_logger("transformers.prilora_lite")
 
-SEVERAL_GPUS = (
-    "Trainer would use nn.DataParallel over {} GPUs, whose replicas lose the input statistics: "
-    "set CUDA_VISIBLE_DEVICES=0 for one GPU, or start one process per GPU with torchrun"
-)
-SPLIT_WEIGHTS = ("FSDP", "DEEPSPEED", "MEGATRON_LM")  # of Accelerate's ways to train
 CHECKSUMS = "checksums.json"
-TRAINED = "trained.safetensors"  # trained weights by the model's own names, where transformers saves them under others
 LAST_WHOLE = "latest_checkpoint(folder) finds the last whole one"
+
+
+class RunIsFinished(RuntimeError):
+    """A checkpoint of the run's last step was resumed from in mid-epoch, where Trainer would train one step more."""
 
 
 class SealCheckpoints(TrainerCallback):
     """Writes the SHA-256 of each file of a checkpoint beside them, when Trainer has written them all."""
 
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if state.global_step >= state.max_steps > 0:
+            raise RunIsFinished(
+                f"the run ends at step {state.max_steps}, and the checkpoint is of step {state.global_step}, so there "
+                "is nothing left to train, but Trainer would make one step more: to go on, give more steps or epochs; "
+                "to use what is there, load the checkpoint's weights"
+            )
+
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         folder = _checkpoint(args, state)
         args.distributed_state.wait_for_everyone()  # each process writes the state of its own generators
-        if state.is_world_process_zero and folder.is_dir():  # Trainer's search for hyperparameters has other folders
+        if args.should_save and folder.is_dir():  # Trainer's search for hyperparameters has other folders
             files = sorted(file for file in folder.iterdir() if file.is_file() and file.name != CHECKSUMS)
             write_whole(folder / CHECKSUMS, json.dumps({file.name: sha256_of(file) for file in files}).encode())
-
-
-def _trained(model: nn.Module) -> dict[str, nn.Parameter]:
-    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-
-
-def _renamed(folder: Path, trained: Iterable[str]) -> bool:
-    """Whether a checkpoint of a whole model lacks trained weights under their own names."""
-    file, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
-    if file.is_file():
-        with safe_open(file, framework="pt") as stored:
-            return not set(trained) <= set(stored.keys())
-    return index.is_file() and not set(trained) <= json.loads(index.read_text(encoding="utf-8"))["weight_map"].keys()
-
-
-def _saved_in(state: TrainerState) -> dict[str, Any]:
-    """What the callback left in a checkpoint.
-
-    Raises:
-        RuntimeError: it left nothing there.
-    """
-    stored = state.stateful_callbacks.get(PRILoRACallback.__name__, {})
-    saved = stored.get("attributes", {}).get("saved") if isinstance(stored, dict) else None
-    if saved is None:
-        raise RuntimeError(
-            f"the checkpoint of step {state.global_step} was written without PRILoRACallback, so it has no pruner "
-            "to resume; start anew, or resume from a checkpoint of a run that had it"
-        )
-    return saved
 
 
 def _checkpoint(args: TrainingArguments, state: TrainerState) -> Path:
     """Where Trainer keeps the checkpoint of this step."""
     return Path(args.output_dir) / f"checkpoint-{state.global_step}"
+
+
+def _resumed_from(args: TrainingArguments, state: TrainerState) -> Path:
+    """Where a checkpoint lies that is resumed from: Trainer tells a callback only what the arguments say."""
+    given = Path(str(args.resume_from_checkpoint))
+    return given if given.is_dir() else _checkpoint(args, state)
 
 
 def damaged_file(checkpoint: Path) -> Path | None:
@@ -111,9 +93,13 @@ class PRILoRACallback(SealCheckpoints, ExportableState):
     It prunes every N optimizer steps and in the last one, before Trainer's last evaluation and save. With
     ``load_best_model_at_end`` it also prunes before each evaluation and save, so that the checkpoint chosen was pruned
     when it was evaluated. The pruner's state travels in the checkpoint's ``trainer_state.json``; a resumed run takes it
-    from there, and stops if it is missing or the weights that Trainer loaded are not the ones it was saved with. It
-    writes the SHA-256 of a checkpoint's files beside them, ``checksums.json``; a run that is resumed from a checkpoint
-    in its own ``output_dir`` stops if one differs. In any other folder, :func:`latest_checkpoint` checks them.
+    from there, and stops if it is missing or the weights that Trainer loaded, then or as the best ones at the end, are
+    not those that were saved. What Trainer would not find again by name, the callback saves itself, as
+    ``trained.safetensors``: ViT's weights, or what is trained beside an adapter of PEFT's. It writes the SHA-256 of a
+    checkpoint's files beside them, ``checksums.json``; a run that is resumed from a checkpoint in its own
+    ``output_dir``, or in the folder that ``TrainingArguments(resume_from_checkpoint=...)`` names, stops if one differs.
+    In any other folder, :func:`latest_checkpoint` checks them. With ``restore_callback_states_from_checkpoint`` Trainer
+    makes a callback of its own; it is in ``trainer.callback_handler.callbacks``.
 
     Args:
         config: gives the pruning settings for a model of PEFT's; default: those of :class:`~.config.PRILoRAConfig`.
@@ -124,14 +110,16 @@ class PRILoRACallback(SealCheckpoints, ExportableState):
         pruned_after_evaluation: whether a run that was stopped early had to be pruned once more when it had ended.
 
     Raises (in training):
-        RuntimeError: the model is not adapted, not adapted as ``config`` says, or merged; Trainer uses FSDP, DeepSpeed
-            or ``nn.DataParallel``; or a checkpoint can't be resumed from.
+        RuntimeError: the model is not adapted, not adapted as ``config`` says, or merged; there are two such callbacks;
+            Trainer uses FSDP, DeepSpeed or ``nn.DataParallel``, or could not load the best model; a checkpoint can't be
+            resumed from; or the weights that Trainer loaded are not those that were saved.
     """
 
     def __init__(self, config: PRILoRAConfig | None = None) -> None:
         self.config = config
         self.pruner: Pruner | None = None
         self.pruned_after_evaluation = False
+        self._args: TrainingArguments | None = None
         self._model: nn.Module | None = None
         self._layers: dict[str, LoRALinear | PeftLayer] = {}
 
@@ -144,6 +132,7 @@ class PRILoRACallback(SealCheckpoints, ExportableState):
                 "the model is not adapted: call adapt(model, config), or PEFT's get_peft_model with a LoraConfig, "
                 "before making the Trainer"
             )
+        self._check_callbacks(state)
         config = self._settled_config(model)
         if not any(layer.lora_A.requires_grad for layer in layers.values()):
             raise RuntimeError(
@@ -152,22 +141,26 @@ class PRILoRACallback(SealCheckpoints, ExportableState):
             )
         if any(layer.merged for layer in layers.values()):
             raise RuntimeError("the model is merged, so its adapter would not be trained; call unmerge() on its layers")
-        _check_processes(args)
+        check_processes(args)
+        check_checkpoints(args, state, model)
         if any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
             model.enable_input_require_grads()  # the reentrant kind drops the gradient behind frozen embeddings
-        self._model, self._layers, self.pruned_after_evaluation = model, layers, False
+        self._args, self._model, self._layers, self.pruned_after_evaluation = args, model, layers, False
         if self.pruner is not None:
             self.pruner.detach()  # of a run that was interrupted
         self.pruner = Pruner(model, **config.pruning(args.seed)) if config.ratio else None
         if state.global_step:
-            if damaged := damaged_file(_checkpoint(args, state)):
+            folder = _resumed_from(args, state)
+            if damaged := damaged_file(folder):
                 raise RuntimeError(f"{damaged} is not as it was written: it is damaged; {LAST_WHOLE}")
-            self._resume(_checkpoint(args, state), state)
+            self._resume(folder, state)
+            if self.pruner is not None and self.pruner.steps < state.global_step:  # it was saved in mid-step
+                self.on_step_end(args, state, control)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         folder = _checkpoint(args, state)
-        if state.is_world_process_zero and self._model is not None and _renamed(folder, _trained(self._model)):
-            write_whole(folder / TRAINED, save({name: p.detach().cpu() for name, p in _trained(self._model).items()}))
+        if args.should_save and self._model is not None and folder.is_dir():
+            keep_what_is_lacking(self._model, folder)
         super().on_save(args, state, control, **kwargs)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -188,9 +181,8 @@ class PRILoRACallback(SealCheckpoints, ExportableState):
     ) -> None:
         if self._model is None:
             return
-        if args.load_best_model_at_end and state.best_model_checkpoint is not None:
-            best = Path(state.best_model_checkpoint)
-            self._restore(best, _saved_in(TrainerState.load_from_json(str(best / "trainer_state.json"))))
+        if args.load_best_model_at_end:
+            self._restore_best(state)
         if self.pruner is None:
             return
         self.pruner.detach()
@@ -210,14 +202,31 @@ class PRILoRACallback(SealCheckpoints, ExportableState):
         """What Trainer writes into ``trainer_state.json``: the pruner, and a digest of the trained weights."""
         if self._model is None:
             return {"args": {}, "attributes": {}}
+        try:
+            config = None if self.config is None else self.config.to_dict()
+        except ValueError:
+            config = "a function"  # which no file can hold
         buffer = io.BytesIO()
         torch.save(None if self.pruner is None else self.pruner.state_dict(), buffer)
         saved = {
             "pruner": base64.b64encode(buffer.getvalue()).decode(),
-            "weights": _digest(self._model),
+            "weights": digests(self._model),
+            "optimizer": not self._args.save_only_model,
             "layers": {name: [layer.rank, layer.scaling, layer.dropout] for name, layer in self._layers.items()},
         }
-        return {"args": {}, "attributes": {"saved": saved}}
+        return {"args": {}, "attributes": {"saved": saved, "config": config}}
+
+    def _check_callbacks(self, state: TrainerState) -> None:
+        """Refuse two callbacks of this kind; read the configuration that Trainer took from a checkpoint's JSON."""
+        if isinstance(state.stateful_callbacks.get(type(self).__name__), list):
+            raise RuntimeError(f"Trainer was given two callbacks {type(self).__name__}: one prunes, so leave one out")
+        if isinstance(self.config, str):
+            raise RuntimeError(
+                "the callback's configuration has a function in it, which a checkpoint can't hold: leave out "
+                "restore_callback_states_from_checkpoint; PRILoRACallback resumes without it"
+            )
+        if isinstance(self.config, dict):
+            self.config = PRILoRAConfig.from_dict(self.config)
 
     def _settled_config(self, model: nn.Module) -> PRILoRAConfig:
         """The configuration to prune by: the one that the model was adapted with; without one, the callback's own."""
@@ -229,61 +238,84 @@ class PRILoRACallback(SealCheckpoints, ExportableState):
             )
         return config
 
+    def _saved_in(self, state: TrainerState) -> dict[str, Any]:
+        """What the callback left in a checkpoint.
+
+        Raises:
+            RuntimeError: it left nothing there that can be used.
+        """
+        stored = state.stateful_callbacks.get(type(self).__name__, {})
+        saved = stored.get("attributes", {}).get("saved") if isinstance(stored, dict) else None
+        step = state.global_step
+        if saved is None:
+            raise RuntimeError(
+                f"the checkpoint of step {step} was written without {type(self).__name__}, so it has no pruner "
+                "to resume; start anew, or resume from a checkpoint of a run that had it"
+            )
+        if not isinstance(saved["weights"], dict):
+            raise RuntimeError(f"the checkpoint of step {step} was written by an earlier version: start anew")
+        return saved
+
     def _resume(self, folder: Path, state: TrainerState) -> None:
-        saved = _saved_in(state)
+        saved, step = self._saved_in(state), state.global_step
+        if not saved["optimizer"]:
+            raise RuntimeError(
+                f"the checkpoint of step {step} was written with save_only_model, without the state of the optimizer "
+                "and the schedule, so no run can go on from it: load its weights into the model and start a new run"
+            )
         now = {name: [layer.rank, layer.scaling, layer.dropout] for name, layer in self._layers.items()}
-        for name, was in saved.get("layers", now).items():
+        for name, was in saved["layers"].items():
             if was != now.get(name):
                 raise RuntimeError(
-                    f"in the checkpoint of step {state.global_step} {name} had rank, scaling and dropout {was}; now it "
+                    f"in the checkpoint of step {step} {name} had rank, scaling and dropout {was}; now it "
                     f"has {now.get(name)}: resume with the configuration that the run began with, or start anew"
                 )
+        if changed := sorted(saved["weights"].keys() ^ trained(self._model).keys()):
+            raise RuntimeError(
+                f"in the checkpoint of step {step} {changed[0]} and {len(changed) - 1} more were trained and now are "
+                "not, or the reverse: freeze what was frozen when it was written, and nothing else"
+            )
         self._restore(folder, saved)
         try:
             pruner_state = torch.load(
                 io.BytesIO(base64.b64decode(saved["pruner"])), weights_only=True, map_location="cpu"
             )
         except Exception as error:  # damaged or hostile bytes end in errors of many kinds; none of them runs
-            raise RuntimeError(f"the pruner in the checkpoint of step {state.global_step} can't be read") from error
+            raise RuntimeError(f"the pruner in the checkpoint of step {step} can't be read") from error
         if (pruner_state is None) != (self.pruner is None):
             raise RuntimeError("the checkpoint was saved with pruning on and is resumed with it off, or the reverse")
         if self.pruner is not None:
             self.pruner.load_state_dict(pruner_state)
+            if self.pruner.steps == step:
+                self.pruner.forget_pending()
+
+    def _restore_best(self, state: TrainerState) -> None:
+        if state.best_model_checkpoint is None:
+            logger.warning("PRILoRACallback: no checkpoint was the best, so the model is that of the last step")
+            return
+        best = Path(state.best_model_checkpoint)
+        self._restore(best, self._saved_in(TrainerState.load_from_json(str(best / "trainer_state.json"))))
+        if state.best_global_step and best.name != f"checkpoint-{state.best_global_step}":
+            logger.warning(
+                f"PRILoRACallback: the best evaluation was in step {state.best_global_step}, which has no checkpoint; "
+                f"the model is that of {best}"
+            )
 
     def _restore(self, folder: Path, saved: dict[str, Any]) -> None:
-        """See to it that the model has the weights that a checkpoint was saved with.
-
-        Trainer takes what it finds in a file by name. Some models (ViT and its kin) are saved by transformers under
-        other names than they have, so that only the head would arrive.
-        """
-        if saved["weights"] == _digest(self._model):
-            return
-        own = folder / TRAINED
-        if own.is_file():
-            stored, parameters = load_file(own), dict(self._model.named_parameters())
-            with torch.no_grad():
-                for name in stored.keys() & parameters.keys():
-                    parameters[name].copy_(stored[name])
-        if saved["weights"] != _digest(self._model):
+        """See to it that the model has the weights that a checkpoint was saved with."""
+        if lacking := restore(self._model, folder, saved["weights"]):
             raise RuntimeError(
-                f"the weights that Trainer loaded are not those that {folder} was saved with: it is damaged or belongs "
-                "to another model, or transformers saved it under other names than the model has (as it does with ViT) "
-                f"and there is no {TRAINED} in it; {LAST_WHOLE}"
+                f"the weights that Trainer loaded are not those that {folder} was saved with: {lacking[0]} and "
+                f"{len(lacking) - 1} more did not arrive. It is damaged or belongs to another model, or transformers "
+                f"saved it under other names than the model has (as it does with ViT) and there is no {TRAINED} in it; "
+                f"{LAST_WHOLE}. If you resume from another folder, name it in "
+                "TrainingArguments(resume_from_checkpoint=...), too"
             )
 
     @staticmethod
     def _will_be_judged(args: TrainingArguments, control: TrainerControl) -> bool:
         selects = args.load_best_model_at_end or args.save_strategy == "best"
         return selects and (control.should_evaluate or control.should_save)
-
-
-def _check_processes(args: TrainingArguments) -> None:
-    """Raise RuntimeError where no process has the whole weights and the statistics of its inputs."""
-    if args.n_gpu > 1:
-        raise RuntimeError(SEVERAL_GPUS.format(args.n_gpu))
-    strategy = PartialState().distributed_type
-    if strategy.name in SPLIT_WEIGHTS:
-        raise RuntimeError(f"under {strategy.value} no process has whole weights to prune: {INSTEAD}")
 
 
 def latest_checkpoint(folder: str | Path) -> Path | None:
@@ -304,12 +336,3 @@ def latest_checkpoint(folder: str | Path) -> Path | None:
         if isinstance(step, int):
             found.append((step, path))
     return next((path for _, path in sorted(found, reverse=True) if damaged_file(path) is None), None)
-
-
-def _digest(model: nn.Module) -> str:
-    """SHA-256 over all trainable parameters."""
-    digest = hashlib.sha256()
-    for name, parameter in _trained(model).items():
-        digest.update(name.encode())
-        digest.update(parameter.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

@@ -120,6 +120,20 @@ def test_resuming_a_run_whose_last_checkpoint_is_written_reports_that_checkpoint
     assert list(again.metrics.items()) == list(first.metrics.items())
 
 
+@pytest.mark.parametrize("method", [CONFIG, "head"])
+@pytest.mark.parametrize("epochs", [0.5, 1.5, 1])
+def test_resuming_a_run_that_is_finished_changes_nothing(epochs, method, encoder, rows, tmp_path):
+    """Trainer would make one step more where the run ends within an epoch."""
+    settings = Settings(learning_rate=5e-3, epochs=epochs, batch_size=8, max_length=16, warmup=0.5)
+    options = {"method": method, "settings": settings, "output_dir": tmp_path, "save_steps": 1}
+    first = run(encoder, rows, **options)
+    weights = first.path if first.path.is_file() else first.path / "model.safetensors"
+    before = weights.read_bytes()
+    again = run(encoder, rows, resume=True, progress=True, **options)
+    assert (again.steps, again.metrics, again.history) == (first.steps, first.metrics, first.history)
+    assert weights.read_bytes() == before
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

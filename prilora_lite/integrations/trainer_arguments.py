@@ -1,0 +1,45 @@
+"""What :class:`~.trainer.PRILoRACallback` refuses of Trainer's arguments before it trains."""
+
+from __future__ import annotations
+
+from accelerate.state import PartialState
+from torch import nn
+from transformers.trainer_callback import TrainerState
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy
+from transformers.training_args import TrainingArguments
+
+from prilora_lite.models.layers import INSTEAD
+
+SEVERAL_GPUS = (
+    "Trainer would use nn.DataParallel over {} GPUs, whose replicas lose the input statistics: "
+    "set CUDA_VISIBLE_DEVICES=0 for one GPU, or start one process per GPU with torchrun"
+)
+SPLIT_WEIGHTS = ("FSDP", "DEEPSPEED", "MEGATRON_LM")  # of Accelerate's ways to train
+
+
+def check_processes(args: TrainingArguments) -> None:
+    """Raise RuntimeError where no process has the whole weights and the statistics of its inputs."""
+    if args.n_gpu > 1:
+        raise RuntimeError(SEVERAL_GPUS.format(args.n_gpu))
+    parallel = getattr(args, "parallelism_config", None)
+    if any(getattr(parallel, size, 1) > 1 for size in ("tp_size", "cp_size", "sp_size", "dp_shard_size")):
+        raise RuntimeError(f"parallelism_config splits the weights or the tokens among the processes: {INSTEAD}")
+    strategy = PartialState().distributed_type
+    if strategy.name in SPLIT_WEIGHTS:
+        raise RuntimeError(f"under {strategy.value} no process has whole weights to prune: {INSTEAD}")
+
+
+def check_checkpoints(args: TrainingArguments, state: TrainerState, model: nn.Module) -> None:
+    """Raise RuntimeError where Trainer would write checkpoints that it can't load, or none of the best model."""
+    if getattr(model, "_hf_peft_config_loaded", False) and args.save_strategy != SaveStrategy.NO:
+        raise RuntimeError(
+            "Trainer writes checkpoints of a model that got its adapter by add_adapter, but can't load them: use "
+            "PEFT's get_peft_model, or give save_strategy='no' and save the adapter yourself"
+        )
+    by_steps = args.eval_strategy == IntervalStrategy.STEPS and args.save_strategy == SaveStrategy.STEPS
+    if args.load_best_model_at_end and by_steps and state.eval_steps != state.save_steps:
+        raise RuntimeError(
+            f"load_best_model_at_end with an evaluation every {state.eval_steps} steps and a checkpoint every "
+            f"{state.save_steps}: the best one may have no checkpoint, and Trainer would load another or none in "
+            f"silence; give save_steps={state.eval_steps} (save_total_limit=1 keeps only the best on the disk)"
+        )
