@@ -1,4 +1,4 @@
-"""The commands ``ablate``, ``report`` and ``ask``. What they need takes seconds to load: it is imported as they run."""
+"""The commands ``ablate``, ``report``, ``ask`` and ``migrate``, whose imports take seconds: made as they run."""
 
 from __future__ import annotations
 
@@ -52,6 +52,16 @@ def add_to(commands: argparse._SubParsersAction) -> None:
     ask.add_argument("--rows", metavar="FOLDER", help="GLUE's rows, as for ablate")
     ask.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time (default: 1)")
     ask.set_defaults(run=_ask, loads=True)
+
+    migrate = commands.add_parser(
+        "migrate",
+        help="bring runs of an older version to today's form",
+        description="Add to the key of each run what older versions left out, the digest of the encoder's weights, so "
+        "that the run goes on counting. Run again, it changes nothing. A folder that an encoder was read from must "
+        "still hold the same.",
+    )
+    migrate.add_argument("files", nargs="+", type=Path, metavar="FILE.jsonl", help="files of runs that ablate wrote")
+    migrate.set_defaults(run=_migrate, loads=True)
 
 
 def _ablate(options: argparse.Namespace) -> int:
@@ -134,6 +144,14 @@ def _ask(options: argparse.Namespace) -> int:
         raise ValueError(f"--jobs {options.jobs}: expected a number of at least 1")
     answer(asked, rows=options.rows, jobs=options.jobs, names=options.only, tell=lambda line: print(line, flush=True))
     return _answers(options.file, None)
+
+
+def _migrate(options: argparse.Namespace) -> int:
+    from prilora_lite.experiments.migrate import migrate
+
+    for file in options.files:
+        print(f"{file}: {migrate(file)} runs brought to the new form")
+    return 0
 
 
 def _answers(file: Path, folder: Path | None) -> int:

@@ -193,6 +193,7 @@ def load_encoder(
     with _quiet():
         with _explained(name):
             tokenizer = AutoTokenizer.from_pretrained(place, revision=revision, trust_remote_code=False)
+            written, _ = PreTrainedConfig.get_config_dict(place, revision=revision)
             config = AutoConfig.from_pretrained(place, revision=revision, trust_remote_code=False, **options)
         if head_dropout is not None:
             _set_head_dropout(config, head_dropout)
@@ -200,6 +201,7 @@ def load_encoder(
             if name in PRESETS and not PRESETS[name].pretrained:
                 model = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
                 loaded: dict[str, Any] = {"missing_keys": []}
+                fresh = set(model.state_dict())
             else:
                 safetensors = PRESETS.get(name, Preset()).safetensors or None  # None allows a pickle's tensors
                 model, loaded = AutoModelForSequenceClassification.from_pretrained(
@@ -211,6 +213,7 @@ def load_encoder(
                     use_safetensors=safetensors,
                     output_loading_info=True,
                 )
+                fresh = set(loaded["missing_keys"])
     head = head_parameters(model)
     lacking = [name for name, _ in model.named_parameters() if name in loaded["missing_keys"] and name not in head]
     if lacking:
@@ -222,6 +225,7 @@ def load_encoder(
         tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
         model.config.pad_token_id = tokenizer.pad_token_id
     model.prilora_encoder = name  # whose settings `evaluate` goes by
+    model.prilora_configuration, model.prilora_fresh = written, fresh  # what its identity is taken from
     if name in PRESETS:
         model.prilora_base = PRESETS[name].hub_name, PRESETS[name].revision  # whatever folder it was read from
     return model.eval(), tokenizer

@@ -19,8 +19,9 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainingArgum
 from prilora_lite.adapt import plan
 from prilora_lite.config import PRILoRAConfig
 from prilora_lite.experiments.bars import no_bars
+from prilora_lite.experiments.device import pick_precision
 from prilora_lite.experiments.encoders import Settings, load_encoder, settings_for
-from prilora_lite.experiments.identity import method_as_json
+from prilora_lite.experiments.identity import described, encoder_digest, method_as_json, rows_digest, run_key
 from prilora_lite.experiments.loop import (
     GlueTrainer,
     StepTimer,
@@ -126,6 +127,8 @@ def finetune(
     set_seed(seed)
     model, tokenizer = load_encoder(encoder, glue, settings.head_dropout)
     check_length(model, settings.max_length)
+    content = rows_digest(glue, data), encoder_digest(model, tokenizer)
+    key = run_key(glue, seed, encoder, method, settings, pick_precision(precision, encoder, device), *content)
     base = sum(parameter.numel() for parameter in model.parameters())
     steps = math.ceil(settings.epochs * math.ceil(len(data["train"]) / settings.batch_size))
     model, own = make_trainable(model, method, steps, settings.alpha)
@@ -133,8 +136,7 @@ def finetune(
         split: tokenize(data[split], glue, tokenizer, settings.max_length) for split in ("train", *glue.splits)
     }
     with _kept_or_temporary(output_dir) as folder:
-        run = {"task": task, "method": method_as_json(method), "encoder": encoder, "seed": seed} | asdict(settings)
-        claim(folder, run, resume)
+        claim(folder, described(key), resume)
         arguments = TrainingArguments(
             str(folder), **schedule(settings, seed, save_steps), **common_arguments(precision, encoder, device)
         )

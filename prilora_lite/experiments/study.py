@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import platform
 import time
@@ -24,13 +22,13 @@ from prilora_lite.config import PRILoRAConfig
 from prilora_lite.experiments.device import PROCESS, PROCESSES, pick_device, pick_precision
 from prilora_lite.experiments.encoders import Settings, settings_for
 from prilora_lite.experiments.finetune import check_encoder, finetune, result_record
-from prilora_lite.experiments.identity import method_as_json, same_run
+from prilora_lite.experiments.identity import KEY, digest_of, method_as_json, rows_digest, run_key, same_run
 from prilora_lite.experiments.methods import METHODS, Method
 from prilora_lite.experiments.methods import configurations as configurations  # for notebooks: study.configurations
 from prilora_lite.experiments.tasks import check_rows, get_task, load_rows
 from prilora_lite.shared.checks import check_seed
 from prilora_lite.shared.errors import expect, unknown
-from prilora_lite.shared.records import append_record, read_records
+from prilora_lite.shared.records import Records, read_records
 
 RECORD = (  # what the record of a finished run has, besides its key
     "name", "encoder", "settings", "task", "method", "seed", "metrics", "curve", "pruning", "counts", "steps",
@@ -134,8 +132,9 @@ def ablate(
     output.open("ab").close()  # a place that can't be written to is better found before the first run
     precision = pick_precision(precision, encoder, device)
     data = {task: _rows(task, rows) for task in dict.fromkeys(run.task for run in runs)}
+    finished = _records_of(output)
     plans = _plan(runs, encoder, overrides or {}, precision, data)
-    at_start = _finished(output)  # under torchrun all processes must choose the same runs, before one of them writes
+    at_start = dict(finished.by_run())  # under torchrun all processes must choose the same runs before one writes
     _check_encoders([plan for same, plan in plans.items() if same not in at_start], data)
 
     def announce(plan: _Plan, record: dict[str, Any] | None) -> None:
@@ -144,7 +143,7 @@ def ablate(
 
     def missing() -> Iterator[tuple[Any, ...]]:
         for same, plan in plans.items():
-            if record := (at_start if PROCESSES > 1 else _finished(output)).get(same):
+            if record := (at_start if PROCESSES > 1 else finished.by_run()).get(same):
                 announce(plan, record)
                 continue
             if jobs == 1:
@@ -153,10 +152,10 @@ def ablate(
 
     for plan, record in _each(_make, missing(), jobs, backend, device):
         if PROCESS == 0:
-            append_record(output, record)
+            finished.append(record)
         announce(plan, record)
-    finished = _finished(output)
-    return [finished[same] for same in plans if same in finished]
+    made = finished.by_run()
+    return [made[same] for same in plans if same in made]
 
 
 def _runs_at_a_time(jobs: int | None, backend: str, runs: int) -> int:
@@ -175,11 +174,14 @@ def _plan(
     runs: list[Run], encoder: str, overrides: dict[str, Any], precision: str, data: dict[str, dict[str, Dataset]]
 ) -> dict[str, _Plan]:
     """Every run with everything settled, each once, by the text that two runs share if they are the same."""
-    digests = {task: rows_digest(splits) for task, splits in data.items()}
+    digests = {task: rows_digest(get_task(task), splits) for task, splits in data.items()}
+    weights = digest_of(encoder) if runs else ""
     plans: dict[str, _Plan] = {}
     for run in runs:
         settings, trains = settle(run, encoder, overrides)
-        key = run_key(run, encoder, settings, trains, precision, digests[run.task])
+        key = run_key(
+            get_task(run.task), run.seed, encoder, trains, settings, precision, digests[run.task], weights
+        )  # fmt: skip
         plans.setdefault(same_run(key), _Plan(len(plans) + 1, run, key, encoder, settings, trains))
     return plans
 
@@ -214,22 +216,6 @@ def describe_environment(precision: str = "auto", device: str | None = None) -> 
     }
 
 
-def run_key(
-    run: Run, encoder: str, settings: Settings, trains: str | PRILoRAConfig, precision: str, rows: str
-) -> list[Any]:
-    """What makes two runs the same one: task, seed, encoder, method as configured, settings, precision and rows."""
-    return [run.task, run.seed, encoder, method_as_json(trains), asdict(settings), precision, rows]
-
-
-def rows_digest(rows: dict[str, Dataset]) -> str:
-    """A short hash of all texts and labels, so that a run on a sample is not taken for one on all rows."""
-    digest = hashlib.sha256()
-    for split in sorted(rows):
-        for column in sorted(set(rows[split].column_names) - {"idx"}):
-            digest.update(json.dumps([split, column, list(rows[split][column])]).encode())
-    return digest.hexdigest()[:16]
-
-
 def settle(run: Run, encoder: str, overrides: dict[str, Any]) -> tuple[Settings, str | PRILoRAConfig]:
     """The settings and configuration that a run has once preset, method and overrides are laid over one another."""
     trains = run.method.trains
@@ -248,8 +234,20 @@ def read_runs(path: str | Path) -> list[dict[str, Any]]:
     return read_records(path, RECORD)
 
 
-def _finished(output: Path) -> dict[str, dict[str, Any]]:
-    return {same_run(record["key"]): record for record in read_runs(output)}
+def _records_of(output: Path) -> Records:
+    """The runs of a study's file.
+
+    Raises:
+        ValueError: runs of an older version, whose keys do not say which encoder they were made with.
+    """
+    records = Records(output, RECORD, same_run)
+    older = sum(len(record["key"]) < len(KEY) for record in records.read())
+    if older:
+        raise ValueError(
+            f"{output} holds {older} runs of an older version, whose keys do not say what weights the encoder had: "
+            f"bring them to the new form once, with `prilora-lite migrate {output}`"
+        )
+    return records
 
 
 def _make(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from datasets import Dataset, load_dataset
@@ -92,6 +93,16 @@ def get_task(name: str | Task) -> Task:
     if not isinstance(name, str) or name not in TASKS:
         raise unknown("task", name, TASKS)
     return TASKS[name]
+
+
+def task_as_json(task: Task) -> str | dict[str, Any]:
+    """A task in the key of a run: the name of one in :data:`TASKS`, else all that its metrics depend on."""
+
+    def parts(task: Task) -> dict[str, Any]:
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in vars(task).items() if name != "hub"}
+
+    ours = TASKS.get(task.name)
+    return task.name if ours is not None and parts(ours) == parts(task) else parts(task)
 
 
 def load_rows(task: str | Task, folder: str | Path | None = None) -> dict[str, Dataset]:
