@@ -153,7 +153,7 @@ def same_fields(run: dict[str, Any]) -> dict[str, Any]:
         ValueError, TypeError: see :func:`same_method`.
     """
     filled = {field.name: field.default for field in fields(Settings)} | run
-    compared = {name: _as_floats(value) for name, value in filled.items()}
+    compared = as_floats(filled)
     if "method" in run:
         compared["method"] = same_method(run["method"])
     if run.get("weights"):
@@ -173,10 +173,13 @@ def same_run(key: list[Any]) -> str:
 
 
 def _text(fields: dict[str, Any]) -> str:
-    return json.dumps({name: _as_floats(value) for name, value in fields.items()}, sort_keys=True)
+    return json.dumps(as_floats(fields), sort_keys=True)
 
 
-def _as_floats(value: Any) -> Any:
+def as_floats(value: Any) -> Any:
+    """The same value with each integer in it as a float, and tuples as lists, so that equal ones have one text."""
+    if isinstance(value, dict):
+        return {name: as_floats(part) for name, part in value.items()}
     if isinstance(value, list | tuple):
-        return [_as_floats(part) for part in value]
+        return [as_floats(part) for part in value]
     return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
