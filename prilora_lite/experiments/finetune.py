@@ -100,10 +100,13 @@ def finetune(
         rows: a folder of Parquet files, or the rows themselves by split; default: see :func:`~.tasks.load_rows`.
         settings: learning rate, epochs and the like; default: the preset's for this task.
         seed: seed for the head, the adapter, the order of the rows and dropout.
-        output_dir: where the adapter (``adapter.safetensors``), or the whole model, and any checkpoints go.
+        output_dir: where the adapter (``adapter.safetensors``), or the whole model (``model``, which is loaded by
+            transformers' ``AutoModelForSequenceClassification``), and any checkpoints go. A folder with the result of
+            another run is refused.
         save_steps: write a checkpoint to ``output_dir`` every so many optimizer steps.
         resume: go on from the newest whole checkpoint in ``output_dir``; start anew if there is none. A folder with
-            the checkpoints of another run (task, method, encoder, seed or settings differ) is refused.
+            the checkpoints of another run is refused: one whose task, rows, method, encoder (by its content), seed,
+            settings or precision differ.
         precision: ``fp32``, ``bf16`` (autocast), or ``auto``: the preset's, else bf16 where the device computes in it
             natively.
         device: ``cpu`` to stay there; default: CUDA, else MPS, else CPU.
