@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,14 +78,14 @@ def _ablate(options: argparse.Namespace) -> int:
     reporting.check_own(reporting.paths_of(output).values())  # better known before the first run
     runs = study.grid(_methods(told), told.get("tasks", ["pocket-rte"]), told.get("seeds", [0, 1]))
     speaks = PROCESS == 0  # if several processes make one run, the first
-    crashed: list[Run] = []
+    crashed: list[str] = []
 
     def announce(number: int, count: int, run: Run, record: dict[str, Any] | None) -> None:
         name = f"[{number}/{count}] {run.task} {run.method.label}, seed {run.seed}"
         if record is None:
             tell(name)
         elif "error" in record:
-            crashed.append(run)
+            crashed.append(record["error"])
             tell(f"{name}: crashed after {record['seconds']:.0f} s: {record['error']}")
         else:
             metric, value = next(iter(record["metrics"].items()))
@@ -96,7 +97,14 @@ def _ablate(options: argparse.Namespace) -> int:
 
     passed_on = {n: told[n] for n in ("encoder", "rows", "precision", "device", "jobs", "backend") if n in told}
     overrides = study_options.read_settings(told["set"])
-    records = study.ablate(runs, output, overrides=overrides, progress=speaks, on_run=announce, **passed_on)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".* runs crashed: ")  # told below
+        try:
+            records = study.ablate(runs, output, overrides=overrides, progress=speaks, on_run=announce, **passed_on)
+        except RuntimeError:
+            if not crashed:
+                raise
+            records = []
     if speaks and records:
         written = reporting.write(output)
         frame = reporting.to_dataframe(records)
@@ -108,7 +116,8 @@ def _ablate(options: argparse.Namespace) -> int:
         print("  ".join([f"runs: {output}", *(f"{kind}: {path}" for kind, path in written.items())]))
         print("notebooks, from the folder of the repository: jupyter lab notebooks")
     if crashed:
-        tell(f"{len(crashed)} runs crashed: {output} says how; the same command tries them again")
+        tell(f"{len(crashed)} of {len(runs)} runs crashed: {crashed[0]}; {output} says how, and the same command tries "
+             "them again")  # fmt: skip
     return 1 if crashed else 0
 
 

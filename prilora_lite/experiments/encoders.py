@@ -144,16 +144,16 @@ PRESETS = {
 }
 
 
-def settings_for(encoder: str, task: str, method: object = None) -> Settings:
+def settings_for(encoder: str, task: str | Task, method: object = None) -> Settings:
     """The settings that an encoder's preset has for a task, or the defaults.
 
     Args:
         encoder: a preset, a folder or a name on the hub.
-        task: name of the task.
+        task: a task or its name.
         method: a method with a name may have a learning rate of its own.
     """
     preset = PRESETS.get(encoder, Preset())
-    settings = preset.settings.get(task, preset.default)
+    settings = preset.settings.get(str(task), preset.default)
     if isinstance(method, str) and method in preset.learning_rates:
         return replace(settings, learning_rate=preset.learning_rates[method])
     return settings

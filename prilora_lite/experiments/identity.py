@@ -133,14 +133,17 @@ def same_settings(settings: dict[str, Any]) -> str:
     """Two stored settings are the same if this is equal.
 
     Raises:
-        ValueError, TypeError: a setting that does not exist, or a value out of range.
+        ValueError: a setting that does not exist, or a value out of range.
     """
     return _same_settings(json.dumps(settings))
 
 
 @lru_cache(maxsize=10_000)
 def _same_settings(text: str) -> str:
-    return _text(asdict(Settings(**json.loads(text))))
+    settings = json.loads(text)
+    if unknown := sorted(settings.keys() - {field.name for field in fields(Settings)}):
+        raise ValueError(f"a run has the setting {unknown[0]!r}, which this version does not know: use a newer one")
+    return _text(asdict(Settings(**settings)))
 
 
 def same_fields(run: dict[str, Any]) -> dict[str, Any]:

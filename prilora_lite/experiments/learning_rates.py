@@ -123,10 +123,14 @@ def make_runs(
         if record is not None and "error" in record:
             crashed.append(f"{run.task} {run.method.name}, seed {run.seed}: {record['error']}")
 
-    records = ablate(
-        runs, output, encoder=question.encoder, rows=rows, overrides=overrides, jobs=jobs, progress=False,
-        on_run=announce,
-    )  # fmt: skip
+    try:
+        records = ablate(
+            runs, output, encoder=question.encoder, rows=rows, overrides=overrides, jobs=jobs, progress=False,
+            on_run=announce,
+        )  # fmt: skip
+    except RuntimeError:  # all of them crashed
+        if not crashed:
+            raise
     if crashed:
         raise ValueError(
             f"{len(crashed)} runs crashed, the first: {crashed[0]}; {output} says how, and the same command tries again"
