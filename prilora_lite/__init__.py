@@ -30,7 +30,8 @@ _LOADED_WHEN_USED = {
     "load_peft_adapter": "integrations.peft_load",
     "PRILoRACallback": "integrations.trainer", "latest_checkpoint": "integrations.trainer",
     "finetune": "experiments.finetune", "evaluate": "experiments.finetune",
-    "TASKS": "experiments.tasks", "load_rows": "experiments.tasks", "compute_metrics": "experiments.tasks",
+    "Task": "experiments.task", "TASKS": "experiments.tasks", "load_rows": "experiments.tasks",
+    "compute_metrics": "experiments.tasks",
     "Settings": "experiments.encoders", "load_encoder": "experiments.encoders",
     "ablate": "experiments.study", "grid": "experiments.study",
 }  # fmt: skip

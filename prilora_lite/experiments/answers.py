@@ -12,6 +12,7 @@ import pandas as pd
 from prilora_lite.experiments import figures
 from prilora_lite.experiments.comparison import Decision, decide
 from prilora_lite.experiments.learning_rates import chosen_rates, key_of, make_runs, tune, values_by_key
+from prilora_lite.experiments.own_files import check_own
 from prilora_lite.experiments.questions import Question, Questions
 from prilora_lite.experiments.study import grid
 from prilora_lite.shared.errors import unknown
@@ -159,9 +160,13 @@ def write(questions: Questions, stem: Path) -> dict[str, Path]:
 
     Returns:
         Kind of file -> path.
+
+    Raises:
+        ValueError: a file of such a name was written by somebody else; nothing is written then.
     """
     answers = table(questions)
     paths = {kind: stem.with_suffix(end) for kind, end in (("table", ".csv"), ("markdown", ".md"), ("figure", ".png"))}
+    check_own(paths.values())
     write_whole(paths["table"], answers.to_csv(index=False, lineterminator="\n").encode())
     write_whole(paths["markdown"], markdown(questions).encode())
     figures.write_png(paths["figure"], figures.plot_answers(answers))

@@ -1,9 +1,10 @@
-"""The commands ``ablate``, ``report`` and ``ask``. What they need takes seconds to load: it is imported as they run."""
+"""The commands ``ablate``, ``report``, ``ask`` and ``migrate``, whose imports take seconds: made as they run."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +54,16 @@ def add_to(commands: argparse._SubParsersAction) -> None:
     ask.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time (default: 1)")
     ask.set_defaults(run=_ask, loads=True)
 
+    migrate = commands.add_parser(
+        "migrate",
+        help="bring runs of an older version to today's form",
+        description="Add to the key of each run what older versions left out, the digest of the encoder's weights, so "
+        "that the run goes on counting. Run again, it changes nothing. A folder that an encoder was read from must "
+        "still hold the same.",
+    )
+    migrate.add_argument("files", nargs="+", type=Path, metavar="FILE.jsonl", help="files of runs that ablate wrote")
+    migrate.set_defaults(run=_migrate, loads=True)
+
 
 def _ablate(options: argparse.Namespace) -> int:
     from prilora_lite.experiments import reporting, study
@@ -64,16 +75,17 @@ def _ablate(options: argparse.Namespace) -> int:
         raise ValueError(f"--output {output}: expected a name that ends in .jsonl")
     if told.get("jobs", 1) < 1:
         raise ValueError(f"--jobs {told['jobs']}: expected a number of at least 1")
+    reporting.check_own(reporting.paths_of(output).values())  # better known before the first run
     runs = study.grid(_methods(told), told.get("tasks", ["pocket-rte"]), told.get("seeds", [0, 1]))
     speaks = PROCESS == 0  # if several processes make one run, the first
-    crashed: list[Run] = []
+    crashed: list[str] = []
 
     def announce(number: int, count: int, run: Run, record: dict[str, Any] | None) -> None:
         name = f"[{number}/{count}] {run.task} {run.method.label}, seed {run.seed}"
         if record is None:
             tell(name)
         elif "error" in record:
-            crashed.append(run)
+            crashed.append(record["error"])
             tell(f"{name}: crashed after {record['seconds']:.0f} s: {record['error']}")
         else:
             metric, value = next(iter(record["metrics"].items()))
@@ -85,7 +97,14 @@ def _ablate(options: argparse.Namespace) -> int:
 
     passed_on = {n: told[n] for n in ("encoder", "rows", "precision", "device", "jobs", "backend") if n in told}
     overrides = study_options.read_settings(told["set"])
-    records = study.ablate(runs, output, overrides=overrides, progress=speaks, on_run=announce, **passed_on)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".* runs crashed: ")  # told below
+        try:
+            records = study.ablate(runs, output, overrides=overrides, progress=speaks, on_run=announce, **passed_on)
+        except RuntimeError:
+            if not crashed:
+                raise
+            records = []
     if speaks and records:
         written = reporting.write(output)
         frame = reporting.to_dataframe(records)
@@ -97,7 +116,8 @@ def _ablate(options: argparse.Namespace) -> int:
         print("  ".join([f"runs: {output}", *(f"{kind}: {path}" for kind, path in written.items())]))
         print("notebooks, from the folder of the repository: jupyter lab notebooks")
     if crashed:
-        tell(f"{len(crashed)} runs crashed: {output} says how; the same command tries them again")
+        tell(f"{len(crashed)} of {len(runs)} runs crashed: {crashed[0]}; {output} says how, and the same command tries "
+             "them again")  # fmt: skip
     return 1 if crashed else 0
 
 
@@ -134,6 +154,14 @@ def _ask(options: argparse.Namespace) -> int:
         raise ValueError(f"--jobs {options.jobs}: expected a number of at least 1")
     answer(asked, rows=options.rows, jobs=options.jobs, names=options.only, tell=lambda line: print(line, flush=True))
     return _answers(options.file, None)
+
+
+def _migrate(options: argparse.Namespace) -> int:
+    from prilora_lite.experiments.migrate import migrate
+
+    for file in options.files:
+        print(f"{file}: {migrate(file)} runs brought to the new form")
+    return 0
 
 
 def _answers(file: Path, folder: Path | None) -> int:

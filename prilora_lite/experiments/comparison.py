@@ -181,6 +181,7 @@ def pooled_difference(runs: pd.DataFrame, first: str, second: str) -> tuple[floa
     Raises:
         ValueError: no runs of a method, or a single run of each.
     """
+    runs = finite(runs)
     values = {name: group["value"].to_numpy() for name, group in runs.groupby("method", sort=False)}
     for name in (first, second):
         if name not in values:
@@ -241,7 +242,7 @@ def paired_differences(runs: pd.DataFrame, first: str, second: str) -> dict[str,
     """One method minus another, paired by seed: for each task, and for the mean over the tasks.
 
     Args:
-        runs: one row per run with ``task``, ``method``, ``seed`` and ``value``.
+        runs: one row per run with ``task``, ``method``, ``seed`` and ``value``, which counts where it is finite.
         first, second: names of methods. Seeds that only one of them has are left out; for the mean over tasks, seeds
             that lack a task as well.
 
@@ -249,11 +250,13 @@ def paired_differences(runs: pd.DataFrame, first: str, second: str) -> dict[str,
         Task -> one difference for each seed; ``all`` is the mean over the tasks, if there are several.
 
     Raises:
-        ValueError: a method without runs, or no seed in common.
+        ValueError: a method without runs, no seed in common, or two runs of one method, task and seed.
     """
-    for name in (first, second):
-        if name not in set(runs["method"]):
-            raise ValueError(f"no runs of {name!r}; there are {', '.join(sorted(set(runs['method'])))}")
+    runs = finite(runs)
+    twice = runs[runs["method"].isin((first, second)) & runs.duplicated(["task", "method", "seed"])]
+    if len(twice):
+        run = "{method!r} on {task} with seed {seed}".format(**twice.iloc[0])
+        raise ValueError(f"there are two different runs of {run}: compare one of groups(records) at a time")
     table = runs.pivot_table(index="seed", columns=["task", "method"], values="value")
     differences = {
         task: (table[task][first] - table[task][second]).dropna()
@@ -266,6 +269,11 @@ def paired_differences(runs: pd.DataFrame, first: str, second: str) -> dict[str,
     if not differences:
         raise ValueError(f"{first} and {second} have no seed of a task in common")
     return differences
+
+
+def finite(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs whose value is a finite number."""
+    return runs[np.isfinite(runs["value"])]
 
 
 def compare(runs: pd.DataFrame, first: str, second: str) -> pd.DataFrame:

@@ -144,16 +144,16 @@ PRESETS = {
 }
 
 
-def settings_for(encoder: str, task: str, method: object = None) -> Settings:
+def settings_for(encoder: str, task: str | Task, method: object = None) -> Settings:
     """The settings that an encoder's preset has for a task, or the defaults.
 
     Args:
         encoder: a preset, a folder or a name on the hub.
-        task: name of the task.
+        task: a task or its name.
         method: a method with a name may have a learning rate of its own.
     """
     preset = PRESETS.get(encoder, Preset())
-    settings = preset.settings.get(task, preset.default)
+    settings = preset.settings.get(str(task), preset.default)
     if isinstance(method, str) and method in preset.learning_rates:
         return replace(settings, learning_rate=preset.learning_rates[method])
     return settings
@@ -168,13 +168,13 @@ def load_encoder(
 
     Args:
         name: a preset (``pocket``, ``pocket-random``, ``minilm``, ``paper``), a folder, or a name on the hub, which may
-            end in ``@REVISION``: a commit, a tag or a branch.
+            end in ``@REVISION``: a commit, a tag or a branch. A folder of a preset's name is written ``./pocket``.
         task: a task or its name. Sets the number of outputs and the labels' names; regression for one without labels.
         head_dropout: dropout before the classifier, None for the model's own.
 
     Returns:
         Model in evaluation mode and tokenizer. The head, and all of ``pocket-random``, is drawn from torch's
-        global generator.
+        global generator, the head also where the encoder is a fine-tuned classifier that has one.
 
     Raises:
         OSError: not a folder and not available from the hub, or its weights are a pickle; the message says what was
@@ -193,6 +193,7 @@ def load_encoder(
     with _quiet():
         with _explained(name):
             tokenizer = AutoTokenizer.from_pretrained(place, revision=revision, trust_remote_code=False)
+            written, _ = PreTrainedConfig.get_config_dict(place, revision=revision)
             config = AutoConfig.from_pretrained(place, revision=revision, trust_remote_code=False, **options)
         if head_dropout is not None:
             _set_head_dropout(config, head_dropout)
@@ -200,6 +201,7 @@ def load_encoder(
             if name in PRESETS and not PRESETS[name].pretrained:
                 model = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
                 loaded: dict[str, Any] = {"missing_keys": []}
+                fresh = set(model.state_dict())
             else:
                 safetensors = PRESETS.get(name, Preset()).safetensors or None  # None allows a pickle's tensors
                 model, loaded = AutoModelForSequenceClassification.from_pretrained(
@@ -209,10 +211,14 @@ def load_encoder(
                     config=config,
                     dtype="float32",
                     use_safetensors=safetensors,
+                    ignore_mismatched_sizes=True,  # of a head for another number of classes
                     output_loading_info=True,
                 )
+                fresh = set(loaded["missing_keys"])
+                fresh |= _draw_head(model, name) if not fresh & _outside_backbone(model) else set()
     head = head_parameters(model)
-    lacking = [name for name, _ in model.named_parameters() if name in loaded["missing_keys"] and name not in head]
+    lacking = {*loaded["missing_keys"], *(name for name, *_ in loaded.get("mismatched_keys", ()))}
+    lacking = [name for name, _ in model.named_parameters() if name in lacking and name not in head]
     if lacking:
         raise ValueError(
             f"{name} has no weights for {lacking[0]} and {len(lacking) - 1} more: is it the checkpoint of an adapted "
@@ -222,16 +228,44 @@ def load_encoder(
         tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
         model.config.pad_token_id = tokenizer.pad_token_id
     model.prilora_encoder = name  # whose settings `evaluate` goes by
+    model.prilora_configuration, model.prilora_fresh = written, fresh  # what its identity is taken from
     if name in PRESETS:
         model.prilora_base = PRESETS[name].hub_name, PRESETS[name].revision  # whatever folder it was read from
     return model.eval(), tokenizer
 
 
+def _outside_backbone(model: PreTrainedModel) -> set[str]:
+    """Names of the parameters that are no part of the encoder, nor of its pooler."""
+    inside = set() if model.base_model is model else set(model.base_model.parameters())
+    return {name for name, parameter in head_parameters(model).items() if parameter not in inside}
+
+
+def _draw_head(model: PreTrainedModel, name: str) -> set[str]:
+    """Draw the head of a fine-tuned classifier anew, in transformers' own way, as if there had been none in its file.
+
+    Returns:
+        The names of what was drawn.
+    """
+    head = _outside_backbone(model)
+    for place, module in model.named_modules():
+        own = {n: p for n, p in module.named_parameters(place, recurse=False) if n in head}
+        before = {n: p.detach().clone() for n, p in own.items()}
+        for part in (module, *own.values()) if own else ():
+            part._is_hf_initialized = False
+        if own:
+            model._init_weights(module)
+        if stays := [n for n, p in own.items() if p.ndim > 1 and torch.equal(before[n], p)]:
+            raise ValueError(
+                f"{name} is a fine-tuned classifier, and transformers has no way to draw {stays[0]} anew: give its base"
+            )
+    return head
+
+
 def _locate(name: str) -> tuple[str, str | None]:
     """Folder or hub name, and revision."""
-    if os.path.isfile(os.path.join(name, "config.json")):
-        return name, None
     if name not in PRESETS:
+        if os.path.isfile(os.path.join(name, "config.json")):
+            return name, None
         place, at, revision = name.partition("@")
         if at and (not revision or place in PRESETS or os.path.isdir(place)):
             raise ValueError(
@@ -248,6 +282,11 @@ def _locate(name: str) -> tuple[str, str | None]:
             folder = _hub_folder(name, preset)
         check_sha256(folder / "model.safetensors", preset.sha256)
         return str(folder), None
+    if os.path.isdir(preset.hub_name):
+        raise ValueError(
+            f"the folder {preset.hub_name} in the working directory would be taken for {name!r}, which is on the hub: "
+            f"start elsewhere, or give ./{preset.hub_name} if it is what you mean"
+        )
     return preset.hub_name, preset.revision
 
 

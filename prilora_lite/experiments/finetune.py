@@ -6,7 +6,7 @@ import contextlib
 import math
 import statistics
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,9 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainingArgum
 from prilora_lite.adapt import plan
 from prilora_lite.config import PRILoRAConfig
 from prilora_lite.experiments.bars import no_bars
+from prilora_lite.experiments.device import pick_precision
 from prilora_lite.experiments.encoders import Settings, load_encoder, settings_for
-from prilora_lite.experiments.identity import method_as_json
+from prilora_lite.experiments.identity import described, encoder_digest, method_as_json, rows_digest, run_key
 from prilora_lite.experiments.loop import (
     GlueTrainer,
     StepTimer,
@@ -32,8 +33,9 @@ from prilora_lite.experiments.loop import (
     schedule,
     show_progress,
 )
+from prilora_lite.experiments.rows import check_rows
 from prilora_lite.experiments.saving import claim, save_trained, writing
-from prilora_lite.experiments.tasks import check_rows, get_task, load_rows
+from prilora_lite.experiments.tasks import Task, get_task, load_rows
 from prilora_lite.experiments.tokens import check_length, tokenize
 from prilora_lite.experiments.trainable import METHODS_BY_NAME, count, make_trainable
 from prilora_lite.integrations.trainer import RunIsFinished, SealCheckpoints, latest_checkpoint
@@ -74,11 +76,11 @@ class Result:
 
 
 def finetune(
-    task: str,
+    task: str | Task,
     method: str | PRILoRAConfig | None = None,
     *,
     encoder: str = "pocket",
-    rows: str | Path | dict[str, Dataset] | None = None,
+    rows: str | Path | Mapping[str, Dataset | str | Path] | None = None,
     settings: Settings | None = None,
     seed: int = 0,
     output_dir: str | Path | None = None,
@@ -92,18 +94,23 @@ def finetune(
     """Fine-tune an encoder on a task and evaluate it on the validation rows after each epoch.
 
     Args:
-        task: a name in :data:`~.tasks.TASKS`: one of GLUE's tasks or of pocket's.
+        task: a name in :data:`~.tasks.TASKS`, one of GLUE's tasks or of pocket's; or a :class:`~.task.Task` of your
+            own.
         method: a configuration, ``head`` for pooler and head alone, ``full`` for all weights, or one of
             :data:`~.baselines.BASELINES`; default: PRILoRA's own configuration with the settings' alpha. A
             configuration that is given keeps its own alpha.
         encoder: a preset (``pocket``, ``minilm``, ``paper``), a folder, or a name on the hub, ``owner/name@REVISION``.
-        rows: a folder of Parquet files, or the rows themselves by split; default: see :func:`~.tasks.load_rows`.
+        rows: a folder of Parquet or CSV files; or by split the rows themselves, or their file; default: see
+            :func:`~.tasks.load_rows`.
         settings: learning rate, epochs and the like; default: the preset's for this task.
         seed: seed for the head, the adapter, the order of the rows and dropout.
-        output_dir: where the adapter (``adapter.safetensors``), or the whole model, and any checkpoints go.
+        output_dir: where the adapter (``adapter.safetensors``), or the whole model (``model``, which is loaded by
+            transformers' ``AutoModelForSequenceClassification``), and any checkpoints go. A folder with the result of
+            another run is refused.
         save_steps: write a checkpoint to ``output_dir`` every so many optimizer steps.
         resume: go on from the newest whole checkpoint in ``output_dir``; start anew if there is none. A folder with
-            the checkpoints of another run (task, method, encoder, seed or settings differ) is refused.
+            the checkpoints of another run is refused: one whose task, rows, method, encoder (by its content), seed,
+            settings or precision differ.
         precision: ``fp32``, ``bf16`` (autocast), or ``auto``: the preset's, else bf16 where the device computes in it
             natively.
         device: ``cpu`` to stay there; default: CUDA, else MPS, else CPU.
@@ -122,11 +129,13 @@ def finetune(
     glue, callbacks = get_task(task), list(callbacks)
     encoder, settings = str(encoder), settings or settings_for(str(encoder), task, method)
     method = PRILoRAConfig(alpha=settings.alpha) if method is None else method
-    data = check_rows(glue, rows) if isinstance(rows, dict) else load_rows(glue, rows)
+    data = check_rows(glue, rows) if isinstance(rows, Mapping) else load_rows(glue, rows)
 
     set_seed(seed)
     model, tokenizer = load_encoder(encoder, glue, settings.head_dropout)
     check_length(model, settings.max_length)
+    content = rows_digest(glue, data), encoder_digest(model, tokenizer)
+    key = run_key(glue, seed, encoder, method, settings, pick_precision(precision, encoder, device), *content)
     base = sum(parameter.numel() for parameter in model.parameters())
     steps = math.ceil(settings.epochs * math.ceil(len(data["train"]) / settings.batch_size))
     model, own = make_trainable(model, method, steps, settings.alpha)
@@ -134,8 +143,7 @@ def finetune(
         split: tokenize(data[split], glue, tokenizer, settings.max_length) for split in ("train", *glue.splits)
     }
     with _kept_or_temporary(output_dir) as folder:
-        run = {"task": task, "method": method_as_json(method), "encoder": encoder, "seed": seed} | asdict(settings)
-        claim(folder, run, resume)
+        claim(folder, described(key), resume)
         arguments = TrainingArguments(
             str(folder), **schedule(settings, seed, save_steps), **common_arguments(precision, encoder, device)
         )
@@ -158,7 +166,7 @@ def finetune(
         with writing(folder):
             path = None if output_dir is None else save_trained(model, tokenizer, method, folder)
     return Result(
-        task=task,
+        task=glue.name,
         method=method,
         seed=seed,
         metrics={name: value for name, value in curve[-1].items() if name != "epoch"},
@@ -175,9 +183,9 @@ def finetune(
 def evaluate(
     model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
-    task: str,
+    task: str | Task,
     *,
-    rows: str | Path | dict[str, Dataset] | None = None,
+    rows: str | Path | Mapping[str, Dataset | str | Path] | None = None,
     max_length: int | None = None,
     precision: str = "auto",
     device: str | None = None,
@@ -199,12 +207,18 @@ def evaluate(
     """
     expect(nn.Module, model, "a model to evaluate")
     glue = get_task(task)
-    data = check_rows(glue, rows) if isinstance(rows, dict) else load_rows(glue, rows)
+    data = check_rows(glue, rows) if isinstance(rows, Mapping) else load_rows(glue, rows)
     encoder = getattr(model, "prilora_encoder", "")
     max_length = max_length or settings_for(encoder, task).max_length
     check_length(model, max_length)
     if model.config.num_labels != glue.num_labels:
         raise ValueError(f"the model's head has {model.config.num_labels} outputs, but {task} needs {glue.num_labels}")
+    named = tuple(model.config.id2label.values())
+    if named != glue.labels and sorted(named) == sorted(glue.labels):
+        raise ValueError(
+            f"the model numbers its labels {', '.join(named)}, but {task} {', '.join(glue.labels)}: give a task whose "
+            "labels are in the model's order, and rows with names for labels"
+        )
     tokenized = {split: tokenize(data[split], glue, tokenizer, max_length) for split in glue.splits}
     with tempfile.TemporaryDirectory(prefix="prilora-") as folder:
         arguments = TrainingArguments(folder, **common_arguments(precision, encoder, device))
@@ -215,7 +229,7 @@ def evaluate(
 
 
 def check_encoder(
-    encoder: str, task: str, rows: dict[str, Dataset], settings: Settings, configs: Iterable[PRILoRAConfig] = ()
+    encoder: str, task: str | Task, rows: dict[str, Dataset], settings: Settings, configs: Iterable[PRILoRAConfig] = ()
 ) -> None:
     """Raise what :func:`finetune` would, if the encoder is not available, or rows, settings or ranks do not suit it.
 

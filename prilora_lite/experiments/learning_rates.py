@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from prilora_lite.experiments.identity import same_run
+from prilora_lite.experiments.identity import run_key, same_run
 from prilora_lite.experiments.questions import Question, Questions
-from prilora_lite.experiments.study import Run, ablate, grid, read_runs, run_key, settle
-from prilora_lite.experiments.tasks import load_rows
+from prilora_lite.experiments.study import Run, ablate, grid, read_runs, settle
+from prilora_lite.experiments.tasks import get_task, load_rows
 
 RATES = (1e-3, 2e-3, 4e-3)  # tried first for each arm; extended by factors of 2 while the best is the first or the last
 RATE_SEEDS = (0, 1, 2)
@@ -123,10 +123,14 @@ def make_runs(
         if record is not None and "error" in record:
             crashed.append(f"{run.task} {run.method.name}, seed {run.seed}: {record['error']}")
 
-    records = ablate(
-        runs, output, encoder=question.encoder, rows=rows, overrides=overrides, jobs=jobs, progress=False,
-        on_run=announce,
-    )  # fmt: skip
+    try:
+        records = ablate(
+            runs, output, encoder=question.encoder, rows=rows, overrides=overrides, jobs=jobs, progress=False,
+            on_run=announce,
+        )  # fmt: skip
+    except RuntimeError:  # all of them crashed
+        if not crashed:
+            raise
     if crashed:
         raise ValueError(
             f"{len(crashed)} runs crashed, the first: {crashed[0]}; {output} says how, and the same command tries again"
@@ -138,14 +142,14 @@ def make_runs(
 
 
 def values_by_key(file: Path) -> dict[str, float]:
-    """The main metric of each run of a file, by all parts of its key except precision and rows."""
+    """The main metric of each run of a file, by all parts of its key except precision, rows and weights."""
     values: dict[str, float] = {}
     for record in read_runs(file):
         key = same_run(record["key"][:5])
         if key in values:
             raise ValueError(
-                f"{file} holds {record['task']}, seed {record['seed']} twice, on other rows or at another precision: "
-                "keep one kind in a file"
+                f"{file} holds {record['task']}, seed {record['seed']} twice, on other rows or at another precision, "
+                "or with other weights: keep one kind in a file"
             )
         values[key] = next(iter(record["metrics"].values()))
     return values
@@ -156,4 +160,4 @@ def key_of(
 ) -> str:
     """The run of an arm in the setting of a question, as :func:`values_by_key` has it."""
     settings, trains = settle(Run(questions.arms[arm], task, seed), question.encoder, overrides)
-    return same_run(run_key(Run(questions.arms[arm], task, seed), question.encoder, settings, trains, "", "")[:5])
+    return same_run(run_key(get_task(task), seed, question.encoder, trains, settings, "", "", "")[:5])

@@ -6,10 +6,10 @@ import json
 import re
 import textwrap
 from collections.abc import Iterable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -20,76 +20,47 @@ from prilora_lite.experiments.comparison import (
     decide,
     detectable_by_seeds,
     explore,
+    finite,
     paired_differences,
     pooled_difference,
     verdict,
 )
-from prilora_lite.experiments.encoders import settings_for
-from prilora_lite.experiments.methods import METHODS, method_name
+from prilora_lite.experiments.frames import groups, to_dataframe
+from prilora_lite.experiments.methods import METHODS
+from prilora_lite.experiments.own_files import check_own
 from prilora_lite.experiments.study import read_runs
 from prilora_lite.experiments.tasks import TASKS
 from prilora_lite.ranks import linear_ranks
 from prilora_lite.shared.files import write_whole
 
 MARGIN = 1.0  # percentage points; the largest difference that counts as none, unless another is named
-CONFIGURATION = ("first_rank", "last_rank", "ranks", "scaling", "layers", "ratio", "interval", "importance")
-
-
-def to_dataframe(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
-    """One row per run: encoder, task, method, seed, the main metric (name and value), configuration, counts and times.
-
-    ``group`` is the encoder with what departs from its preset's settings. The configuration's columns are empty for a
-    method that has none. ``ranks`` is a column only if some run's ranks are not linear: tables of linear runs are what
-    they were before there were others. Listed ranks have no first and last rank.
-    """
-    rows = []
-    for record in records:
-        metric, value = next(iter(record["metrics"].items()))
-        config = _configuration(record["method"])
-        rows.append(
-            {
-                "group": _group(record), "encoder": record["encoder"], "task": record["task"],
-                "method": method_name(record),
-                "seed": record["seed"], "metric": metric, "value": value,
-                **{name: config.get(name) for name in CONFIGURATION}, **record["counts"],
-                "steps": record["steps"], "epochs": record["settings"]["epochs"],
-                "learning_rate": record["settings"]["learning_rate"],
-                "seconds_per_step": record["seconds_per_step"], "seconds": record["seconds"],
-            }
-        )  # fmt: skip
-    frame = pd.DataFrame(rows)
-    linear = rows and (frame["ranks"].dropna() == PRILoRAConfig.ranks).all()
-    return frame.drop(columns="ranks") if linear else frame
-
-
-def _configuration(method: str | dict[str, Any]) -> dict[str, Any]:
-    """The columns of a stored configuration; none for a method without one."""
-    if isinstance(method, str):
-        return {}
-    config = {"ranks": PRILoRAConfig.ranks} | method  # the first records are older than other schedules
-    if isinstance(config["ranks"], list):
-        config |= {"first_rank": None, "last_rank": None}
-    return {name: " ".join(map(str, value)) if isinstance(value, list) else value for name, value in config.items()}
 
 
 def summarize(runs: pd.DataFrame) -> pd.DataFrame:
     """One row per task and method: mean and standard deviation of the metric over seeds, counts, seconds per step.
 
-    The deviation is that of a sample (n - 1); with one seed there is none.
+    The deviation is that of a sample (n - 1); with one seed there is none. Runs whose metric is not a finite number
+    count in neither, nor as a seed. Of several groups each has rows of its own, and there is a column ``group``.
     """
-    groups = runs.groupby(["task", "method", "metric"], sort=False)
-    table = groups.agg(
-        seeds=("seed", "nunique"),
-        mean=("value", "mean"),
-        sd=("value", "std"),
-        adapter=("adapter", "first"),
-        adapter_nonzero=("adapter_nonzero", "median"),
-        head=("head", "first"),
-        head_nonzero=("head_nonzero", "median"),
-        seconds_per_step=("seconds_per_step", "median"),
-    ).reset_index()
+    known = np.isfinite(runs["value"])
+    runs = runs.assign(value=runs["value"].where(known), seed=runs["seed"].where(known))
+    apart = ["group"] if "group" in runs and runs["group"].nunique() > 1 else []
+    table = (
+        runs.groupby([*apart, "task", "method", "metric"], sort=False)
+        .agg(
+            seeds=("seed", "nunique"),
+            mean=("value", "mean"),
+            sd=("value", "std"),
+            adapter=("adapter", "first"),
+            adapter_nonzero=("adapter_nonzero", "median"),
+            head=("head", "first"),
+            head_nonzero=("head_nonzero", "median"),
+            seconds_per_step=("seconds_per_step", "median"),
+        )
+        .reset_index()
+    )
     table = table.astype({"adapter_nonzero": int, "head_nonzero": int})
-    return table.sort_values(["task", "method"], key=_place, kind="stable", ignore_index=True)
+    return table.sort_values([*apart, "task", "method"], key=_place, kind="stable", ignore_index=True)
 
 
 def write(file: Path, folder: Path | None = None) -> dict[str, Path]:
@@ -106,12 +77,14 @@ def write(file: Path, folder: Path | None = None) -> dict[str, Path]:
 
     Returns:
         Kind of file -> path.
+
+    Raises:
+        ValueError: a file of such a name was written by somebody else; nothing is written then.
     """
     records = read_runs(file)
-    stem = (file.parent if folder is None else folder) / file.stem
-    runs, parts = to_dataframe(records), groups(records)
+    check_own(paths_of(file, folder).values())
+    runs, parts, paths = to_dataframe(records), groups(records), paths_of(file, folder)
     environments = {json.dumps(record["environment"]): record["environment"] for record in records}
-    paths = {"table": stem.with_suffix(".csv"), "markdown": stem.with_suffix(".md")}
     heads = ["# " + ", ".join(f"{name} {value}" for name, value in e.items()) + "\n" for e in environments.values()]
     write_whole(paths["table"], ("".join(heads) + runs.to_csv(index=False, lineterminator="\n")).encode())
     tables = [f"{title}\n\n{markdown_table(part)}\n" for title, part in parts.items()]
@@ -124,17 +97,26 @@ def write(file: Path, folder: Path | None = None) -> dict[str, Path]:
         line = linear_ranks(ranks["layer"].max() + 1, PRILoRAConfig.first_rank, PRILoRAConfig.last_rank)
         drawn["allocation"] = figures.plot_allocation(ranks, line)
     for kind, figure in drawn.items():
-        paths[kind] = stem.with_name(stem.name + ("" if kind == "figure" else f"_{kind}") + ".png")
         figures.write_png(paths[kind], figure)
-    return paths
+    return {kind: paths[kind] for kind in ("table", "markdown", *drawn)}
+
+
+def paths_of(file: Path, folder: Path | None = None) -> dict[str, Path]:
+    """Every file that :func:`write` may write, by its kind."""
+    stem = (file.parent if folder is None else folder) / file.stem
+    paths = {"table": stem.with_suffix(".csv"), "markdown": stem.with_suffix(".md"), "figure": stem.with_suffix(".png")}
+    return paths | {kind: stem.with_name(f"{stem.name}_{kind}.png") for kind in ("ideas", "cost", "grid", "allocation")}
 
 
 def _figures(runs: pd.DataFrame) -> dict[str, Figure]:
-    """The figures for which there are enough runs."""
+    """The figures for which there are enough runs that have a number."""
+    runs = finite(runs)
+    if runs.empty:
+        return {}
     labels = {name: method.label for name, method in METHODS.items()}
     drawn = {"figure": figures.plot_ablation(runs, labels)}
     several = runs["seed"].nunique() > 1
-    if several and set(figures.IDEAS) <= set(runs["method"]):
+    if several and any(set(figures.IDEAS) <= set(here["method"]) for _, here in runs.groupby("task")):
         drawn["ideas"] = figures.plot_ideas(runs)
     if several and 2 < runs["method"].nunique() <= len(METHODS):  # the legend of a grid would hide its points
         drawn["cost"] = figures.plot_cost(runs, labels)
@@ -149,8 +131,10 @@ def format_table(summary: pd.DataFrame) -> str:
     lines = [f"{'':<38} {'trainable':>14} {'non-zero':>14}"]
     task = None
     for row in summary.itertuples():
-        if row.task != task:
-            task, title = row.task, f"{row.task}, {row.metric} %"
+        place = (getattr(row, "group", ""), row.task)
+        if place != task:
+            task, title = place, f"{row.task}, {row.metric} %"
+            lines += [place[0]] if place[0] else []
             lines.append(f"{title:<38} {'adapter':>7}{'head':>7} {'adapter':>7}{'head':>7}{'s/step':>7}")
         label = _label(row.method)
         if len(label) > 24:
@@ -168,17 +152,6 @@ def format_table(summary: pd.DataFrame) -> str:
     if "full" in set(summary.method):
         lines.append("head: pooler and classifier; of full fine-tuning all weights")
     return "\n".join(lines)
-
-
-def groups(records: Iterable[dict[str, Any]]) -> dict[str, pd.DataFrame]:
-    """Runs that may be compared with one another: same encoder, and the same departures from its preset's settings.
-
-    Returns:
-        Title, such as ``pocket, epochs=0.5`` -> one row per run; runs with the preset's own settings first.
-    """
-    runs = to_dataframe(records)
-    titles = sorted(dict.fromkeys(runs["group"]), key=lambda title: "=" in title)
-    return {title: runs[runs["group"] == title].reset_index(drop=True) for title in titles}
 
 
 def published_table(runs: pd.DataFrame) -> str:
@@ -199,7 +172,7 @@ def markdown_table(runs: pd.DataFrame) -> str:
     Round brackets hold the standard deviation; square ones the number of seeds, where it differs from other cells.
     """
     summary = summarize(runs)
-    tasks = [task for task in TASKS if task in set(runs["task"])]
+    tasks = sorted(set(runs["task"]), key=lambda task: ([*TASKS, task].index(task), task))
     metrics = {task: summary.loc[summary["task"] == task, "metric"].iloc[0] for task in tasks}
     titles = [f"{task}, {metrics[task]} %" for task in tasks]
     usual = summary["seeds"].max()
@@ -228,8 +201,7 @@ def conclusion(runs: pd.DataFrame, margin: float) -> str:
     if not set(PRIMARY) <= set(methods) and len(methods) != 2:
         return ""
     first, second = PRIMARY if set(PRIMARY) <= set(methods) else methods[::-1]
-    one, other = (runs.loc[runs["method"] == method, ["task", "seed"]] for method in (first, second))
-    if one.merge(other).empty:
+    if not _in_common(runs, first, second):
         return ""
     sentences = []
     for task, differences in paired_differences(runs, first, second).items():
@@ -261,30 +233,57 @@ def _section(title: str, runs: pd.DataFrame) -> str:
     parts = [title, "=" * len(title), format_table(summarize(runs))]
     if text := published_table(runs):
         parts += ["", text]
-    methods = set(runs["method"])
+    for run in runs.drop(finite(runs).index).itertuples():
+        left_out = f"left out: {_label(run.method)} on {run.task}, seed {run.seed}, whose {run.metric} is {run.value}"
+        parts += textwrap.wrap(left_out, 80)
+    methods, reference = set(runs["method"]), PRIMARY[1]
     if set(PRIMARY) <= methods:
         first, second = map(_label, PRIMARY)
         parts += ["", f"{first} minus {second}: named before the runs"]
-        for task, differences in paired_differences(runs, *PRIMARY).items():
-            found = decide(100 * differences, MARGIN)
-            interval = f" ({found.low:5.1f} to {found.high:5.1f})" if found.pairs > 1 else ""
-            parts.append(f"  {task:<12} {found.mean:+6.1f}{interval}  {found.verdict}")
-    if PRIMARY[1] in methods and methods - set(PRIMARY):
-        table = explore(runs, PRIMARY[1])
-        parts += ["", f"every other method minus {METHODS[PRIMARY[1]].label}: exploratory"]
-        for method, rows in table.groupby("method", sort=False):
-            parts.append(f" {_label(method)}")
-            for row in rows.itertuples():
-                parts.append(_line(row, row.p_holm))
-                parts += _pooled_line(runs[runs["task"] == row.task], method, row)
-        if looks := table["p"].notna().sum():
-            parts.append(f"p: of the paired t-test, corrected for {looks} looks (Holm)")
-            if any("pooled" in part for part in parts):
-                parts.append("pooled: by the scatter of all methods' runs, where seeds explain nothing")
-        if smallest := detectable_by_seeds(table):
-            parts += ["", "smallest true difference shown in 4 studies of 5, at the median scatter of these"]
-            parts += [f"  {seeds:>2} seeds: {100 * difference:5.1f}" for seeds, difference in smallest.items()]
+        parts += _primary_lines(runs) if _in_common(runs, *PRIMARY) else ["  they have no seed of a task in common"]
+    others = [name for name in dict.fromkeys(runs["method"]) if name not in PRIMARY]
+    if reference in methods and others:
+        parts += ["", f"every other method minus {_label(reference)}: exploratory"]
+        paired = [name for name in others if _in_common(runs, name, reference)]
+        if paired:
+            parts += _exploratory_lines(runs[runs["method"].isin([*paired, *PRIMARY])])
+        apart = [_label(name) for name in others if name not in paired]
+        for name in apart:
+            parts += textwrap.wrap(f" {name}: no seed of a task in common with {_label(reference)}", 80)
     return "\n".join(parts)
+
+
+def _in_common(runs: pd.DataFrame, first: str, second: str) -> bool:
+    """Whether two methods have a seed of a task in common."""
+    runs = finite(runs)
+    one, other = (runs.loc[runs["method"] == method, ["task", "seed"]] for method in (first, second))
+    return not one.merge(other).empty
+
+
+def _primary_lines(runs: pd.DataFrame) -> list[str]:
+    lines = []
+    for task, differences in paired_differences(runs, *PRIMARY).items():
+        found = decide(100 * differences, MARGIN)
+        interval = f" ({found.low:5.1f} to {found.high:5.1f})" if found.pairs > 1 else ""
+        lines.append(f"  {task:<12} {found.mean:+6.1f}{interval}  {found.verdict}")
+    return lines
+
+
+def _exploratory_lines(runs: pd.DataFrame) -> list[str]:
+    parts, table = [], explore(runs, PRIMARY[1])
+    for method, rows in table.groupby("method", sort=False):
+        parts.append(f" {_label(method)}")
+        for row in rows.itertuples():
+            parts.append(_line(row, row.p_holm))
+            parts += _pooled_line(runs[runs["task"] == row.task], method, row)
+    if looks := table["p"].notna().sum():
+        parts.append(f"p: of the paired t-test, corrected for {looks} looks (Holm)")
+        if any("pooled" in part for part in parts):
+            parts.append("pooled: by the scatter of all methods' runs, where seeds explain nothing")
+    if smallest := detectable_by_seeds(table):
+        parts += ["", "smallest true difference shown in 4 studies of 5, at the median scatter of these"]
+        parts += [f"  {seeds:>2} seeds: {100 * difference:5.1f}" for seeds, difference in smallest.items()]
+    return parts
 
 
 def _line(row: Any, p_holm: float) -> str:
@@ -306,12 +305,6 @@ def _pooled_line(runs: pd.DataFrame, method: str, row: Any) -> list[str]:
     if not p_of_seeds > 0.05:
         return []
     return [f"{'pooled':>14}{'':>7} ({100 * low:5.1f} to {100 * high:5.1f})  {'':>7}  {verdict(low, high)}"]
-
-
-def _group(record: dict[str, Any]) -> str:
-    preset = asdict(settings_for(record["encoder"], record["task"], record["method"]))
-    settings = record["settings"].items()
-    return record["encoder"] + "".join(f", {name}={value:g}" for name, value in settings if value != preset[name])
 
 
 def _label(method: str) -> str:

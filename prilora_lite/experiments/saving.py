@@ -24,22 +24,43 @@ from prilora_lite.shared.files import not_written, write_whole
 TORCH_CANT_WRITE = ("PytorchStreamWriter", "iostream error")  # in torch.save's RuntimeError on a full disk
 
 
+PRODUCTS = ("adapter.safetensors", "trained.safetensors", "model")  # what save_trained leaves
+NAMES = {"rows": "the content of the rows", "weights": "the content of the encoder"}
+
+
 def claim(folder: Path, run: dict[str, Any], resume: bool) -> None:
-    """Write down which run a folder belongs to; refuse one that holds the checkpoints of another."""
-    file = folder / "run.json"
-    if latest_checkpoint(folder) is not None:
-        if not resume:
-            raise ValueError(f"{folder} holds checkpoints of an earlier run: resume it, or give another output_dir")
+    """Write down which run a folder belongs to; refuse one that holds the checkpoints or the result of another.
+
+    Args:
+        folder: may hold the same run's checkpoints, if it is resumed, and its result, which is written anew.
+        run: the description of the run, as :func:`~.identity.described` gives it.
+        resume: whether to go on from checkpoints.
+
+    Raises:
+        ValueError: checkpoints or a result of another run; the message names what has changed.
+    """
+    file, has_checkpoints = folder / "run.json", latest_checkpoint(folder) is not None
+    results = [name for name in PRODUCTS if (folder / name).exists()]
+    if has_checkpoints and not resume:
+        raise ValueError(f"{folder} holds checkpoints of an earlier run: resume it, or give another output_dir")
+    if has_checkpoints or results:
+        what = "checkpoints" if has_checkpoints else results[0]
         try:
             earlier = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
             there, here = same_fields(earlier), same_fields(json.loads(json.dumps(run)))
         except (ValueError, TypeError, AttributeError) as error:
-            raise ValueError(f"{file}, which says whose checkpoints these are, can't be read: {error}") from error
-        differ = [name for name in here if there.get(name) != here[name]]
-        if differ:
-            changes = ", ".join(f"{name} was {earlier.get(name)!r} and is {run[name]!r}" for name in differ)
-            raise ValueError(f"{folder} holds checkpoints of another run: {changes}; give another output_dir")
+            raise ValueError(f"{file}, which says whose {what} these are, can't be read: {error}") from error
+        if differ := [name for name in here if there.get(name) != here[name]]:
+            changes = ", ".join(_change(name, earlier, run) for name in differ)
+            raise ValueError(f"{folder} holds {what} of another run: {changes}; give another output_dir")
     write_whole(file, json.dumps(run, indent=1).encode())
+
+
+def _change(name: str, earlier: dict[str, Any], run: dict[str, Any]) -> str:
+    label = NAMES.get(name, name)
+    if name not in earlier:
+        return f"{label} is {run[name]!r}, and run.json does not say what it was"
+    return f"{label} was {earlier[name]!r} and is {run[name]!r}"
 
 
 @contextlib.contextmanager

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import platform
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from itertools import product, starmap
@@ -24,13 +23,14 @@ from prilora_lite.config import PRILoRAConfig
 from prilora_lite.experiments.device import PROCESS, PROCESSES, pick_device, pick_precision
 from prilora_lite.experiments.encoders import Settings, settings_for
 from prilora_lite.experiments.finetune import check_encoder, finetune, result_record
-from prilora_lite.experiments.identity import method_as_json, same_run
+from prilora_lite.experiments.identity import KEY, digest_of, method_as_json, rows_digest, run_key, same_run
 from prilora_lite.experiments.methods import METHODS, Method
 from prilora_lite.experiments.methods import configurations as configurations  # for notebooks: study.configurations
-from prilora_lite.experiments.tasks import check_rows, get_task, load_rows
+from prilora_lite.experiments.rows import check_rows
+from prilora_lite.experiments.tasks import Task, get_task, load_rows, task_as_json
 from prilora_lite.shared.checks import check_seed
 from prilora_lite.shared.errors import expect, unknown
-from prilora_lite.shared.records import append_record, read_records
+from prilora_lite.shared.records import Records, read_records
 
 RECORD = (  # what the record of a finished run has, besides its key
     "name", "encoder", "settings", "task", "method", "seed", "metrics", "curve", "pruning", "counts", "steps",
@@ -44,7 +44,7 @@ class Run:
     """One cell of the grid."""
 
     method: Method
-    task: str
+    task: str | Task
     seed: int
 
 
@@ -60,12 +60,12 @@ class _Plan:
     trains: str | PRILoRAConfig
 
 
-def grid(methods: Iterable[str | Method], tasks: Iterable[str], seeds: Iterable[int]) -> list[Run]:
+def grid(methods: Iterable[str | Method], tasks: Iterable[str | Task], seeds: Iterable[int]) -> list[Run]:
     """All runs, each once, seed by seed, so that a study cut short has whole comparisons.
 
     Args:
         methods: names of :data:`METHODS`, or methods of your own such as :func:`configurations` gives.
-        tasks: names of tasks.
+        tasks: names of tasks, or tasks of your own.
         seeds: numbers from 0 to 2**32 - 1.
 
     Raises:
@@ -77,9 +77,9 @@ def grid(methods: Iterable[str | Method], tasks: Iterable[str], seeds: Iterable[
         if not isinstance(method, Method) and not (isinstance(method, str) and method in METHODS):
             raise unknown("method", method, METHODS)
         chosen.append(method if isinstance(method, Method) else METHODS[method])
-    chosen, tasks, seeds = dict.fromkeys(chosen), dict.fromkeys(tasks), dict.fromkeys(seeds)
-    for name in tasks:
-        get_task(name)
+    found = [get_task(task) for task in tasks]
+    tasks = dict.fromkeys(task.name if task_as_json(task) == task.name else task for task in found)
+    chosen, seeds = dict.fromkeys(chosen), dict.fromkeys(seeds)
     for seed in seeds:
         check_seed(seed)
     return [Run(method, task, seed) for seed, task, method in product(seeds, tasks, chosen)]
@@ -90,7 +90,7 @@ def ablate(
     output: str | Path,
     *,
     encoder: str = "pocket",
-    rows: str | Path | dict[str, dict[str, Dataset]] | None = None,
+    rows: str | Path | Mapping[str, Any] | None = None,
     overrides: dict[str, Any] | None = None,
     precision: str = "auto",
     device: str | None = None,
@@ -109,8 +109,8 @@ def ablate(
         output: the file of JSON lines; runs with the same method, task, rows, seed, encoder, settings and precision
             are not repeated.
         encoder, precision, device, progress: see :func:`~.finetune.finetune`.
-        rows: a folder of Parquet files, or the rows themselves by task and split; default: see
-            :func:`~.tasks.load_rows`.
+        rows: a folder of Parquet or CSV files; or by task and split (by split alone, if there is one task) the rows
+            themselves, or their file; default: see :func:`~.tasks.load_rows`.
         overrides: settings to change for all runs, such as ``{"epochs": 1}``.
         jobs: runs at a time; default: one, in this process, and with Ray as many as the cluster has processors.
         backend: where they are made: ``processes`` of this machine, or ``ray``, the Ray cluster that runs here (one on
@@ -125,6 +125,7 @@ def ablate(
         TypeError, ValueError: a bad argument, or rows or settings that no run could be made with.
         OSError: rows or an encoder that are not available, or an output that can't be written.
         ChildProcessError: a worker process was killed.
+        RuntimeError: every run crashed; where only some did, a warning says so at the end.
     """
     runs, encoder, output = list(runs), str(encoder), Path(output)
     for run in runs:
@@ -133,9 +134,11 @@ def ablate(
     output.parent.mkdir(parents=True, exist_ok=True)
     output.open("ab").close()  # a place that can't be written to is better found before the first run
     precision = pick_precision(precision, encoder, device)
-    data = {task: _rows(task, rows) for task in dict.fromkeys(run.task for run in runs)}
+    tasks = dict.fromkeys(run.task for run in runs)
+    data = {task: _rows(task, rows, len(tasks)) for task in tasks}
+    finished = _records_of(output)
     plans = _plan(runs, encoder, overrides or {}, precision, data)
-    at_start = _finished(output)  # under torchrun all processes must choose the same runs, before one of them writes
+    at_start = dict(finished.by_run())  # under torchrun all processes must choose the same runs before one writes
     _check_encoders([plan for same, plan in plans.items() if same not in at_start], data)
 
     def announce(plan: _Plan, record: dict[str, Any] | None) -> None:
@@ -144,19 +147,35 @@ def ablate(
 
     def missing() -> Iterator[tuple[Any, ...]]:
         for same, plan in plans.items():
-            if record := (at_start if PROCESSES > 1 else _finished(output)).get(same):
+            if record := (at_start if PROCESSES > 1 else finished.by_run()).get(same):
                 announce(plan, record)
                 continue
             if jobs == 1:
                 announce(plan, None)
             yield plan, data[plan.run.task], precision, device, progress and jobs == 1
 
+    crashes: list[dict[str, Any]] = []
     for plan, record in _each(_make, missing(), jobs, backend, device):
         if PROCESS == 0:
-            append_record(output, record)
+            finished.append(record)
+        crashes += [record] if "error" in record else []
         announce(plan, record)
-    finished = _finished(output)
-    return [finished[same] for same in plans if same in finished]
+    made = finished.by_run()
+    records = [made[same] for same in plans if same in made]
+    if crashes:
+        _tell_of_crashes(crashes, len(plans), output, bool(records))
+    return records
+
+
+def _tell_of_crashes(crashes: list[dict[str, Any]], runs: int, output: Path, any_made: bool) -> None:
+    first = crashes[0]
+    said = (
+        f"{len(crashes)} of {runs} runs crashed: {first['error']} ({first['task']} {first['name']}, seed "
+        f"{first['seed']}); {output} says how, and the same call tries them again"
+    )
+    if not any_made:
+        raise RuntimeError(said)
+    warnings.warn(said, stacklevel=3)
 
 
 def _runs_at_a_time(jobs: int | None, backend: str, runs: int) -> int:
@@ -172,19 +191,22 @@ def _runs_at_a_time(jobs: int | None, backend: str, runs: int) -> int:
 
 
 def _plan(
-    runs: list[Run], encoder: str, overrides: dict[str, Any], precision: str, data: dict[str, dict[str, Dataset]]
+    runs: list[Run], encoder: str, overrides: dict[str, Any], precision: str, data: dict[str | Task, dict[str, Dataset]]
 ) -> dict[str, _Plan]:
     """Every run with everything settled, each once, by the text that two runs share if they are the same."""
-    digests = {task: rows_digest(splits) for task, splits in data.items()}
+    digests = {task: rows_digest(get_task(task), splits) for task, splits in data.items()}
+    weights = digest_of(encoder) if runs else ""
     plans: dict[str, _Plan] = {}
     for run in runs:
         settings, trains = settle(run, encoder, overrides)
-        key = run_key(run, encoder, settings, trains, precision, digests[run.task])
+        key = run_key(
+            get_task(run.task), run.seed, encoder, trains, settings, precision, digests[run.task], weights
+        )  # fmt: skip
         plans.setdefault(same_run(key), _Plan(len(plans) + 1, run, key, encoder, settings, trains))
     return plans
 
 
-def _check_encoders(waiting: list[_Plan], data: dict[str, dict[str, Dataset]]) -> None:
+def _check_encoders(waiting: list[_Plan], data: dict[str | Task, dict[str, Dataset]]) -> None:
     """Before the first run, and once for each task, refuse what no run could be made with."""
     for task in dict.fromkeys(plan.run.task for plan in waiting):
         here = [plan for plan in waiting if plan.run.task == task]
@@ -192,12 +214,15 @@ def _check_encoders(waiting: list[_Plan], data: dict[str, dict[str, Dataset]]) -
         check_encoder(here[-1].encoder, task, data[task], here[-1].settings, configs)
 
 
-def _rows(task: str, rows: str | Path | dict[str, dict[str, Dataset]] | None) -> dict[str, Dataset]:
-    if not isinstance(rows, dict):
+def _rows(task: str | Task, rows: str | Path | Mapping[str, Any] | None, tasks: int) -> dict[str, Dataset]:
+    task = get_task(task)
+    if not isinstance(rows, Mapping):
         return load_rows(task, rows)
-    if task not in rows:
-        raise ValueError(f"rows holds {', '.join(rows)}, but not {task}")
-    return check_rows(get_task(task), rows[task])
+    if "train" in rows and tasks == 1:
+        return check_rows(task, rows)
+    if task.name not in rows:
+        raise ValueError(f"rows holds {', '.join(rows)}, but not {task}: give {{task: {{split: rows}}}}")
+    return check_rows(task, rows[task.name])
 
 
 def describe_environment(precision: str = "auto", device: str | None = None) -> dict[str, str]:
@@ -212,22 +237,6 @@ def describe_environment(precision: str = "auto", device: str | None = None) -> 
         "machine": machine,
         "precision": pick_precision(precision, device=device),
     }
-
-
-def run_key(
-    run: Run, encoder: str, settings: Settings, trains: str | PRILoRAConfig, precision: str, rows: str
-) -> list[Any]:
-    """What makes two runs the same one: task, seed, encoder, method as configured, settings, precision and rows."""
-    return [run.task, run.seed, encoder, method_as_json(trains), asdict(settings), precision, rows]
-
-
-def rows_digest(rows: dict[str, Dataset]) -> str:
-    """A short hash of all texts and labels, so that a run on a sample is not taken for one on all rows."""
-    digest = hashlib.sha256()
-    for split in sorted(rows):
-        for column in sorted(set(rows[split].column_names) - {"idx"}):
-            digest.update(json.dumps([split, column, list(rows[split][column])]).encode())
-    return digest.hexdigest()[:16]
 
 
 def settle(run: Run, encoder: str, overrides: dict[str, Any]) -> tuple[Settings, str | PRILoRAConfig]:
@@ -248,8 +257,20 @@ def read_runs(path: str | Path) -> list[dict[str, Any]]:
     return read_records(path, RECORD)
 
 
-def _finished(output: Path) -> dict[str, dict[str, Any]]:
-    return {same_run(record["key"]): record for record in read_runs(output)}
+def _records_of(output: Path) -> Records:
+    """The runs of a study's file.
+
+    Raises:
+        ValueError: runs of an older version, whose keys do not say which encoder they were made with.
+    """
+    records = Records(output, RECORD, same_run)
+    older = sum(len(record["key"]) < len(KEY) for record in records.read())
+    if older:
+        raise ValueError(
+            f"{output} holds {older} runs of an older version, whose keys do not say what weights the encoder had: "
+            f"bring them to the new form once, with `prilora-lite migrate {output}`"
+        )
+    return records
 
 
 def _make(
@@ -267,7 +288,7 @@ def _make(
     except Exception as error:  # whatever it was, it is written down and shown, and the other runs go on
         if PROCESSES > 1:
             raise  # the other processes of this run wait for this one
-        record |= {"task": plan.run.task, "method": method_as_json(plan.trains), "seed": plan.run.seed}
+        record |= {"task": str(plan.run.task), "method": method_as_json(plan.trains), "seed": plan.run.seed}
         record |= {"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
     seconds = round(time.time() - started, 1)
     return plan, record | {"seconds": seconds, "environment": describe_environment(precision, device)}

@@ -6,9 +6,12 @@ import argparse
 import dataclasses
 import tomllib
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from prilora_lite.shared.errors import unknown
+
+if TYPE_CHECKING:
+    from prilora_lite.experiments.task import Task
 
 
 def _ranks(text: str) -> tuple[int, int]:
@@ -82,7 +85,7 @@ OPTIONS: dict[
     },
     "rows": {
         "metavar": "FOLDER",
-        "help": "folder with TASK/train.parquet and so on (default: $PRILORA_GLUE, else the hub)",
+        "help": "folder with TASK/train.parquet (or .csv) and so on (default: $PRILORA_GLUE, else the hub)",
     },
     "output": {
         "type": Path,
@@ -146,11 +149,16 @@ def told(options: argparse.Namespace) -> dict[str, Any]:
     on_the_line = {name: value for name, value in vars(options).items() if name in OPTIONS}
     in_the_file = read_file(Path(options.study)) if options.study else {}
     settings = [*in_the_file.get("set", []), *on_the_line.get("set", [])]
-    return in_the_file | on_the_line | {"set": settings}
+    together = in_the_file | on_the_line | {"set": settings}
+    if own := together.pop("task", None):
+        together["tasks"] = [own if name == own.name else name for name in together.get("tasks", [own.name])]
+    return together
 
 
 def read_file(file: Path) -> dict[str, Any]:
     """The options in a study's file, each with the value that the command line would give it.
+
+    A table ``task`` describes a task of one's own, in the words of :class:`~.task.Task`.
 
     Raises:
         ValueError: no such file, not TOML, an unknown option, or a value that it does not take.
@@ -165,9 +173,12 @@ def read_file(file: Path) -> dict[str, Any]:
     add_options(parser)
     options: dict[str, Any] = {}
     for name, value in study.items():
-        if name not in OPTIONS:
-            raise unknown(f"option in {file}:", name, OPTIONS)
+        if name not in (*OPTIONS, "task"):
+            raise unknown(f"option in {file}:", name, (*OPTIONS, "task"))
         try:
+            if name == "task":
+                options["task"] = _own_task(value)
+                continue
             words = _words(name, value)
             options |= vars(parser.parse_args([f"--{name}", *words]))
             if name == "set":
@@ -175,6 +186,21 @@ def read_file(file: Path) -> dict[str, Any]:
         except ValueError as error:
             raise ValueError(f"{file}: {error}") from error
     return options
+
+
+def _own_task(value: Any) -> Task:
+    from prilora_lite.experiments.task import Task
+
+    parts = ("name", "columns", "labels", "metrics", "splits")
+    if not isinstance(value, dict):
+        raise ValueError(f"task must be a table [task] with {', '.join(parts)}, got {value!r}")
+    for part in value:
+        if part not in parts:
+            raise unknown("part of [task]", part, parts)
+    lacks = [part for part in parts[:2] if part not in value]
+    if lacks:
+        raise ValueError(f"[task] lacks {', '.join(lacks)}")
+    return Task(**value)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from datasets import Dataset, load_dataset
@@ -12,42 +12,13 @@ from numpy.typing import ArrayLike
 from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
+from prilora_lite.experiments.rows import ENDINGS, check_rows, read_file
+from prilora_lite.experiments.task import Task
 from prilora_lite.pocket.tasks import draw_rows
 from prilora_lite.shared.errors import unknown
 
 GLUE = ("nyu-mll/glue", "bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c")  # a dataset on the hub, and its commit
 FOLDER_VARIABLE = "PRILORA_GLUE"
-
-
-@dataclass(frozen=True)
-class Task:
-    """One task: its text columns (one or two), labels (none for regression), metrics (the first is the main one).
-
-    ``splits`` names the validation splits; MNLI has a matched and a mismatched one. ``hub`` is the dataset on the hub
-    that has the rows under the task's name, and its commit; the rows of a pocket task are in the package.
-    """
-
-    name: str
-    columns: tuple[str, ...]
-    labels: tuple[str, ...]
-    metrics: tuple[str, ...]
-    splits: tuple[str, ...] = ("validation",)
-    hub: tuple[str, str] = GLUE
-
-    @property
-    def num_labels(self) -> int:
-        """Outputs that the head needs: the classes, or one number for regression."""
-        return len(self.labels) or 1
-
-    @property
-    def in_package(self) -> bool:
-        """Whether its rows are in the package: a pocket task."""
-        return self.name.startswith("pocket-")
-
-    @property
-    def metric(self) -> str:
-        """Name of the main metric."""
-        return self.metrics[0]
 
 
 _ACCEPTABILITY = ("unacceptable", "acceptable")
@@ -58,25 +29,26 @@ _PARAPHRASE = ("not_equivalent", "equivalent")
 TASKS = {
     task.name: task
     for task in (
-        Task("cola", ("sentence",), _ACCEPTABILITY, ("matthews", "accuracy")),
-        Task("sst2", ("sentence",), _SENTIMENT, ("accuracy",)),
-        Task("mrpc", ("sentence1", "sentence2"), _PARAPHRASE, ("accuracy", "f1")),
-        Task("stsb", ("sentence1", "sentence2"), (), ("pearson_spearman", "pearson", "spearman")),
-        Task("qqp", ("question1", "question2"), ("not_duplicate", "duplicate"), ("accuracy", "f1")),
+        Task("cola", ("sentence",), _ACCEPTABILITY, ("matthews", "accuracy"), hub=GLUE),
+        Task("sst2", ("sentence",), _SENTIMENT, ("accuracy",), hub=GLUE),
+        Task("mrpc", ("sentence1", "sentence2"), _PARAPHRASE, ("accuracy", "f1"), hub=GLUE),
+        Task("stsb", ("sentence1", "sentence2"), (), ("pearson_spearman", "pearson", "spearman"), hub=GLUE),
+        Task("qqp", ("question1", "question2"), ("not_duplicate", "duplicate"), ("accuracy", "f1"), hub=GLUE),
         Task(
             "mnli",
             ("premise", "hypothesis"),
             ("entailment", "neutral", "contradiction"),
             ("accuracy",),
             ("validation_matched", "validation_mismatched"),
+            hub=GLUE,
         ),
-        Task("qnli", ("question", "sentence"), _ENTAILMENT, ("accuracy",)),
-        Task("rte", ("sentence1", "sentence2"), _ENTAILMENT, ("accuracy",)),
-        Task("wnli", ("sentence1", "sentence2"), ("not_entailment", "entailment"), ("accuracy",)),
-        Task("pocket-cola", ("sentence",), _ACCEPTABILITY, ("matthews", "accuracy")),
-        Task("pocket-sst2", ("sentence",), _SENTIMENT, ("accuracy",)),
-        Task("pocket-mrpc", ("sentence1", "sentence2"), _PARAPHRASE, ("accuracy", "f1")),
-        Task("pocket-rte", ("sentence1", "sentence2"), _ENTAILMENT, ("accuracy",)),
+        Task("qnli", ("question", "sentence"), _ENTAILMENT, ("accuracy",), hub=GLUE),
+        Task("rte", ("sentence1", "sentence2"), _ENTAILMENT, ("accuracy",), hub=GLUE),
+        Task("wnli", ("sentence1", "sentence2"), ("not_entailment", "entailment"), ("accuracy",), hub=GLUE),
+        Task("pocket-cola", ("sentence",), _ACCEPTABILITY, ("matthews", "accuracy"), in_package=True),
+        Task("pocket-sst2", ("sentence",), _SENTIMENT, ("accuracy",), in_package=True),
+        Task("pocket-mrpc", ("sentence1", "sentence2"), _PARAPHRASE, ("accuracy", "f1"), in_package=True),
+        Task("pocket-rte", ("sentence1", "sentence2"), _ENTAILMENT, ("accuracy",), in_package=True),
     )
 }
 
@@ -94,12 +66,18 @@ def get_task(name: str | Task) -> Task:
     return TASKS[name]
 
 
+def task_as_json(task: Task) -> str | dict[str, Any]:
+    """A task in the key of a run: the name of one in :data:`TASKS`, else all that its metrics depend on."""
+    ours = TASKS.get(task.name)
+    return task.name if ours is not None and ours.as_json() == task.as_json() else task.as_json()
+
+
 def load_rows(task: str | Task, folder: str | Path | None = None) -> dict[str, Dataset]:
     """The rows of a task, ``train`` and its validation splits.
 
-    Those of a pocket task are in the package. The others come from ``folder/<task>/<split>.parquet`` if a folder is
-    given, by argument or by the environment variable PRILORA_GLUE, and else from the hub at a pinned revision, GLUE's
-    from ``nyu-mll/glue``.
+    Those of a pocket task are in the package. The others come from ``folder/<task>/<split>.parquet`` (or ``.csv``) if a
+    folder is given, by argument or by the environment variable PRILORA_GLUE, and else from the hub at a pinned
+    revision, GLUE's from ``nyu-mll/glue``.
 
     Args:
         task: a task or its name.
@@ -110,7 +88,7 @@ def load_rows(task: str | Task, folder: str | Path | None = None) -> dict[str, D
 
     Raises:
         TypeError: a folder that is not a path.
-        ValueError: unknown task, a missing column, a label out of range, or an empty split.
+        ValueError: an unknown task, one of your own without a folder, or what :func:`~.rows.check_rows` refuses.
         FileNotFoundError: the folder lacks the task or a split.
         ConnectionError: no folder was given and the hub can't be reached.
     """
@@ -119,19 +97,14 @@ def load_rows(task: str | Task, folder: str | Path | None = None) -> dict[str, D
     splits = ("train", *task.splits)
     if task.in_package:
         return check_rows(task, {split: _from_package(task, split) for split in splits})
+    if folder is None and task.hub is None:
+        raise ValueError(
+            f"where are the rows of {task.name}? Give rows={{'train': 'train.csv', '{task.splits[0]}': ...}}, or "
+            f"the folder that has {task.name}/train.csv (or .parquet) in it: rows=FOLDER in Python, --rows FOLDER"
+        )
     if folder is None:
         return check_rows(task, _from_hub(task, splits))
     return check_rows(task, {split: _from_folder(Path(folder), task, split) for split in splits})
-
-
-def check_rows(task: Task, rows: dict[str, Dataset]) -> dict[str, Dataset]:
-    """The same rows, or ValueError: a split or a column is missing, a text is not text, or a label is out of range."""
-    for split in ("train", *task.splits):
-        if split not in rows:
-            have = ", ".join(map(str, rows)) or "none"
-            raise ValueError(f"the rows of {task.name} lack the split {split!r}; there are {have}")
-        _check(task, split, rows[split])
-    return rows
 
 
 def compute_metrics(task: str | Task, predictions: ArrayLike, labels: ArrayLike) -> dict[str, float]:
@@ -144,7 +117,8 @@ def compute_metrics(task: str | Task, predictions: ArrayLike, labels: ArrayLike)
 
     Returns:
         Metric name -> value, the main metric first; correlations and accuracies in [-1, 1], not in percent.
-        A correlation with predictions that are all equal has no value and counts as 0.
+        A correlation with predictions that are all equal has no value and counts as 0; with labels that are all
+        equal it is NaN.
 
     Raises:
         TypeError: predictions or labels that are not numbers.
@@ -182,24 +156,26 @@ def _from_package(task: Task, split: str) -> Dataset:
 
 
 def _from_folder(folder: Path, task: Task, split: str) -> Dataset:
-    file = folder / task.name / f"{split}.parquet"
-    if not file.is_file():
+    files = [folder / task.name / f"{split}{ending}" for ending in ENDINGS]
+    file = next((file for file in files if file.is_file()), None)
+    if file is None:
         have = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else None
         found = "no such folder" if have is None else f"the folder holds {', '.join(have) or 'no folders'}"
+        rest = f", or none at all (unset {FOLDER_VARIABLE}) to take the rows from the hub" if task.hub else ""
         raise FileNotFoundError(
-            f"no rows of {task.name} at {file} ({found}): give the folder that has {task.name}/{split}.parquet in it, "
-            f"or none at all (unset {FOLDER_VARIABLE}) to take the rows from the hub"
+            f"no rows of {task.name} at {files[0]} ({found}): give the folder that has {task.name}/{split}.parquet "
+            f"or .csv in it{rest}"
         )
-    try:
-        import pyarrow.parquet
-
-        return Dataset(pyarrow.parquet.read_table(file))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{file} can't be read as Parquet: {error}") from error
+    return read_file(file)
 
 
 def _from_hub(task: Task, splits: tuple[str, ...]) -> dict[str, Dataset]:
     place, revision = task.hub
+    if os.path.isdir(place):
+        raise ValueError(
+            f"the folder {place} in the working directory would be taken for the hub's dataset of that name: start "
+            f"elsewhere, or give a folder with {task.name}/train.parquet in it"
+        )
     try:
         return {split: load_dataset(place, task.name, revision=revision, split=split) for split in splits}
     except (OSError, RuntimeError, ValueError) as error:
@@ -208,31 +184,3 @@ def _from_hub(task: Task, splits: tuple[str, ...]) -> dict[str, Dataset]:
             f"Either go online, or give a folder with {task.name}/train.parquet in it: --rows FOLDER on the command "
             f"line, rows=FOLDER in Python, or the environment variable {FOLDER_VARIABLE}"
         ) from error
-
-
-def _check(task: Task, split: str, data: Dataset) -> None:
-    missing = [column for column in (*task.columns, "label") if column not in data.column_names]
-    if missing:
-        raise ValueError(
-            f"the {split} rows of {task.name} lack the column {', '.join(missing)}: "
-            f"expected {', '.join((*task.columns, 'label'))}, got {', '.join(data.column_names)}"
-        )
-    if len(data) == 0:
-        raise ValueError(f"the {split} split of {task.name} has no rows")
-    for column in task.columns:
-        bad = next((i for i, text in enumerate(data[column]) if not isinstance(text, str)), None)
-        if bad is not None:
-            raise ValueError(f"row {bad} of {task.name} {split} has no text in {column}: {data[column][bad]!r}")
-    try:
-        labels = np.asarray(data["label"], dtype=np.float64)
-    except (TypeError, ValueError):
-        raise ValueError(f"the labels of {task.name} {split} must be numbers, got {data['label'][0]!r}") from None
-    if not np.isfinite(labels).all():
-        raise ValueError(f"the {split} rows of {task.name} have labels that are missing or not finite")
-    if task.labels:
-        wrong = labels[(labels != labels.round()) | (labels < 0) | (labels >= len(task.labels))]
-        if len(wrong):
-            hint = "; -1 marks GLUE's hidden test labels" if (wrong == -1).any() else ""
-            raise ValueError(
-                f"the {split} rows of {task.name} have label {wrong[0]:g}, expected 0 to {len(task.labels) - 1}{hint}"
-            )

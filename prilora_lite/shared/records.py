@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO, Any
 
@@ -31,28 +31,7 @@ def read_records(path: str | Path, fields: Iterable[str] = ()) -> list[dict[str,
         OSError: a path that can't be read.
         ValueError: a line that is not a run; the message gives its number and what it lacks.
     """
-    path, fields = Path(path), ("key", *fields)
-    if not path.is_file():
-        return []
-    lines = path.read_bytes().split(b"\n")
-    records = []
-    for number, line in enumerate(lines, start=1):
-        if not line:
-            continue
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            if number == len(lines):
-                break
-            raise ValueError(f"{path}, line {number} is not JSON ({error}); mend or remove that line") from error
-        if isinstance(record, dict) and "error" in record:
-            continue
-        lacks = [field for field in fields if not isinstance(record, dict) or field not in record]
-        if lacks:
-            what = f"it lacks {', '.join(lacks)}"
-            raise ValueError(f"{path}, line {number} is not a run of a study: {what}; name another file")
-        records.append(record)
-    return records
+    return Records(path, fields).read()
 
 
 def append_record(path: str | Path, record: dict[str, Any]) -> bool:
@@ -66,36 +45,96 @@ def append_record(path: str | Path, record: dict[str, Any]) -> bool:
     Raises:
         OSError: the line can't be written; the lines before it stay.
     """
-    path = Path(path)
-    try:
-        return _append(path, record)
-    except OSError as error:
-        raise not_written(path, error) from error
+    return Records(path).append(record)
 
 
-def _append(path: Path, record: dict[str, Any]) -> bool:
-    with path.open("ab+") as file:
-        _lock(file)
-        file.seek(0)
-        whole = file.read()
-        if whole and not whole.endswith(b"\n"):
-            tail = whole[whole.rfind(b"\n") + 1 :]
-            try:
-                json.loads(tail)
-                file.write(b"\n")  # whole, only its end of line is missing
-            except ValueError:
-                file.truncate(len(whole) - len(tail))
-        file.flush()
-        if _identity(record) in {_identity(earlier) for earlier in read_records(path)}:
-            return False
-        file.write(json.dumps(record).encode() + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
-    return True
+class Records:
+    """A file of runs that grows, read once: what was read is kept, and only what has been added since is read.
 
+    Args:
+        path, fields: see :func:`read_records`.
+        same: gives for a key what two keys share if they name the same run; default: the key itself.
 
-def _identity(record: dict[str, Any]) -> str:
-    return json.dumps(record["key"], sort_keys=True)
+    Raises:
+        TypeError: not a path, or fields that are not names.
+    """
+
+    def __init__(self, path: str | Path, fields: Iterable[str] = (), same: Callable[[Any], str] | None = None) -> None:
+        self._path, self._fields = Path(path), ("key", *fields)
+        self._same = same or (lambda key: json.dumps(key, sort_keys=True))
+        self._forget()
+
+    def read(self) -> list[dict[str, Any]]:
+        """The finished runs, in the file's order; raises as :func:`read_records` does."""
+        last = self._read_on()
+        return [*self._records, *last]
+
+    def by_run(self) -> dict[str, dict[str, Any]]:
+        """The finished runs by what ``same`` gives for their keys; of two that are the same, the first."""
+        for record in self._read_on():
+            return {self._same(record["key"]): record} | self._by_run
+        return self._by_run
+
+    def append(self, record: dict[str, Any]) -> bool:
+        """Add one line; see :func:`append_record`."""
+        try:
+            with self._path.open("ab+") as file:
+                _lock(file)
+                if self._same(record["key"]) in self.by_run():
+                    return False
+                file.seek(self._bytes)
+                if last := file.read():
+                    try:
+                        json.loads(last)
+                        file.write(b"\n")  # whole, only its end of line is missing
+                    except (ValueError, RecursionError):
+                        file.truncate(self._bytes)
+                file.write(json.dumps(record).encode() + b"\n")
+                file.flush()
+                os.fsync(file.fileno())
+                return True
+        except OSError as error:
+            raise not_written(self._path, error) from error
+
+    def _forget(self) -> None:
+        self._records: list[dict[str, Any]] = []
+        self._by_run: dict[str, dict[str, Any]] = {}
+        self._bytes = self._lines = 0  # read so far, all of them whole lines
+
+    def _read_on(self) -> list[dict[str, Any]]:
+        """Read the whole lines that have been added; returns the run of a last line that has no end yet."""
+        if not self._path.is_file():
+            self._forget()
+            return []
+        with self._path.open("rb") as file:
+            if file.seek(0, os.SEEK_END) < self._bytes:
+                self._forget()  # somebody made it shorter
+            file.seek(self._bytes)
+            *whole, last = file.read().split(b"\n")
+        for line in whole:
+            for record in self._parsed(line, self._lines + 1):
+                self._by_run.setdefault(self._same(record["key"]), record)
+                self._records.append(record)
+            self._lines, self._bytes = self._lines + 1, self._bytes + len(line) + 1
+        return self._parsed(last, self._lines + 1, may_be_cut_off=True)
+
+    def _parsed(self, line: bytes, number: int, may_be_cut_off: bool = False) -> list[dict[str, Any]]:
+        """The finished run of a line, if it holds one."""
+        if not line:
+            return []
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            if may_be_cut_off:
+                return []
+            raise ValueError(f"{self._path}, line {number} is not JSON ({error}); mend or remove that line") from error
+        if isinstance(record, dict) and "error" in record:
+            return []
+        lacks = [field for field in self._fields if not isinstance(record, dict) or field not in record]
+        if lacks:
+            what = f"it lacks {', '.join(lacks)}"
+            raise ValueError(f"{self._path}, line {number} is not a run of a study: {what}; name another file")
+        return [record]
 
 
 def _lock(file: IO[bytes]) -> None:

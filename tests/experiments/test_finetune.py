@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from transformers import TrainerCallback
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, TrainerCallback
 
 from prilora_lite import (
     LoRALinear,
@@ -52,7 +52,8 @@ def test_the_reported_metric_is_that_of_the_saved_file(task, encoder, rows, tmp_
 @pytest.mark.parametrize("method", ["head", "full"])
 def test_the_saved_model_of_a_method_without_adapter_has_the_reported_metric(method, encoder, rows, tmp_path):
     result = run(encoder, rows, "cola", method, output_dir=tmp_path)
-    model, tokenizer = load_encoder(str(result.path), TASKS["cola"])
+    model = AutoModelForSequenceClassification.from_pretrained(result.path)
+    tokenizer = AutoTokenizer.from_pretrained(result.path)
     options = {"rows": rows, "max_length": 16, "precision": "fp32", "device": "cpu", "progress": False}
     assert evaluate(model, tokenizer, "cola", **options) == result.metrics
     assert result.history == []

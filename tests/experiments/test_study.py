@@ -289,7 +289,7 @@ def test_a_run_that_crashes_is_recorded_and_the_rest_go_on(encoder, rows, tmp_pa
         assert main(arguments) == 1
     error = capsys.readouterr().err
     assert "head only, seed 1: crashed" in error
-    assert "1 runs crashed" in error
+    assert "1 of 3 runs crashed: RuntimeError: out of memory" in error
     (crash,) = [r for r in map(json.loads, output.read_text(encoding="utf-8").splitlines()) if "error" in r]
     assert (crash["seed"], crash["error"]) == (1, "RuntimeError: out of memory")
     assert "in finetune" in crash["traceback"]

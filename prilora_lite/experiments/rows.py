@@ -1,0 +1,161 @@
+"""The rows of a task, read from files and checked: texts that are texts, labels that say which class they mean."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas
+import pyarrow.parquet
+from datasets import ClassLabel, Dataset
+
+from prilora_lite.experiments.task import OF_NUMBERS, Task
+
+ENDINGS = (".parquet", ".csv")
+
+
+def check_rows(task: Task, rows: Mapping[str, Dataset | str | Path]) -> dict[str, Dataset]:
+    """The rows of a task, each label the number of its class.
+
+    Labels may be numbers, names of the task's labels, or of a ``ClassLabel`` that names them: those are mapped by name.
+    A warning says how many validation rows are training rows as well, and which texts are empty where the other one of
+    the row is not.
+
+    Args:
+        task: what the rows should suit.
+        rows: split -> rows, or the path of a CSV or Parquet file with them.
+
+    Raises:
+        TypeError: a split that is neither.
+        OSError: a file that is not there.
+        ValueError: a split or a column is missing, a row has no text, or a label is missing, out of range or unknown;
+            the message names the row, from 0 up.
+    """
+    checked = {}
+    for split in ("train", *task.splits):
+        if split not in rows:
+            have = ", ".join(map(str, rows)) or "none"
+            raise ValueError(f"the rows of {task.name} lack the split {split!r}; there are {have}")
+        data = read_file(Path(rows[split])) if isinstance(rows[split], str | Path) else rows[split]
+        if not isinstance(data, Dataset):
+            raise TypeError(
+                f"the {split} rows of {task.name} must be a Dataset, or the path of a CSV or Parquet file; got "
+                f"{type(data).__name__}: Dataset.from_pandas(frame) and Dataset.from_list(rows) make a Dataset"
+            )
+        _check_columns(task, split, data)
+        _check_texts(task, split, data)
+        checked[split] = _with_numbers(task, split, data)
+    for split in task.splits:
+        _check_apart(task, split, checked)
+    return checked
+
+
+def read_file(file: Path) -> Dataset:
+    """A CSV file with a line of names (all values as text), or a Parquet file.
+
+    Raises:
+        OSError: no such file.
+        ValueError: another kind of file, or one that can't be read.
+    """
+    if file.suffix not in ENDINGS:
+        raise ValueError(f"{file}: expected a file of rows that ends in .csv or .parquet")
+    if not file.is_file():
+        raise FileNotFoundError(f"there is no file {file}")
+    kind = "CSV" if file.suffix == ".csv" else "Parquet"
+    try:
+        if kind == "Parquet":
+            return Dataset(pyarrow.parquet.read_table(file))
+        table = pandas.read_csv(file, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+        return Dataset.from_dict({column: table[column].tolist() for column in table})
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{file} can't be read as {kind}: {error}") from error
+
+
+def _check_columns(task: Task, split: str, data: Dataset) -> None:
+    missing = [column for column in (*task.columns, "label") if column not in data.column_names]
+    if missing:
+        raise ValueError(
+            f"the {split} rows of {task.name} lack the column {', '.join(missing)}: "
+            f"expected {', '.join((*task.columns, 'label'))}, got {', '.join(data.column_names)}"
+        )
+    if len(data) == 0:
+        raise ValueError(f"the {split} split of {task.name} has no rows")
+
+
+def _check_texts(task: Task, split: str, data: Dataset) -> None:
+    blank: dict[str, set[int]] = {}
+    for column in task.columns:
+        texts = list(data[column])
+        bad = next((i for i, text in enumerate(texts) if not isinstance(text, str)), None)
+        if bad is not None:
+            raise ValueError(f"row {bad} of {task.name} {split} has no text in {column}: {texts[bad]!r}")
+        blank[column] = {i for i, text in enumerate(texts) if not text.strip()}
+    if empty := set.intersection(*blank.values()):
+        row = min(empty)
+        raise ValueError(
+            f"row {row} of {task.name} {split} has an empty text in {' and '.join(blank)}"
+            + (f", and so have {len(empty) - 1} more" if len(empty) > 1 else "")
+            + ": leave such rows out, since there is nothing to learn from them"
+        )
+    for column, some in blank.items():
+        if some:
+            warnings.warn(f"row {min(some)} of {task.name} {split} has an empty text in {column}", stacklevel=2)
+
+
+def _with_numbers(task: Task, split: str, data: Dataset) -> Dataset:
+    """The rows with labels that are numbers, those of classes from 0 up."""
+    feature, given = data.features["label"], list(data["label"])
+    names = feature.names if isinstance(feature, ClassLabel) else None
+    if names is not None and tuple(names) != task.labels:
+        given = [names[label] if isinstance(label, int) and 0 <= label < len(names) else label for label in given]
+    by_name = all(label.isdecimal() for label in task.labels)  # such as 1 to 5 stars
+    labels = [_number(task, split, row, label, by_name) for row, label in enumerate(given)]
+    return data if labels == list(data["label"]) else data.remove_columns("label").add_column("label", labels)
+
+
+def _number(task: Task, split: str, row: int, label: Any, by_name: bool) -> int | float:
+    if isinstance(label, str) and label in task.labels:
+        return task.labels.index(label)
+    where = f"the {split} rows of {task.name} have"
+    try:
+        number = math.nan if label is None or label == "" else float(label)
+    except (TypeError, ValueError):
+        expected = f"{', '.join(task.labels)}, or their numbers" if task.labels else "a number"
+        raise ValueError(f"{where} the label {label!r}, expected {expected} (row {row})") from None
+    if not math.isfinite(number):
+        raise ValueError(f"{where} labels that are missing or not finite (row {row})")
+    if not task.labels:
+        return number
+    if by_name:
+        text = f"{number:g}"
+        if text in task.labels:
+            return task.labels.index(text)
+        raise ValueError(f"{where} label {text}, expected {task.labels[0]} to {task.labels[-1]} (row {row})")
+    if number != round(number) or not 0 <= number < len(task.labels):
+        hint = "; -1 marks GLUE's hidden test labels" if number == -1 else ""
+        raise ValueError(f"{where} label {number:g}, expected 0 to {len(task.labels) - 1}{hint} (row {row})")
+    return int(number)
+
+
+def _check_apart(task: Task, split: str, rows: dict[str, Dataset]) -> None:
+    """Warn of validation rows that are trained on; refuse labels that nothing can be correlated with."""
+
+    def texts(data: Dataset) -> list[tuple[str, ...]]:
+        return list(zip(*(data[column] for column in task.columns), strict=True))
+
+    trained = set(texts(rows["train"]))
+    twice = [row for row, text in enumerate(texts(rows[split])) if text in trained]
+    if twice:
+        warnings.warn(
+            f"{len(twice)} of {len(rows[split])} {split} rows of {task.name} are training rows as well, the first of "
+            f"them row {twice[0]}: its metrics count what was learned by heart",
+            stacklevel=2,
+        )
+    if task.metric in OF_NUMBERS and len(labels := list(rows[split]["label"])) > 1 and np.ptp(labels) == 0:
+        raise ValueError(
+            f"all {split} rows of {task.name} have the label {labels[0]:g}: no correlation with them is defined"
+        )
