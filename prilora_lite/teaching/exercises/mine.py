@@ -10,7 +10,7 @@ from prilora_lite.teaching.exercises.layer import lora_forward
 from prilora_lite.teaching.exercises.pruning import pruner_step
 from prilora_lite.teaching.exercises.ranks import rank_schedule
 
-PIECES = (lora_forward, rank_schedule, fold, importance_scores, keep_rows, pruner_step)
+PIECES = (lora_forward, rank_schedule, importance_scores, keep_rows, fold, pruner_step)  # in the order of the pages
 
 
 def my_pieces() -> SimpleNamespace:

@@ -1,0 +1,64 @@
+"""The series as a learner leaves it: every piece and exercise written, and 06 built on what was written."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from prilora_lite import exercises
+from prilora_lite.teaching.exercises import mine, pieces
+from tests.notebooks.test_form import PATHS
+from tests.notebooks.test_solutions import EXERCISES, name_of
+
+ROOT = Path(__file__).parent.parent.parent
+WITH_PIECES = PATHS[1:7]  # 01 to 06: what later pages build on
+
+
+def solved(path):
+    """A notebook with its solutions in the stubs' places, and what its cells then print as the expected outputs."""
+    notebook = nbformat.read(path, as_version=4)
+    for place, cell in enumerate(notebook.cells):
+        tags = cell.metadata.get("tags", [])
+        if "exercise" in tags:
+            check, solution = notebook.cells[place + 1 : place + 3]
+            (cell.source,) = re.findall(r"```python\n(.*?)```", solution.source, flags=re.S)
+            kept = f", and kept in {pieces.FILE}" if "piece" in tags else ""
+            check.outputs = [nbformat.v4.new_output("stream", text=f"{name_of(cell)}: well done{kept}\n")]
+        elif "my_pieces()" in cell.source and cell.cell_type == "code":
+            cell.metadata.tags = []  # compared here, as nothing but the solutions can be in the file
+            lines = [f"{check.__name__:<18}yours\n" for check in mine.PIECES]
+            cell.outputs = [nbformat.v4.new_output("stream", text="".join(lines))]
+    return notebook
+
+
+def test_with_every_solution_in_place_the_pages_print_the_same_and_06_is_the_learners(tmp_path):
+    for path in WITH_PIECES:
+        nbformat.write(solved(path), tmp_path / path.name)
+    shutil.copy(ROOT / "conftest.py", tmp_path)
+    command = [sys.executable, "-m", "pytest", "-q", "--tb=short", "-p", "no:cacheprovider", "-n0", "."]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, encoding="utf-8")
+    assert done.returncode == 0, done.stdout + done.stderr
+    names = re.findall(r"^# %% (\w+)$", (tmp_path / pieces.FILE).read_text(encoding="utf-8"), re.M)
+    assert names == [check.__name__ for check in mine.PIECES]
+
+
+@pytest.mark.parametrize(("stub", "check", "solution"), EXERCISES)
+def test_a_wrong_answer_stops_the_page_at_its_check(stub, check, solution):
+    name = re.search(r"def (\w+)\(", stub).group(1)
+    asked = re.search(rf"exercises\.(\w+)\({name}\)", check).group(1)
+    for sentence, slip in getattr(exercises, asked).exercise.each_slip():
+        names = {"exercises": exercises, name: slip}
+        with pytest.raises(exercises.WrongAnswer, match=re.escape(sentence)):
+            exec(check, names)
+
+
+def test_every_piece_is_written_on_a_page():
+    written = {name_of(cell) for path in PATHS for cell in nbformat.read(path, 4).cells
+               if "piece" in cell.metadata.get("tags", [])}  # fmt: skip
+    assert written == {check.__name__ for check in mine.PIECES}
