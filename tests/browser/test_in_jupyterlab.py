@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -10,6 +11,7 @@ import sys
 import urllib.request
 from pathlib import Path
 
+import nbformat
 import pytest
 
 ROOT = Path(__file__).parent.parent.parent
@@ -91,18 +93,43 @@ def browser():
         browser.close()
 
 
+def write(page, answer):
+    """Type an answer over the stub of its function, as a learner does."""
+    (head,) = re.findall(r"^def \w+\(.*\):$", answer, re.M)
+    stub = page.locator(".jp-CodeCell .cm-content", has_text=head).filter(has_text="raise NotImplementedError")
+    editor = stub.element_handle()
+    editor.click()
+    page.keyboard.press("Control+A")
+    page.keyboard.insert_text(answer)
+    playwright.expect(stub).to_have_count(0)
+    assert editor.inner_text().split() == answer.split()
+
+
+def solutions(name):
+    """The solution of each piece on a page, and the name of its function."""
+    found = {}
+    cells = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4).cells
+    for place, cell in enumerate(cells):
+        if "piece" in cell.metadata.get("tags", []):
+            (answer,) = re.findall(r"```python\n(.*?)```", cells[place + 2].source, flags=re.S)
+            found[re.search(r"def (\w+)\(", answer).group(1)] = answer
+    return found
+
+
 @pytest.fixture
 def notebook(server, browser):
-    """Open a notebook by its name and run all its cells; gives the page."""
+    """Open a notebook by its name, write some answers into it, and run all its cells; gives the page."""
     pages = []
 
-    def open_and_run(name):
+    def open_and_run(name, answers=()):
         page = browser.new_page(viewport={"width": 1280, "height": 1000})
         pages.append(page)
         page.set_default_timeout(2 * MINUTE)
         page.goto(f"{server}/lab/tree/{name}.ipynb?reset")
         page.wait_for_selector(".jp-NotebookPanel .jp-CodeCell")
         page.wait_for_function("window.jupyterapp?.shell?.currentWidget?.sessionContext?.isReady")
+        for answer in answers:
+            write(page, answer)
         assert page.evaluate(RUN_ALL) == []
         return page
 
@@ -171,6 +198,15 @@ def test_the_picture_that_a_widget_shows_is_a_png(notebook):
         " return btoa(String.fromCharCode(...bytes.slice(0, 8))); }"
     )
     assert base64.b64decode(source) == b"\x89PNG\r\n\x1a\n"
+
+
+@pytest.mark.parametrize("name", ["01_lora_from_scratch", "05_pruning_during_training"])
+def test_a_learner_who_writes_the_pieces_is_told_so_and_runs_to_the_end(notebook, name):
+    written = solutions(name)
+    page = notebook(name, written.values())
+    for function in written:
+        page.get_by_text(f"{function}: well done, and kept in my_prilora.py").wait_for()
+    assert page.get_by_text("goes on with ours").count() == 0
 
 
 def test_slope_and_ratio_move_through_the_stored_grid(notebook):
