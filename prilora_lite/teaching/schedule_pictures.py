@@ -39,9 +39,9 @@ def draw_rounding(num_layers: int, first_rank: int, last_rank: int) -> tuple[Fig
     line = [first_rank + (last_rank - first_rank) * l / (num_layers - 1) for l in layers]
     figure = Figure(figsize=(7, 3.2), layout="constrained")
     axes = figure.subplots()
-    axes.plot(layers, line, color=_INK, linewidth=1, zorder=1)
-    axes.bar(layers, ranks, width=0.55, color=schedule_colour(ranks), zorder=0)
-    axes.plot(layers, line, "o", color="white", markeredgecolor=_INK, markersize=8, zorder=2)
+    axes.plot(layers, line, color=_INK, linewidth=1, zorder=3)
+    axes.bar(layers, ranks, width=0.55, color=schedule_colour(ranks), zorder=2)
+    axes.plot(layers, line, "o", color="white", markeredgecolor=_INK, markersize=8, zorder=4)
     for layer, exact, rank in zip(layers, line, ranks, strict=True):
         axes.annotate(
             f"{exact:.3g} → {rank}", (layer, max(exact, rank)), xytext=(0, 8), textcoords="offset points", ha="center"
