@@ -223,7 +223,7 @@ def plot_pruning(trace: dict, step: int | None = None) -> Figure:
     mass.plot(steps, 100 * np.array(trace["sparsity"]), color="0.75", linewidth=1, label="zeros")
     mass.plot(
         trace["mass"].keys(), [100 * share for share in trace["mass"].values()], "o-", color=colour,
-        label="removed by a prune, of the squared norm",
+        label="mass that a prune removes",
     )  # fmt: skip
     mass.set_ylabel("share of all A (%)")
     mass.set_ylim(-3, 103)
@@ -241,7 +241,7 @@ def plot_pruning(trace: dict, step: int | None = None) -> Figure:
         mask_axes.text(0.5, 0.5, "nothing pruned", ha="center", va="center", fontsize=13)
     churn = [100 * share for share in trace["churn"].values()]
     churn_axes.plot(trace["churn"].keys(), churn, "o-", color=colour)
-    churn_axes.set_ylabel("new among the zeros\nof all A (%)")
+    churn_axes.set_ylabel("churn: new among\nthe zeros of all A (%)")
     churn_axes.set_ylim(0, 1.15 * max([0.1, *churn]))  # few are new: on an axis to 100 the line would lie flat
     for axes in (losses, mass, churn_axes):
         axes.set_xlabel("optimizer step")
