@@ -195,7 +195,8 @@ def answer(question: str) -> str:
     if row["verdict"] == "not run":
         return f"{row['contrast']}\n  not run yet"
     size = f"{row['difference']:+.1f} points, 95 % interval {row['low']:.1f} to {row['high']:.1f}"
-    return f"{row['contrast']}\n  {size}, {row['seeds']} seeds\n  {row['verdict']}"
+    where = f"{row['seeds']} seeds on {', '.join(row['tasks'].split())}"
+    return f"{row['contrast']}\n  {size}\n  {where}: {row['verdict']}"
 
 
 def load_allocation() -> pd.DataFrame:
