@@ -74,6 +74,21 @@ def test_too_large_files_and_too_many_are_left_out(tmp_path):
     assert notes[-1].endswith("more were left out")
 
 
+def test_a_folder_of_very_many_or_large_files_is_not_read_through(tmp_path, monkeypatch):
+    place = put_in(tmp_path)
+    for number in range(handin.MOST_FILES + 5):
+        (place / f"small{number:03}").write_text("x", encoding="utf-8")
+    for number in range(3):
+        with (place / f"sparse{number}").open("wb") as file:
+            file.truncate(handin.LARGEST - 1)
+    opened = []
+    _open = handin._open
+    monkeypatch.setattr(handin, "_open", lambda path: opened.append(path.name) or _open(path))
+    handin.digest(place)
+    assert len(opened) <= handin.MOST_FILES
+    assert not any(name.startswith("sparse") for name in opened), "the last of them, and too many by then"
+
+
 def test_what_editors_leave_beside_a_notebook_is_no_note(tmp_path):
     place = put_in(tmp_path)
     (place / ".ipynb_checkpoints").mkdir()
@@ -112,6 +127,7 @@ UNREADABLE = {
     "source of numbers": _bomb(source=[1]),
     "source an object": _bomb(source={}),
     "a giant cell": _bomb(source="x" * 200_000),
+    "giants in all": json.dumps({"cells": [{"source": "x" * 90_000}] * 4}),
     "a giant number": '{"cells": ' + "9" * 10_000 + "}",
 }
 
@@ -205,6 +221,16 @@ def _bare_cells(submission):
     return submission
 
 
+def _vscode():
+    """As VS Code gives it back: other ids, a language for each cell, its own kernel."""
+    submission = perfect(A)
+    submission["metadata"] = {"kernelspec": {"name": "venv"}, "language_info": {"name": "python"}}
+    for number, cell in enumerate(submission["cells"]):
+        cell["id"] = f"{number:08x}"
+        cell["metadata"]["vscode"] = {"languageId": "python"}
+    return submission
+
+
 def _windows():
     submission = perfect(A)
     for cell in submission["cells"]:
@@ -216,6 +242,7 @@ def _windows():
     ("make", "notes"),
     [
         (_colab, []),
+        (_vscode, []),
         (_windows, []),
         (lambda: _bare_cells(perfect(A)),
          ["the marks of 10 cells were lost, as some editors do; known again by their text"]),
