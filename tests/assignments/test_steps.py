@@ -80,7 +80,7 @@ def test_html_made_to_take_for_ever_is_shown_as_text_or_cleaned(bomb):
 
 def test_html_beyond_what_a_notebook_may_have_is_shown_as_text():
     """Each output is short enough; together they would take a parser minutes."""
-    outputs = [V4.new_output("display_data", data={"text/html": "<b>bold</b>" * 1_000}) for _ in range(40)]
+    outputs = [V4.new_output("display_data", data={"text/html": "<b>bold</b>" + "x" * 15_000}) for _ in range(40)]
     notebook = V4.new_notebook(
         cells=[V4.new_code_cell("", outputs=outputs[:20]), V4.new_code_cell("", outputs=outputs[20:])]
     )
