@@ -53,6 +53,7 @@ def graded(course):
         put(course, student, perfect(A))
         (course / "submitted" / student / A / "timestamp.txt").write_text(when, encoding="utf-8")
     (course / "submitted" / "linked").symlink_to("ann")
+    put(course, os.fsdecode(b"\xff"), perfect(A))
     put(course, "blank", notebook(A, "release"))
     put(course, "wrong", wrong(A, "a2_line", "ranks falling")[0])
     put(course, "not_json", "{")
@@ -167,6 +168,11 @@ def test_the_table_says_what_was_odd_and_why_points_were_lost(student, graded):
 def test_a_link_in_place_of_a_folder_is_no_hand_in(graded):
     assert graded["linked"]["status"] == "not graded"
     assert "submitted/linked is a link, no folder" in graded["linked"]["notes"]
+
+
+def test_a_folder_whose_name_is_no_text_stops_nobody(graded):
+    assert graded[r"\udcff"]["status"] == "not graded"
+    assert "give it another one" in graded[r"\udcff"]["notes"]
 
 
 def test_a_late_hand_in_has_the_score_that_nbgrader_gives(graded, course):

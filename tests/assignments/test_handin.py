@@ -49,6 +49,17 @@ def test_what_is_no_regular_file_is_left_out_with_a_note(kind, name, tmp_path):
     assert notes == [f"{name} is {' '.join(kind.split()[:2])}: left out"]
 
 
+@pytest.mark.parametrize("name", ["data.txt", NAME])
+def test_a_hard_link_is_left_out_with_a_note(name, tmp_path):
+    place = put_in(tmp_path)
+    (tmp_path / "secret").write_text("secret", encoding="utf-8")
+    (place / name).unlink(missing_ok=True)
+    os.link(tmp_path / "secret", place / name)
+    names, notes = taken(place, tmp_path)
+    assert name not in names
+    assert notes == [f"{name} is a hard link: left out, put a copy in its place if it is honest"]
+
+
 @pytest.mark.parametrize("up", [0, 1])
 def test_a_folder_that_is_a_link_is_refused(up, tmp_path):
     place = put_in(tmp_path / "submitted")
