@@ -87,8 +87,10 @@ def run(students: int, jobs: int) -> dict[str, Any]:
         killed_at = journal.read_bytes().count(b"\n")
         os.killpg(first.pid, signal.SIGKILL)
         first.wait()
+        used = os.times()
         subprocess.run(command, check=True)
         seconds = time.perf_counter() - started
+        processor = sum(os.times()[2:4]) - sum(used[2:4])  # of the run that was not killed, and all that it waited for
         with (course / "grades" / f"{A}.csv").open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
         harmed = [name for name, content in contents(course).items() if before.get(name) != content]
@@ -98,6 +100,8 @@ def run(students: int, jobs: int) -> dict[str, Any]:
     return {
         "assignment": A, "students": students, "jobs": jobs, "killed_after": killed_at, "seconds": round(seconds, 1),
         "seconds_per_submission": round(seconds / students, 2),
+        "processor_seconds_per_submission": round(processor / (students - killed_at), 2),
+        "load_average": [round(load, 1) for load in os.getloadavg()],  # of 1, 5 and 15 minutes; 2 keep two cores busy
         "median_seconds_of_one": statistics.median(each), "slowest_seconds_of_one": each[-1],
         "lost": sorted(set(expected) - set(scores)),
         "scored_otherwise": {s: [scores.get(s), e] for s, e in expected.items() if scores.get(s) != e},
@@ -110,6 +114,34 @@ def run(students: int, jobs: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def one_at_a_time(students: int = 6) -> dict[str, float]:
+    """Seconds of one more right submission, by nbgrader's own command without a sandbox and by ours, side by side."""
+    seconds = {}
+    for name, command in {
+        "nbgrader": ["nbgrader", "autograde", A], "prilora-lite": ["prilora_lite", "grade", A, "--course", "."],
+    }.items():  # fmt: skip
+        with tempfile.TemporaryDirectory() as folder:
+            course = Path(folder) / "course"
+            make_class(course, 0)
+            _call(course, "nbgrader", "generate_assignment", A, "--force")
+            took = []
+            for group in (["first"], [f"student{number}" for number in range(students)]):
+                for student in group:
+                    place = course / "submitted" / student / A
+                    place.mkdir(parents=True)
+                    (place / f"{A}.ipynb").write_text(json.dumps(perfect(A)), encoding="utf-8")
+                took.append(_call(course, *command))
+        seconds[name] = round((took[1] - took[0]) / (students - 1), 2)
+    return seconds
+
+
+def _call(course: Path, *command: str) -> float:
+    """Seconds of a command in a course's folder."""
+    started = time.perf_counter()
+    subprocess.run([sys.executable, "-m", *command], cwd=course, check=True, capture_output=True)
+    return time.perf_counter() - started
+
+
 def _content(path: Path) -> bytes:
     return path.read_bytes() if path.is_file() else b""
 
@@ -120,6 +152,6 @@ if __name__ == "__main__":
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--output", type=Path, default=Path("results/classroom.json"))
     options = parser.parse_args()
-    measured = run(options.students, options.jobs)
+    measured = run(options.students, options.jobs) | {"seconds_of_one_more_right_submission": one_at_a_time()}
     options.output.write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(measured, indent=1))

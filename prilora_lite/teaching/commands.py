@@ -121,7 +121,6 @@ def _grade(options: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from prilora_lite.teaching import grading as classroom
-    from prilora_lite.teaching import handin
 
     if options.jobs < 1:
         raise ValueError(f"--jobs {options.jobs}: expected a number of at least 1")
@@ -132,7 +131,8 @@ def _grade(options: argparse.Namespace) -> int:
         bar.update()
         if record["status"] != "graded":
             refused.append(record["student"])
-            name = handin.plain(record["student"])  # a terminal obeys some signs
+            name = record["student"]
+            name = name if name.isprintable() else ascii(name)  # a terminal obeys some signs
             bar.write(f"{name}: {record['status']}: {'; '.join(record['notes'])}", file=sys.stderr)
 
     with bar:

@@ -43,6 +43,8 @@ def call_filter() -> bytes | None:
         return None
     place, machine = MACHINES[platform.machine()]
     refused = [numbers[place] for numbers in CALLS.values()]
+    # Each step: what it does, how many steps it skips if so and if not, the value; 4 and 0 are where the machine's
+    # number and the call's stand
     steps = [(LOAD, 0, 0, 4), (EQUALS, 0, len(refused) + 3, machine), (LOAD, 0, 0, 0)]
     steps += [(AT_LEAST, len(refused) + 1, 0, X32)]
     steps += [(EQUALS, len(refused) - number, 0, call) for number, call in enumerate(refused)]

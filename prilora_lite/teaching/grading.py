@@ -27,6 +27,7 @@ from prilora_lite.teaching import handin
 from prilora_lite.teaching.sandbox import python_path
 from prilora_lite.teaching.sandbox import require as _require_sandbox
 
+PATTERN = "[]*?{}"
 FORMULA = tuple("=+-@\t\r\uff1d\uff0b\uff0d\uff20")  # how a field begins that a spreadsheet would compute
 
 
@@ -67,8 +68,11 @@ def assignments(course: Path) -> list[str]:
     """Names of a course's assignments.
 
     Raises:
-        ValueError: the folder is no course.
+        ValueError: the folder is no course, or nbgrader can't work there.
     """
+    place = str(course.resolve())
+    if set(PATTERN) & set(place):
+        raise ValueError(f"nbgrader takes {' '.join(PATTERN)} in a path for a pattern: move or rename {place}")
     names = sorted(path.parent.name for path in (course / "source").glob("*/*.ipynb"))
     if not names or not (course / "nbgrader_config.py").is_file():
         raise ValueError(f"{course} is no course: expected a folder with nbgrader_config.py and source/NAME/NAME.ipynb")
@@ -176,7 +180,7 @@ def _digest(folder: Path) -> str:
 
 def _write_table(assignment: str, course: Path, records: list[dict[str, Any]]) -> Path:
     """One row for each student: scores by task from the gradebook, status and notes."""
-    from nbgrader.api import Gradebook, MissingEntry
+    from nbgrader.api import Gradebook
 
     rows, tasks = [], []
     with Gradebook(_database(course)) as gradebook:
@@ -185,11 +189,8 @@ def _write_table(assignment: str, course: Path, records: list[dict[str, Any]]) -
         for record in records:
             row = {name: record[name] for name in ("student", "status", "seconds")}
             row["notes"] = "; ".join(record["notes"])
-            try:
+            if record["status"] == "graded":
                 submission = gradebook.find_submission(assignment, record["student"])
-            except MissingEntry:
-                submission = None
-            if submission is not None and record["status"] == "graded":
                 penalty = submission.late_submission_penalty or 0.0
                 row |= {"score": max(0.0, submission.score - penalty), "of": submission.max_score}
                 row["late penalty"] = penalty or ""

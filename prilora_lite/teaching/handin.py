@@ -63,6 +63,9 @@ def take(folder: Path, to: Path) -> list[str]:
         if not _is(path, stat.S_ISREG):
             notes.append(f"{plain(path.name)} is {_kind(path)}: left out")
             continue
+        if path.lstat().st_nlink > 1:  # of the same file elsewhere: another's, or the teacher's
+            notes.append(f"{plain(path.name)} is a hard link: left out, put a copy in its place if it is honest")
+            continue
         size = path.lstat().st_size
         if size > left or number >= MOST_FILES:
             notes.append(f"{plain(path.name)} is too large or one of too many: left out")

@@ -21,8 +21,10 @@ UNUSUAL = {
     "locals", "setattr", "delattr", "displayhook", "excepthook", "set_custom_exc", "showtraceback",
     "ast_transformers", "ast_node_interactivity", "input_transformers_post", "input_transformers_cleanup",
     "InteractiveShell", "_instance", "run_cell", "user_ns", "history_manager", "f_back", "f_globals",
-    "f_locals", "tb_frame", "gi_frame", "cr_frame", "SystemExit", "BaseException", "breakpoint",
+    "f_locals", "tb_frame", "gi_frame", "cr_frame", "SystemExit", "BaseException", "breakpoint", "exit", "quit", "_ip",
+    "_os", "_sys", "ctypeslib",
 }  # fmt: skip
+INPUTS = re.compile(r"_i+|_i\d+|_dh")  # IPython's names for what was typed in: a test's text, too
 # What it may need of these two; all the rest is odd
 PARTS = {
     "os": {"path", "getcwd", "listdir", "makedirs", "sep", "linesep", "cpu_count"},
@@ -32,7 +34,9 @@ PARTS = {
 DISGUISE = {
     "__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__", "__bool__", "__int__", "__float__", "__index__",
     "__round__", "__getattr__", "__getattribute__", "__instancecheck__", "__torch_function__",
-    "__torch_dispatch__", "__array__", "__array_ufunc__", "__array_function__", "__del__",
+    "__torch_dispatch__", "__array__", "__array_ufunc__", "__array_function__", "__del__", "__add__", "__radd__",
+    "__sub__", "__rsub__", "__mul__", "__rmul__", "__truediv__", "__matmul__", "__rmatmul__", "__neg__", "__abs__",
+    "__hash__", "__contains__", "__setattr__", "__new__", "__subclasscheck__",
 }  # fmt: skip
 PLAIN = {"__init__", "__name__", "__version__", "__doc__", "__file__", "__call__", "__len__", "__post_init__"}
 # What answers import; of IPython, what shows something
@@ -48,7 +52,9 @@ LIBRARY = {
     "LoRALinear", "linear_ranks", "budget_ranks", "adapter_parameters", "keep_mask", "importance", "InputNorms",
     "Pruner",
 }  # fmt: skip
-HARMLESS_MAGICS = {"matplotlib", "time", "timeit", "prun", "capture", "load_ext", "config", "precision", "pip", "conda"}
+HARMLESS_MAGICS = {"matplotlib", "time", "timeit", "prun", "capture", "precision", "pip", "conda"}
+RUNS_CODE = {"time", "timeit", "prun", "capture"}
+SETTINGS = re.compile(r"load_ext (autoreload|tensorboard)\b|autoreload\b|config InlineBackend\.")  # that are common
 
 
 def look(file: str) -> str:
@@ -113,10 +119,10 @@ def _magic(source: str, arguments: list[str]) -> Iterator[ast.AST | str]:
     name, *code = arguments or [""]
     if "get_ipython" in source:
         yield "get_ipython"
-    elif name not in HARMLESS_MAGICS:
+    elif name not in HARMLESS_MAGICS and not SETTINGS.match(" ".join(arguments)):
         yield f"a magic or a command: {name[:20].split(' ')[0]}"
     for text in code:
-        if name in HARMLESS_MAGICS - {"pip", "conda", "matplotlib", "load_ext", "config"}:
+        if name in RUNS_CODE:
             try:
                 yield from _trees(re.sub(r"^(\s*-\w+(\s+\d+)?)+", "", text))
             except SyntaxError:
@@ -168,7 +174,8 @@ def _odd(tree: ast.AST, modules: dict[str, str], changeable: set[str], own: set[
         elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.name in DISGUISE:
             yield f"defines {node.name}"
         elif isinstance(node, ast.Name):
-            if node.id in UNUSUAL - own or (_hidden(node.id) and node.id != "__name__"):
+            typed_in = INPUTS.fullmatch(node.id) and node.id not in own
+            if node.id in UNUSUAL - own or typed_in or (_hidden(node.id) and node.id != "__name__"):
                 yield node.id
             elif node.id in LIBRARY - own:
                 yield f"uses {node.id}"
@@ -178,6 +185,8 @@ def _odd(tree: ast.AST, modules: dict[str, str], changeable: set[str], own: set[
                 yield node.attr
             elif isinstance(node.value, ast.Name) and node.attr not in PARTS.get(modules.get(root, ""), {node.attr}):
                 yield f"{modules[root]}.{node.attr}"
+            elif root in modules and node.attr in PARTS:  # by way of another module
+                yield f"{root}.{node.attr}"
             elif node.attr in LIBRARY and modules.get(root) == "prilora_lite":
                 yield f"uses {node.attr}"
             if root in changeable | {""} and isinstance(node.ctx, (ast.Store, ast.Del)):
@@ -188,12 +197,12 @@ def _odd(tree: ast.AST, modules: dict[str, str], changeable: set[str], own: set[
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "type":
             if len(node.args) > 1:
                 yield "makes a class by type()"
-        elif (
-            isinstance(node, ast.Constant)
-            and isinstance(node.value, str)
-            and node.value in (UNUSUAL | DISGUISE) - {"In"}
-        ):
-            yield node.value
+        elif isinstance(node, ast.Constant) and _odd_text(node.value):
+            yield node.value[:20]
+
+
+def _odd_text(value: object) -> bool:
+    return isinstance(value, str) and (value in (UNUSUAL | DISGUISE) - {"In"} or value.startswith(("/proc", "/dev/")))
 
 
 def _odd_import(node: ast.Import | ast.ImportFrom) -> Iterator[str]:

@@ -62,6 +62,17 @@ def _cell_without_source(submission):
     del submission["cells"][5]["source"]
 
 
+def _odd_json(submission):
+    """What JSON can hold and a notebook should not."""
+    submission["metadata"] = {"x": float("nan"), "deep": json.loads("[" * 500 + "]" * 500)}
+    for cell in submission["cells"]:
+        cell["id"] = "the same"
+        cell.setdefault("metadata", {}).setdefault("nbgrader", {}).update(points=float("inf"), schema_version=-1)
+    first = submission["cells"][0]
+    first["attachments"] = {"half a character: \ud800": {"image/png": "AAAA"}}
+    first["source"] = "\ud800 \x1b[31m"
+
+
 def _page(submission):
     """What runs on a page that shows it as it is."""
     take = "document.title='taken'"
@@ -183,11 +194,44 @@ FOLDERS = {
         EVERY,
         "get_ipython",
     ),
+    "shows_from_a_thread": (
+        _first(
+            "import sys, threading\n\n\ndef shows():\n    while True:\n        sys.displayhook(float('nan'))\n"
+            "        sys.displayhook(4)\n\n\nthreading.Thread(target=shows, daemon=True).start()"
+        ),
+        set(),
+        "imports threading.*displayhook",
+    ),
+    "errors_that_can_not_be_shown": (
+        _hand_in(
+            a2_line="class E(Exception):\n    def __str__(self):\n        raise SystemExit\n\n\n"
+            + FIRST
+            + "    raise E",
+            a2_cost="def cost(*a):\n    raise ValueError('\\ud800')",
+        ),
+        {"a2_line_test", "a2_cost_test"},
+        "the cell did not end as it should",
+    ),
     "ends_the_cell": (_hand_in(a2_line=FIRST + "    raise SystemExit"), LINE, "SystemExit"),
     "skip_tag": (_tags("skip-execution"), EVERY, ""),
     "empty_tag": (_tags(""), EVERY, ""),
     "raises_tag": (_tags("raises-exception", "nbval-skip"), EVERY, ""),
     # the class goes on
+    "odd_json": (_hand_in(_odd_json), set(), ""),
+    "odd_time": (
+        lambda folder: (_hand_in()(folder), (folder / "timestamp.txt").write_text("nan %s 1e999")),
+        set(),
+        "timestamp.txt can't be read: ",
+    ),
+    "too_long_in_all": (
+        _hand_in(
+            lambda submission: submission["cells"].extend(
+                {"cell_type": "markdown", "metadata": {}, "source": "[a](b) *x* " * 1_500} for _ in range(20)
+            )
+        ),
+        None,
+        "more than 300000 characters in all",
+    ),
     "cell_without_source": (_hand_in(_cell_without_source), None, "can't be read: 'source'|cell 6 has no text"),
     "nested_json": (lambda folder: (folder / NAME).write_text("[" * 200_000), None, "can't be read: "),
     "long_sum": (_first("x = " + "+".join("1" * 20_000)), LINE, "can't be parsed"),

@@ -68,6 +68,22 @@ def test_only_the_claim_that_the_runs_carry_passes(mine, claim, said, monkeypatc
     assert lost == (set() if said == claim else {"a4_claim_test"})
 
 
+@pytest.mark.parametrize(("below", "warns"), [((0.008, 0.010, 0.008), True), ((0.032, 0.024, 0.010), False)])
+def test_an_interval_that_is_narrow_by_luck_comes_with_a_warning(below, warns, monkeypatch, capsys):
+    """Accuracy moves in steps of 0.2 points: -0.8, -1.0 and -0.8 would be "below" without a word."""
+    mine = tuple(lora - less for lora, less in zip(ACCURACY["lora"], below, strict=True))
+    monkeypatch.setattr(study, "_make", made(ACCURACY | {"mine": mine}))
+    assert submissions.failed("a4_ablation_report", submissions.perfect("a4_ablation_report")) == set()
+    assert ("careful: the differences lie within 1 point" in capsys.readouterr().out) is warns
+
+
+def test_an_unfrozen_base_is_told_by_a_test_that_learners_see(monkeypatch):
+    submission, _ = submissions.wrong("a1_lora_layer", "a1_layer", "base not frozen")
+    original = submissions.notebook
+    monkeypatch.setattr(submissions, "notebook", lambda assignment, kind="source": original(assignment, "release"))
+    assert submissions.failed("a1_lora_layer", submission) == {"a1_start_test"}
+
+
 # Right answers in other words: assignment, answer, and what takes the solution's place
 RIGHT = {
     "A and B split the scaling": (

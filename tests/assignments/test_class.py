@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from prilora_lite.teaching import grading
-from tests.assignments.hostile import A
+from tests.assignments.hostile import HOSTILE, A
 from tests.assignments.hostile_folders import FOLDERS, NAME, expected_score, hand_in
-from tests.assignments.submissions import COURSE, perfect
+from tests.assignments.submissions import COURSE, notebook, perfect, points, wrong
 
 try:
     grading._require_sandbox()
@@ -25,6 +25,7 @@ pytestmark = pytest.mark.skipif(bool(lacks), reason=lacks)
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 DUE = "2026-03-05 10:00:00 UTC"
+FULL = sum(points(A).values())
 
 
 def table(path):
@@ -37,7 +38,7 @@ def course(tmp_path_factory):
     course = tmp_path_factory.mktemp("class") / "course"
     shutil.copytree(COURSE, course, ignore=shutil.ignore_patterns("gradebook.db", "submitted", "autograded", "grades"))
     with (course / "nbgrader_config.py").open("a", encoding="utf-8") as config:
-        config.write("\nc.ExecutePreprocessor.timeout = 15\nc.LateSubmissionPlugin.penalty_method = 'zero'\n")
+        config.write("\nc.ExecutePreprocessor.timeout = 10\nc.LateSubmissionPlugin.penalty_method = 'zero'\n")
     (course / "secret").write_text("teacher-secret", encoding="utf-8")
     (course / "secret").chmod(0o600)
     return course
@@ -49,11 +50,16 @@ def graded(course):
     from nbgrader.api import Gradebook
 
     for student, when in (("ann", "2026-03-01 10:00:00 UTC"), ("late", "2026-03-09 10:00:00 UTC")):
-        folder = course / "submitted" / student / A
-        folder.mkdir(parents=True)
-        (folder / NAME).write_text(json.dumps(perfect(A)), encoding="utf-8")
-        (folder / "timestamp.txt").write_text(when, encoding="utf-8")
+        put(course, student, perfect(A))
+        (course / "submitted" / student / A / "timestamp.txt").write_text(when, encoding="utf-8")
     (course / "submitted" / "linked").symlink_to("ann")
+    put(course, os.fsdecode(b"\xff"), perfect(A))
+    put(course, "blank", notebook(A, "release"))
+    put(course, "wrong", wrong(A, "a2_line", "ranks falling")[0])
+    put(course, "not_json", "{")
+    put(course, "wrong_name", perfect(A), name="untitled.ipynb")
+    for student, make in HOSTILE.items():
+        put(course, student, make())
     for student in FOLDERS:
         hand_in(course, student)
     grading._register(A, course)
@@ -62,9 +68,18 @@ def graded(course):
     before = snapshot(course)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join(["", os.environ.get("PYTHONPATH", "")]))
-        rows = table(grading.grade(A, course, jobs=2))
+        done = []
+        path = grading.grade(A, course, jobs=2, on_done=lambda count, record: done.append((count, record["student"])))
+    rows = table(path)
+    assert sorted(done) == sorted((len(rows), student) for student in rows)
     assert snapshot(course) == before, "something of the teacher's, or another's hand-in, is not what it was"
     return rows
+
+
+def put(course, student, submission, name=NAME):
+    file = course / "submitted" / student / A / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(submission if isinstance(submission, str) else json.dumps(submission), encoding="utf-8")
 
 
 def snapshot(course):
@@ -74,6 +89,63 @@ def snapshot(course):
         str(path): (path.lstat().st_mode, path.read_bytes() if path.is_file() and not path.is_symlink() else b"")
         for path in files
     }
+
+
+@pytest.mark.parametrize("student", ["ann", "warnings"])
+def test_a_right_answer_has_all_points(student, graded):
+    assert float(graded[student]["score"]) == float(graded[student]["of"]) == FULL
+    assert graded[student]["notes"] == ""
+
+
+@pytest.mark.parametrize("student", ["blank", "overwritten_tests"])
+def test_who_wrote_nothing_has_none_whatever_the_tests_were_made_to_say(student, graded):
+    assert float(graded[student]["score"]) == 0
+
+
+LOST_THE_FIRST = (
+    "wrong", "deleted_test", "duplicated_test", "duplicated_answer", "endless_loop", "too_much_memory",
+    "changes_a_module", "reads_the_frame", "prints_millions_of_lines", "looks_for_the_solutions", "calls_out",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("student", LOST_THE_FIRST)
+def test_a_wrong_first_answer_costs_its_points_and_no_others(student, graded):
+    assert graded[student]["status"] == "graded"
+    lost = {name: float(graded[student][name]) for name in points(A)}
+    assert lost == points(A) | {"a2_line_test": 0}
+
+
+@pytest.mark.parametrize(
+    ("student", "note"),
+    [
+        ("deleted_test", "cell a2_line_test was deleted and put back"),
+        ("duplicated_test", "cell a2_line_test is there twice: the last one counts"),
+        ("duplicated_answer", "cell a2_line is there twice: the last one counts"),
+        ("reads_the_frame", "look at cell 6: _getframe"),
+        ("uses_the_library", "look at cell 6: imports linear_ranks"),
+        ("changes_a_module", "look at cell 6: changes math.floor"),
+        ("calls_out", "look at cell 6: socket"),
+        ("crash", "the kernel died: the code ends Python, crashes it, or wants too much memory"),
+        ("not_json", "a2_rank_schedule.ipynb can't be read: "),
+        ("wrong_name", "there is no a2_rank_schedule.ipynb, but untitled.ipynb"),
+    ],
+)
+def test_what_was_odd_is_said_in_the_table(student, note, graded):
+    assert note in graded[student]["notes"]
+
+
+@pytest.mark.parametrize("student", ["crash", "not_json", "wrong_name"])
+def test_what_can_not_be_graded_has_no_score(student, graded):
+    assert graded[student]["status"] == "not graded"
+    assert graded[student]["score"] == ""
+
+
+@pytest.mark.parametrize(
+    ("student", "said"),
+    [("looks_for_the_solutions", "found 0 files"), ("calls_out", "Network is unreachable|Connection refused")],
+)
+def test_a_kernel_sees_neither_solutions_nor_gradebook_nor_the_network(student, said, graded, course):
+    assert re.search(said, outputs(course, student))
 
 
 @pytest.mark.parametrize("student", FOLDERS)
@@ -98,16 +170,38 @@ def test_a_link_in_place_of_a_folder_is_no_hand_in(graded):
     assert "submitted/linked is a link, no folder" in graded["linked"]["notes"]
 
 
+def test_a_folder_whose_name_is_no_text_stops_nobody(graded):
+    assert graded[r"\udcff"]["status"] == "not graded"
+    assert "give it another one" in graded[r"\udcff"]["notes"]
+
+
 def test_a_late_hand_in_has_the_score_that_nbgrader_gives(graded, course):
-    nbgrader(course, "export", "--to", "all.csv")
-    with (course / "all.csv").open(encoding="utf-8") as file:
-        theirs = {
-            row["student_id"]: float(row["score"])
-            for row in csv.DictReader(file)
-            if row["student_id"] in ("ann", "late")
-        }
-    assert theirs == {student: float(graded[student]["score"]) for student in ("ann", "late")} == {"ann": 14, "late": 0}
+    theirs = exported(course)
+    for student, score in {"ann": FULL, "late": 0}.items():
+        assert theirs[student] == float(graded[student]["score"]) == score
     assert float(graded["late"]["late penalty"]) == 14
+
+
+def test_marks_given_by_hand_count_as_nbgrader_counts_them(graded, course):
+    from nbgrader.api import Gradebook
+
+    by_hand = {"a2_line_test": (1.5, None), "a2_cost_test": (None, 2.0)}  # fewer points than the test; some in addition
+    try:
+        mark(Gradebook, course, by_hand)
+        row = table(grading.grade(A, course))["wrong"]
+        assert [float(row["a2_line_test"]), float(row["a2_cost_test"])] == [1.5, 5]
+        assert float(row["score"]) == exported(course)["wrong"] == FULL - 4 + 1.5 + 2
+    finally:
+        mark(Gradebook, course, dict.fromkeys(by_hand, (None, None)))
+        grading.grade(A, course)
+
+
+def mark(gradebook, course, by_hand):
+    with gradebook(grading._database(course)) as opened:
+        for name, (manual, extra) in by_hand.items():
+            grade = opened.find_grade(name, A, A, "wrong")
+            grade.manual_score, grade.extra_credit = manual, extra
+        opened.db.commit()
 
 
 def test_no_file_of_the_code_is_left_and_no_temporary_one(graded, course):
@@ -181,6 +275,13 @@ def test_in_a_real_browser_nothing_of_a_learners_runs(feedback, tmp_path):
         assert not [name for name in names if name.startswith("on")]
         browser.close()
     assert not [url for url in asked if not url.startswith(("file:", "data:", "https://cdnjs.cloudflare.com/"))]
+
+
+def exported(course):
+    """Student -> score as nbgrader gives it."""
+    nbgrader(course, "export", "--to", "all.csv")
+    with (course / "all.csv").open(encoding="utf-8") as file:
+        return {row["student_id"]: float(row["score"]) for row in csv.DictReader(file)}
 
 
 def outputs(course, student):

@@ -183,6 +183,21 @@ def test_a_class_without_submissions_is_told_where_they_belong(tmp_path, capsys)
     assert "submitted/STUDENT/a9/a9.ipynb" in capsys.readouterr().err
 
 
+def test_a_course_in_a_folder_that_nbgrader_takes_for_a_pattern_is_told_so(tmp_path, capsys):
+    assert main(["assignments", "--release", str(tmp_path), "--course", str(tmp_path / "course [2026]")]) == 2
+    assert "in a path for a pattern: move or rename" in capsys.readouterr().err
+
+
+def test_the_name_of_a_folder_gives_a_terminal_no_orders(monkeypatch, tmp_path, capsys):
+    def grade(*_, on_done, **__):
+        on_done(1, {"student": "\x1b[31m\udcff", "status": "not graded", "notes": ["why"]})
+        return tmp_path
+
+    monkeypatch.setattr(classroom, "grade", grade)
+    assert main(["grade", "a9", "--course", str(tmp_path)]) == 0
+    assert r"'\x1b[31m\udcff': not graded: why" in capsys.readouterr().err
+
+
 def test_without_a_sandbox_it_says_what_to_do(monkeypatch):
     monkeypatch.setenv("PATH", "")
     with pytest.raises(

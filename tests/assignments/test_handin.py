@@ -49,6 +49,17 @@ def test_what_is_no_regular_file_is_left_out_with_a_note(kind, name, tmp_path):
     assert notes == [f"{name} is {' '.join(kind.split()[:2])}: left out"]
 
 
+@pytest.mark.parametrize("name", ["data.txt", NAME])
+def test_a_hard_link_is_left_out_with_a_note(name, tmp_path):
+    place = put_in(tmp_path)
+    (tmp_path / "secret").write_text("secret", encoding="utf-8")
+    (place / name).unlink(missing_ok=True)
+    os.link(tmp_path / "secret", place / name)
+    names, notes = taken(place, tmp_path)
+    assert name not in names
+    assert notes == [f"{name} is a hard link: left out, put a copy in its place if it is honest"]
+
+
 @pytest.mark.parametrize("up", [0, 1])
 def test_a_folder_that_is_a_link_is_refused(up, tmp_path):
     place = put_in(tmp_path / "submitted")
@@ -72,6 +83,21 @@ def test_too_large_files_and_too_many_are_left_out(tmp_path):
     assert len(names) <= handin.MOST_FILES
     assert "sparse" not in names
     assert notes[-1].endswith("more were left out")
+
+
+def test_a_folder_of_very_many_or_large_files_is_not_read_through(tmp_path, monkeypatch):
+    place = put_in(tmp_path)
+    for number in range(handin.MOST_FILES + 5):
+        (place / f"small{number:03}").write_text("x", encoding="utf-8")
+    for number in range(3):
+        with (place / f"sparse{number}").open("wb") as file:
+            file.truncate(handin.LARGEST - 1)
+    opened = []
+    _open = handin._open
+    monkeypatch.setattr(handin, "_open", lambda path: opened.append(path.name) or _open(path))
+    handin.digest(place)
+    assert len(opened) <= handin.MOST_FILES
+    assert not any(name.startswith("sparse") for name in opened), "the last of them, and too many by then"
 
 
 def test_what_editors_leave_beside_a_notebook_is_no_note(tmp_path):
@@ -112,6 +138,7 @@ UNREADABLE = {
     "source of numbers": _bomb(source=[1]),
     "source an object": _bomb(source={}),
     "a giant cell": _bomb(source="x" * 200_000),
+    "giants in all": json.dumps({"cells": [{"source": "x" * 90_000}] * 4}),
     "a giant number": '{"cells": ' + "9" * 10_000 + "}",
 }
 
@@ -205,6 +232,16 @@ def _bare_cells(submission):
     return submission
 
 
+def _vscode():
+    """As VS Code gives it back: other ids, a language for each cell, its own kernel."""
+    submission = perfect(A)
+    submission["metadata"] = {"kernelspec": {"name": "venv"}, "language_info": {"name": "python"}}
+    for number, cell in enumerate(submission["cells"]):
+        cell["id"] = f"{number:08x}"
+        cell["metadata"]["vscode"] = {"languageId": "python"}
+    return submission
+
+
 def _windows():
     submission = perfect(A)
     for cell in submission["cells"]:
@@ -216,6 +253,7 @@ def _windows():
     ("make", "notes"),
     [
         (_colab, []),
+        (_vscode, []),
         (_windows, []),
         (lambda: _bare_cells(perfect(A)),
          ["the marks of 10 cells were lost, as some editors do; known again by their text"]),

@@ -132,7 +132,7 @@ FORGED = {
     "other settings": lambda record: record.update(settings={"epochs": 3}),
     "settings of the key": lambda record: record["key"][4].update(learning_rate=0.1),
     "another method": lambda record: record["method"].update(ratio=0.5) if record["name"] == "mine" else None,
-    "another encoder": lambda record: record["key"].__setitem__(2, "roberta-base"),
+    "another encoder": lambda record: record["key"].__setitem__(7, "0" * 16),  # by its weights, whatever its name
     "other rows": lambda record: record["key"].__setitem__(6, "0" * 16),
 }  # fmt: skip
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from prilora_lite.teaching import sandbox
+from prilora_lite.teaching import confine, inside, sandbox
 
 try:
     sandbox.require()
@@ -54,6 +54,18 @@ found = {
     "host name": libc.sethostname(b"x", 1),
 }
 """,
+    "hidden memory": """
+import ctypes
+libc = ctypes.CDLL(None)
+found = {
+    "file": libc.memfd_create(b"x", 0),
+    "shared": libc.shmget(1, 4096, 0o1600),
+    "messages": libc.msgget(1, 0o1600),
+    "trace": libc.ptrace(0, 0, 0, 0),
+    "ring": libc.syscall(425, 1, 0),
+    "other numbers": libc.syscall(0x40000000 + 39) if os.uname().machine == "x86_64" else -1,
+}
+""",
     "writable": """
 found = []
 for folder in ("/", "/usr", "/etc", "/dev", "/handed_in", PACKAGE, PREFIX, "/proc/sys/kernel", "/root", "/home"):
@@ -64,7 +76,7 @@ for folder in ("/", "/usr", "/etc", "/dev", "/handed_in", PACKAGE, PREFIX, "/pro
         pass
 """,
     "shown": """
-found = [path for path in (COURSE, TESTS, SUBMITTED, "/etc/passwd", "/etc/shadow", "/run", "/var", "/sys")
+found = [path for path in (COURSE, TESTS, SUBMITTED, "/etc/passwd", "/etc/shadow", "/etc/ssl", "/run", "/var", "/sys")
          if os.path.exists(path)]
 """,
     "sizes": """
@@ -106,9 +118,24 @@ found = helper.VALUE
 found = open("data.txt").read()
 open("data.txt", "w").write("changed")
 """,
+    "out of memory": """
+found = int(open("/proc/self/oom_score_adj").read())
+try:
+    open("/proc/self/oom_score_adj", "w").write("0")
+    found = "changed"
+except OSError:
+    pass
+""",
     "limits": """
 import resource
-found = [resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_AS, resource.RLIMIT_NPROC, resource.RLIMIT_FSIZE)]
+found = [resource.getrlimit(kind)[0] for kind in (
+    resource.RLIMIT_AS, resource.RLIMIT_NPROC, resource.RLIMIT_FSIZE, resource.RLIMIT_NOFILE)]
+for kind in (resource.RLIMIT_AS, resource.RLIMIT_NPROC, resource.RLIMIT_CPU):
+    try:
+        resource.setrlimit(kind, (-1, -1))
+        found.append("raised")
+    except (OSError, ValueError):
+        pass
 """,
 }
 
@@ -165,6 +192,7 @@ def found(folder):
         ("writable", []),
         ("shown", []),
         ("terminal", []),
+        ("out of memory", 1000),
         ("network", []),
         ("own module", 7),
         ("own file", "as it was"),
@@ -175,12 +203,12 @@ def test_what_code_finds(probe, expected, found):
 
 
 def test_the_kernel_of_the_system_grants_nothing(found):
-    assert set(found["kernel calls"].values()) == {-1}
+    assert set(found["kernel calls"].values()) == set(found["hidden memory"].values()) == {-1}
 
 
 def test_memory_file_systems_and_processes_are_limited(found):
     assert sum(found["sizes"]) <= sandbox.TEMPORARY + sandbox.SHARED
-    assert found["limits"] == [sandbox.ADDRESSES, 2 * sandbox.PROCESSES, sandbox.TEMPORARY]
+    assert found["limits"] == [sandbox.ADDRESSES, 2 * sandbox.PROCESSES, sandbox.TEMPORARY, sandbox.FILES]
     assert found["other processes"] < 100
 
 
@@ -191,6 +219,43 @@ def test_what_was_handed_in_takes_no_modules_place(found):
 def test_what_was_handed_in_stays_and_nothing_else_is_left(found, folder):
     assert (folder / "handed_in" / "data.txt").read_text(encoding="utf-8") == "as it was"
     assert list((folder / "room").iterdir()) == []
+
+
+def test_where_a_control_group_can_be_made_the_system_holds_the_sums(tmp_path):
+    with confine.groups(2**30, 100) as made:
+        if not made:
+            pytest.skip("this account may not make a control group")
+        said = {file.name: file.read_text() for group in made for file in group.glob("*") if file.name in HELD}
+    assert {int(said[name]) for name in said if name.startswith("memory.")} == {2**30}
+    assert said["pids.max"] == "100\n"
+    assert not [group for group in made if group.exists()]
+
+
+HELD = ("memory.max", "memory.limit_in_bytes", "pids.max")
+
+
+@pytest.mark.parametrize(
+    ("own", "places"),
+    [
+        ("0::/user.slice/app\n", {"": "user.slice/app"}),
+        ("8:pids:/\n4:memory:/a/b\n1:cpu:/c\n0::/\n", {"pids": "pids", "memory": "memory/a/b", "": ""}),
+        ("8:pids:/../../x\n", {"pids": "../x"}),  # of a container, seen from within: nothing is made there
+        ("", {}),
+    ],
+)
+def test_control_groups_of_both_versions_are_found(own, places, tmp_path, monkeypatch):
+    (tmp_path / "cgroup.controllers").touch()
+    (tmp_path / "own").write_text(own, encoding="utf-8")
+    monkeypatch.setattr(confine, "GROUPS", tmp_path)
+    monkeypatch.setattr(confine, "OWN", tmp_path / "own")
+    found = {str(root.relative_to(tmp_path)).strip("."): place for root, place in confine._hierarchies()}
+    assert found == {root: Path(os.path.normpath(tmp_path / place)) for root, place in places.items()}
+
+
+def test_a_folder_that_is_no_control_group_is_left_as_it_was(tmp_path):
+    (tmp_path / "a").mkdir()
+    assert confine._make(tmp_path, tmp_path / "a", {"pids.max": 1}) is None
+    assert list(tmp_path.rglob("*")) == [tmp_path / "a"]
 
 
 LOOPS = {
@@ -209,6 +274,40 @@ def test_an_endless_loop_costs_its_own_cell_alone(loop, tmp_path):
     shown = run(tmp_path, *cells, tests=[1], timeout=3)
     assert shown[2].endswith("CellTimeoutError")
     assert shown[3] == "5 1\n", "the cells before were not there any more, or a test was run twice"
+
+
+def test_code_that_can_not_be_looked_through_costs_no_cell(monkeypatch):
+    """Looking takes too long, as with thousands of magics: the cells get another kernel, which is not busy with it."""
+    made = []
+
+    class Kernel:
+        def __init__(self, *_):
+            made.append([])
+
+        def run(self, source, timeout, outputs, *, history=True):
+            made[-1].append(source[:5])
+            if "look" in source:
+                raise inside.CellTimeoutError
+            return "ok"
+
+        def end(self):
+            made[-1].append("ended")
+
+    monkeypatch.setattr(inside, "Kernel", Kernel)
+    reports = []
+    cells = [{"source": "x = 1", "test": False}, {"source": "y = 2", "test": True}]
+    inside.run_cells({"cells": cells, "first": [], "timeout": 1, "look": {}}, "/tmp", reports.append)
+    assert made == [["print", "ended"], ["x = 1", "y = 2", "ended"]]
+    assert reports[0] == {"notes": [inside.UNSEEN]}
+    assert [report["cell"] for report in reports[1:]] == [0, 1]
+
+
+def test_of_thousands_of_outputs_the_first_are_kept_and_the_error_always(tmp_path):
+    code = (
+        "from IPython.display import display\nfor n in range(1000):\n    display({'text/plain': 'x'}, raw=True)\n1 / 0"
+    )
+    shown = run(tmp_path, code)
+    assert shown == ["ZeroDivisionError"]
 
 
 def test_a_loop_in_a_daemon_does_not_outlive_its_kernel(tmp_path):

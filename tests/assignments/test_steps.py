@@ -8,7 +8,7 @@ import pytest
 nbgrader = pytest.importorskip("nbgrader", reason="needs nbgrader: pip install '.[classroom]'")
 from nbgrader.utils import determine_grade  # noqa: E402
 
-from prilora_lite.teaching.steps import JudgeTests, harmless, harmless_markdown  # noqa: E402
+from prilora_lite.teaching.steps import Harmless, JudgeTests, harmless, harmless_markdown  # noqa: E402
 
 V4 = nbformat.v4
 ERROR = V4.new_output("error", ename="AssertionError", evalue="", traceback=[])
@@ -25,6 +25,7 @@ def value(text):
     [
         ([], 4), ([BAR], 4), ([value("3")], 3), ([value("4"), value("1")], 1), ([value("4"), ERROR], 0),
         ([BAR, value("4"), BAR, ERROR], 0), ([value("-1"), ERROR], 0), ([BAR, value("2")], 2),
+        ([value("5")], 4), ([value("nan")], 4), ([value("-3")], 4), ([value("5"), ERROR], 0),
     ],
 )  # fmt: skip
 def test_points_follow_the_error_then_the_last_value(outputs, points):
@@ -75,3 +76,17 @@ def test_plain_markdown_stays_what_it_is(source, shown):
 def test_html_made_to_take_for_ever_is_shown_as_text_or_cleaned(bomb):
     assert "<p><b><p>" not in harmless(bomb)
     assert len(harmless_markdown(bomb)) < 2 * 10**6 + 100_000 * 10
+
+
+def test_html_beyond_what_a_notebook_may_have_is_shown_as_text():
+    """Each output is short enough; together they would take a parser minutes."""
+    outputs = [V4.new_output("display_data", data={"text/html": "<b>bold</b>" + "x" * 15_000}) for _ in range(40)]
+    notebook = V4.new_notebook(
+        cells=[V4.new_code_cell("", outputs=outputs[:20]), V4.new_code_cell("", outputs=outputs[20:])]
+    )
+    for _ in range(2):  # the next notebook has as much room
+        cleaned, _ = Harmless().preprocess(nbformat.from_dict(dict(notebook)), {})
+        pages = [output.data["text/html"] for cell in cleaned.cells for output in cell.outputs]
+        assert pages[0].startswith("<b>bold</b>")
+        assert pages[-1].startswith("<pre>&lt;b&gt;bold")
+        notebook = V4.new_notebook(cells=[V4.new_code_cell("", outputs=outputs)])
