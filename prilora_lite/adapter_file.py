@@ -19,6 +19,21 @@ from prilora_lite.models.linear import linear_shape
 KEY, FORMAT = "prilora_lite", 2  # the metadata's one entry: safetensors keeps several in no fixed order
 
 
+def read_adapter(path: Path, model: nn.Module) -> tuple[PRILoRAConfig, dict[str, Tensor]]:
+    """The configuration and the tensors in a file that :func:`~.checkpoint.save_adapter` wrote.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a file of another kind, a damaged one, or one for another base model.
+    """
+    if path.is_dir() and (path / "adapter_config.json").is_file():
+        raise ValueError(f"{path} is a folder in PEFT's format: load_peft_adapter(model, {str(path)!r}) reads it")
+    metadata, tensors = read_tensors(path)
+    if KEY not in metadata:
+        raise ValueError(f"{path} is not an adapter of this library: its metadata has no entry {KEY!r}")
+    return read_description(metadata[KEY], tensors, model, path), tensors
+
+
 def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     """Metadata and tensors of a safetensors file.
 

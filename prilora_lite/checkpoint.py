@@ -9,14 +9,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from prilora_lite.adapt import adapt
-from prilora_lite.adapter_file import (
-    KEY,
-    check_all_is_stored,
-    check_tensors,
-    description,
-    read_description,
-    read_tensors,
-)
+from prilora_lite.adapter_file import KEY, check_all_is_stored, check_tensors, description, read_adapter
 from prilora_lite.config import PRILoRAConfig
 from prilora_lite.fingerprint import stored_parameters
 from prilora_lite.lora import LoRALinear
@@ -74,12 +67,7 @@ def load_adapter(model: nn.Module, path: str | Path) -> Report:
     """
     expect(nn.Module, model, "a model to load the adapter into")
     path = Path(path)
-    if path.is_dir() and (path / "adapter_config.json").is_file():
-        raise ValueError(f"{path} is a folder in PEFT's format: load_peft_adapter(model, {str(path)!r}) reads it")
-    metadata, tensors = read_tensors(path)
-    if KEY not in metadata:
-        raise ValueError(f"{path} is not an adapter of this library: its metadata has no entry {KEY!r}")
-    config = read_description(metadata[KEY], tensors, model, path)
+    config, tensors = read_adapter(path, model)
     return put_adapter(model, config, tensors, path)
 
 
