@@ -71,9 +71,11 @@ class Records:
 
     def by_run(self) -> dict[str, dict[str, Any]]:
         """The finished runs by what ``same`` gives for their keys; of two that are the same, the first."""
-        for record in self._read_on():
-            return {self._same(record["key"]): record} | self._by_run
-        return self._by_run
+        last = self._read_on()
+        for record in self._records[self._sorted :]:
+            self._by_run.setdefault(self._same(record["key"]), record)
+        self._sorted = len(self._records)
+        return {self._same(record["key"]): record for record in last} | self._by_run if last else self._by_run
 
     def append(self, record: dict[str, Any]) -> bool:
         """Add one line; see :func:`append_record`."""
@@ -100,6 +102,7 @@ class Records:
         self._records: list[dict[str, Any]] = []
         self._by_run: dict[str, dict[str, Any]] = {}
         self._bytes = self._lines = 0  # read so far, all of them whole lines
+        self._sorted = 0  # how many of the records are in _by_run
 
     def _read_on(self) -> list[dict[str, Any]]:
         """Read the whole lines that have been added; returns the run of a last line that has no end yet."""
@@ -112,9 +115,7 @@ class Records:
             file.seek(self._bytes)
             *whole, last = file.read().split(b"\n")
         for line in whole:
-            for record in self._parsed(line, self._lines + 1):
-                self._by_run.setdefault(self._same(record["key"]), record)
-                self._records.append(record)
+            self._records += self._parsed(line, self._lines + 1)
             self._lines, self._bytes = self._lines + 1, self._bytes + len(line) + 1
         return self._parsed(last, self._lines + 1, may_be_cut_off=True)
 
