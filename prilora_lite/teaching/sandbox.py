@@ -56,9 +56,11 @@ def require() -> None:
     if shutil.which("bwrap") is None:
         wrong = "bubblewrap is not installed (on Debian and Ubuntu: apt-get install bubblewrap)"
     else:
-        tried = ["bwrap", *SHIELD, "--ro-bind", "/usr", "/usr", "--ro-bind-try", "/lib", "/lib"]
-        tried += ["--ro-bind-try", "/lib64", "/lib64", "/usr/bin/true"]
-        done = subprocess.run(tried, capture_output=True, text=True, check=False)
+        with tempfile.TemporaryFile() as calls:
+            tried = ["bwrap", *_refusing(calls), *SHIELD, "--ro-bind", "/usr", "/usr", "--ro-bind-try", "/lib", "/lib"]
+            tried += ["--ro-bind-try", "/lib64", "/lib64", "/usr/bin/true"]
+            passed = [calls.fileno()]
+            done = subprocess.run(tried, capture_output=True, text=True, check=False, pass_fds=passed)
         if done.returncode == 0:
             return
         wrong = f"bubblewrap does not work here ({done.stderr.strip()}); version 0.8 or newer is needed"
@@ -66,6 +68,15 @@ def require() -> None:
         f"{wrong}, so learners' code would run with all your rights. Install it, or grade in a container or a "
         "throw-away account, where you say --unprotected"
     )
+
+
+def _refusing(calls: Any) -> list[str]:
+    """The option by which bubblewrap refuses calls to the system; their list is written into this open file."""
+    if (program := confine.call_filter()) is None:
+        return []
+    calls.write(program)
+    calls.seek(0)
+    return ["--seccomp", str(calls.fileno())]
 
 
 def python_path(course: Path) -> list[str]:
@@ -132,10 +143,7 @@ def run(
         if not protected:
             return _supervise(_inside(), room, stdin=asked, env=environment)
         arguments = command(handed_in, shown)
-        if (program := confine.call_filter()) is not None:
-            calls.write(program)
-            calls.seek(0)
-            arguments[1:1] = ["--seccomp", str(calls.fileno())]
+        arguments[1:1] = _refusing(calls)
         with confine.groups(MEMORY + TEMPORARY + SHARED, 2 * PROCESSES) as made:
             started = {"stdin": asked, "env": environment, "pass_fds": [calls.fileno()]}
             return _supervise(arguments, room, preexec_fn=confine.join(made), **started)
