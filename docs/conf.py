@@ -7,8 +7,9 @@ from sphinx.application import Sphinx
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-import prilora_lite
 from book.sources import line_of
+
+import prilora_lite
 
 project = "prilora-lite"
 author = "The prilora-lite authors"
@@ -28,6 +29,8 @@ myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3  # links to headings as on GitHub
 nb_execution_mode = "off"  # notebooks show what was committed with them
 nb_merge_streams = True
+nb_code_prompt_show = "Set-up cell"
+nb_code_prompt_hide = "Set-up cell"
 
 autodoc_typehints = "signature"
 autodoc_member_order = "bysource"

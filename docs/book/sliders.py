@@ -1,7 +1,7 @@
 """Sliders that need no kernel: a notebook's widget becomes plain HTML over pictures drawn while the book is built.
 
-A cell that shows an :class:`~prilora_lite.teaching.widgets.Explorer` is run, with the cells above it if it needs them, and
-its output is replaced: by the same controls, over what the same function draws for each of their values.
+A cell that shows an :class:`~prilora_lite.teaching.widgets.Explorer` is run, with the cells above it if it needs them.
+Its output becomes the same controls, over what the same function draws for each of their values.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def states(explorer: Explorer, folder: Path) -> Iterator[tuple[str | None, str]]
     names, values = list(explorer.controls), [stops(*entry) for entry in explorer.controls.items()]
     count = math.prod(map(len, values))
     if count > _MOST_STATES:
-        raise ValueError(f"a widget over {', '.join(names)} has {count} states: let a slider stop less often, in _STOPS")
+        raise ValueError(f"a widget over {names} has {count} states: let a slider stop less often, in _STOPS")
     folder.mkdir(parents=True, exist_ok=True)
     for combination in itertools.product(*values):
         try:
@@ -123,6 +123,7 @@ def to_html(explorer: Explorer, folder: Path, address: str, name: str) -> str:
         index = index * len(stop) + place
     picture, text = drawn[index]
     width, height = Image.open(folder / picture).size
+    image = f'src="{address}/{picture}" width="{width}" height="{height}" alt="{_alt(explorer.alt, text)}"'
     controls = "\n".join(
         _control(f"{name}-{key}", control, stop)
         for (key, control), stop in zip(explorer.controls.items(), values, strict=True)
@@ -133,7 +134,7 @@ def to_html(explorer: Explorer, folder: Path, address: str, name: str) -> str:
 {controls}
 </div>
 <p class="slider-text" aria-live="polite">{text}</p>
-<img class="slider-picture" src="{address}/{picture}" width="{width}" height="{height}" alt="{_alt(explorer.alt, text)}">
+<div class="slider-frame"><img class="slider-picture" {image}></div>
 <script type="application/json">{data}</script>
 </div>"""
 
@@ -156,7 +157,7 @@ def _alt(alt: str, text: str) -> str:
 
 
 def prepare(notebook: NotebookNode, folder: Path, address: str) -> None:
-    """Make a notebook ready for the book: sliders, texts of its pictures, and no badge, which is a picture from elsewhere.
+    """Make a notebook ready for the book: sliders, texts of its pictures, no badge, whose picture comes from elsewhere.
 
     Args:
         notebook: changed in place.

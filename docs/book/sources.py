@@ -62,7 +62,7 @@ def pages(app: Sphinx) -> Iterator[tuple[str, dict[str, str], str]]:
     for file in sorted(_PAGES):
         text = (_ROOT / file).read_text(encoding="utf-8")
         code = highlighter.highlight_block(text, _LANGUAGES[Path(file).suffix], lineanchors="L", linenos=False)
-        yield f"source/{file}", {"title": file, "body": f"<h1>{file}</h1>{code}"}, "page.html"
+        yield f"source/{file}", {"title": file, "body": f'<h1 class="source">{file}</h1>{code}'}, "page.html"
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
