@@ -193,7 +193,7 @@ class Slider:
     """A slider of the book, by the words of its label."""
 
     def __init__(self, page, label):
-        self.control = page.get_by_label(label)
+        self.control = page.get_by_role("slider", name=label).or_(page.get_by_role("combobox", name=label))
         self.box = page.locator(".slider").filter(has=self.control)
         self.text, self.picture = self.box.locator(".slider-text"), self.box.locator("img")
 
