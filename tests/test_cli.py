@@ -45,7 +45,10 @@ def test_the_help_waits_for_nothing_that_is_slow_to_load(tmp_path):
     assert said.splitlines()[-1] == "slow:"
 
 
-@pytest.mark.parametrize("command", ["ablate", "report", "ask", "record", "notebooks", "assignments", "grade"])
+COMMANDS = ["ablate", "report", "ask", "record", "notebooks", "handout", "assignments", "grade"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_a_commands_help_names_what_its_tables_hold(command, capsys):
     said = help_of(capsys, command)
     words = set(said.replace(",", " ").replace(";", " ").split())

@@ -94,7 +94,7 @@ def test_the_table_of_environments_is_that_of_the_file():
 
 def test_the_pins_lie_in_the_ranges_and_end_with_the_project():
     lines = [line for line in (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines() if line[0] != "#"]
-    assert lines[-1] == "-e .[lab,test,peft,classroom]"  # Ray is tested on Linux: it is pinned above for it alone
+    assert lines[-1] == "-e .[lab,test,peft,classroom,docs]"  # Ray is tested on Linux: it is pinned above for it alone
     pins = {r.name.lower().replace("_", "-"): r for r in map(Requirement, lines[:-1])}
     assert str(pins["torch"].specifier) == "==2.13.0"
     extras = PROJECT["optional-dependencies"]
@@ -104,6 +104,7 @@ def test_the_pins_lie_in_the_ranges_and_end_with_the_project():
         *extras["test"],
         *extras["peft"],
         *extras["classroom"],
+        *extras["docs"],
         *extras["ray"],
         *extras["paper"],
     ]:

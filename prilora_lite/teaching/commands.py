@@ -1,4 +1,4 @@
-"""The commands ``record``, ``notebooks``, ``assignments`` and ``grade``. What they need is imported as they run."""
+"""The commands from ``record`` to ``grade``. What they need is imported as they run."""
 
 from __future__ import annotations
 
@@ -34,6 +34,20 @@ def add_to(commands: argparse._SubParsersAction) -> None:
     notebooks.add_argument("paths", nargs="*", type=Path, metavar="FILE", help="default: all in the folder notebooks")
     notebooks.add_argument("--execute", action="store_true", help="run them and save their outputs")
     notebooks.set_defaults(run=_notebooks)
+
+    handout = commands.add_parser(
+        "handout",
+        help="write what learners get: notebooks or assignments, and the package",
+        description="Write a folder for learners: notebooks or assignments, the package as a wheel, and a page that "
+        "says how to begin, on Colab too. Run it in the repository's folder.",
+    )
+    handout.add_argument("kind", nargs="?", choices=("notebooks", "assignments"), default="notebooks")
+    handout.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="where to write")
+    handout.add_argument("--zip", action="store_true", help="also pack the folder into FOLDER.zip")
+    handout.add_argument(
+        "--course", type=Path, default=COURSE, metavar="FOLDER", help=f"of the assignments (default: {COURSE})"
+    )
+    handout.set_defaults(run=_handout)
 
     assignments = commands.add_parser(
         "assignments",
@@ -107,6 +121,14 @@ def _notebooks(options: argparse.Namespace) -> int:
     found += [line for path in paths for line in notebooks.stale(path)]
     print("\n".join(found) or f"{len(paths)} notebooks are fresh")
     return 1 if found else 0
+
+
+def _handout(options: argparse.Namespace) -> int:
+    from prilora_lite.teaching import handout
+
+    for path in handout.write(options.kind, options.output, options.course, zipped=options.zip):
+        print(path)
+    return 0
 
 
 def _assignments(options: argparse.Namespace) -> int:

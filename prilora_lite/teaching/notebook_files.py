@@ -6,6 +6,7 @@ import os
 import re
 import time
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -17,23 +18,29 @@ from nbformat import NotebookNode
 # `prilora-lite notebooks --execute` writes it into every notebook. While it is empty there are no badges.
 REPOSITORY = ""
 
+# On Colab it installs what SOURCE names, else the wheel beside the notebook, else the one that a dialog asks for. All
+# this stands in the cell, which runs where there is no package yet to import it from.
 _SETUP = """\
 # Set-up, the same in every notebook: on Colab it installs the package, elsewhere it only checks.
 import importlib.util
 import subprocess
 import sys
+from pathlib import Path
 
-SOURCE = "{source}"  # where to install from on Colab
+SOURCE = "{source}"  # for Colab: "git+https://...", or the folder of the wheel in your Drive, "drive/MyDrive/..."
 if importlib.util.find_spec("prilora_lite") is None:
     if "google.colab" not in sys.modules:
         raise ModuleNotFoundError("run `pip install -r requirements.txt`, then restart the kernel")
-    if not SOURCE:
-        raise RuntimeError('set SOURCE above to "git+https://..." of prilora-lite, and run again')
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", SOURCE], check=True)
-
-import prilora_lite
-
-print("prilora-lite is here:", prilora_lite.__version__)
+    if SOURCE.startswith("drive/"):
+        sys.modules["google.colab"].drive.mount(str(Path("drive").absolute()))
+    found = sorted(map(str, Path(SOURCE).glob("prilora_lite-*.whl")))[-1:] or [SOURCE] * bool(SOURCE)
+    print("installing", *found or ["the file prilora_lite-{version}-py3-none-any.whl, which you choose now"])
+    found = found or list(sys.modules["google.colab"].files.upload())
+    if SOURCE[:6] in ("", "drive/") and "prilora_lite-" not in "".join(found):
+        raise RuntimeError(f"found no prilora_lite-*.whl, only {{found}}: choose it, and run this cell again")
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", *found], check=True)
+version = importlib.import_module("prilora_lite").__version__
+print("prilora-lite is here:", version, *["(this notebook was made with {version})"] * (version != "{version}"))
 """
 
 
@@ -50,7 +57,8 @@ class _Client(NotebookClient):
 
 def setup_cell(repository: str = REPOSITORY) -> str:
     """The source of the set-up cell."""
-    return _SETUP.format(source=f"git+https://github.com/{repository}" if repository else "").rstrip("\n")
+    source = f"git+https://github.com/{repository}" if repository else ""
+    return _SETUP.format(source=source, version=version("prilora-lite")).rstrip("\n")
 
 
 def badge(path: Path, repository: str = REPOSITORY) -> str:

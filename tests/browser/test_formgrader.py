@@ -11,7 +11,7 @@ import pytest
 
 from tests.assignments.hostile_folders import A, hand_in
 from tests.assignments.submissions import COURSE
-from tests.browser.test_in_jupyterlab import CHROMIUM, FLAGS, playwright, wait_for
+from tests.browser.test_in_jupyterlab import wait_for
 
 nbgrader = pytest.importorskip("nbgrader.api", reason="needs nbgrader: pip install '.[classroom]'")
 
@@ -57,23 +57,21 @@ def server(course, tmp_path):
             process.wait()
 
 
-def test_in_the_formgrader_nothing_of_a_learners_runs(course, server):
+def test_in_the_formgrader_nothing_of_a_learners_runs(browser, course, server):
     with nbgrader.Gradebook(grading._database(course)) as gradebook:
         (submission,) = gradebook.assignment_submissions(A)
         page = f"{server}/formgrader/submissions/{submission.notebooks[0].id}/"
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        tab, asked = browser.new_page(), []
-        tab.on("request", lambda request: asked.append(request.url))
-        tab.route(re.compile(r"^https?://(?!127\.)"), lambda route: route.abort())
-        tab.goto(page)
-        notebook = tab.locator("div#notebook")
-        assert notebook.get_by_text("a cell", exact=True).count() == 1, "the learner's table is not shown"
-        for link in notebook.locator("a:visible").filter(has_text=re.compile("click|^x$")).all():
-            link.click(timeout=5_000)
-        assert tab.title() == A
-        assert notebook.locator("script, iframe, svg, object, embed, form").count() == 0
-        names = notebook.locator("*").evaluate_all("all => all.flatMap(e => e.getAttributeNames())")
-        assert not [name for name in names if name.startswith("on")]
-        browser.close()
+    tab, asked = browser.new_page(), []
+    tab.on("request", lambda request: asked.append(request.url))
+    tab.route(re.compile(r"^https?://(?!127\.)"), lambda route: route.abort())
+    tab.goto(page)
+    notebook = tab.locator("div#notebook")
+    assert notebook.get_by_text("a cell", exact=True).count() == 1, "the learner's table is not shown"
+    for link in notebook.locator("a:visible").filter(has_text=re.compile("click|^x$")).all():
+        link.click(timeout=5_000)
+    assert tab.title() == A
+    assert notebook.locator("script, iframe, svg, object, embed, form").count() == 0
+    names = notebook.locator("*").evaluate_all("all => all.flatMap(e => e.getAttributeNames())")
+    assert not [name for name in names if name.startswith("on")]
+    tab.close()
     assert not [url for url in asked if not url.startswith((server, "data:", "https://cdnjs.cloudflare.com/"))]

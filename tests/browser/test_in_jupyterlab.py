@@ -15,9 +15,6 @@ import nbformat
 import pytest
 
 ROOT = Path(__file__).parent.parent.parent
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
-FLAGS += ["--disable-component-update", "--disable-sync"]
 MINUTE = 60_000
 RUN_ALL = """async () => {
     const panel = window.jupyterapp.shell.currentWidget;
@@ -29,8 +26,6 @@ RUN_ALL = """async () => {
 }"""
 SHUT_DOWN = "async () => await window.jupyterapp.shell.currentWidget.sessionContext.shutdown()"
 
-if CHROMIUM is None:
-    pytest.skip("no Chromium on PATH: apt-get install chromium", allow_module_level=True)
 playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
 
 
@@ -85,14 +80,6 @@ def server(tmp_path_factory):
             process.wait()
 
 
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
-
-
 def write(page, answer):
     """Type an answer over the stub of its function, as a learner does."""
     (head,) = re.findall(r"^def \w+\(.*\):$", answer, re.M)
@@ -117,7 +104,7 @@ def solutions(name):
 
 
 @pytest.fixture
-def notebook(server, browser):
+def notebook(browser, server):
     """Open a notebook by its name, write some answers into it, and run all its cells; gives the page."""
     pages = []
 
