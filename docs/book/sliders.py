@@ -134,7 +134,7 @@ def to_html(explorer: Explorer, folder: Path, address: str, name: str) -> str:
 {controls}
 </div>
 <p class="slider-text" aria-live="polite">{text}</p>
-<div class="slider-frame"><img class="slider-picture" {image}></div>
+<img class="slider-picture" {image}>
 <script type="application/json">{data}</script>
 </div>"""
 

@@ -41,7 +41,10 @@ def add_to(commands: argparse._SubParsersAction) -> None:
         description="Write a folder for learners: notebooks or assignments, the package as a wheel, and a page that "
         "says how to begin, on Colab too. Run it in the repository's folder.",
     )
-    handout.add_argument("kind", nargs="?", choices=("notebooks", "assignments"), default="notebooks")
+    handout.add_argument(
+        "kind", nargs="?", choices=("notebooks", "assignments"), default="notebooks", metavar="KIND",
+        help="notebooks (default) or assignments",
+    )  # fmt: skip
     handout.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="where to write")
     handout.add_argument("--zip", action="store_true", help="also pack the folder into FOLDER.zip")
     handout.add_argument(
