@@ -27,6 +27,7 @@ from prilora_lite.experiments.finetune import check_encoder, finetune, result_re
 from prilora_lite.experiments.identity import method_as_json, same_run
 from prilora_lite.experiments.methods import METHODS, Method
 from prilora_lite.experiments.methods import configurations as configurations  # for notebooks: study.configurations
+from prilora_lite.experiments.stored import check_stored
 from prilora_lite.experiments.tasks import check_rows, get_task, load_rows
 from prilora_lite.shared.checks import check_seed
 from prilora_lite.shared.errors import expect, unknown
@@ -243,9 +244,12 @@ def read_runs(path: str | Path) -> list[dict[str, Any]]:
     """The finished runs of a study's file.
 
     Raises:
-        ValueError: a line that is not a run of a study.
+        ValueError: a line that is not a run of a study; the message names the run and what is wrong with it.
     """
-    return read_records(path, RECORD)
+    records = read_records(path, RECORD)
+    for record in records:
+        check_stored(path, record)
+    return records
 
 
 def _finished(output: Path) -> dict[str, dict[str, Any]]:

@@ -224,7 +224,7 @@ def _check(task: Task, split: str, data: Dataset) -> None:
         if bad is not None:
             raise ValueError(f"row {bad} of {task.name} {split} has no text in {column}: {data[column][bad]!r}")
     try:
-        labels = np.asarray(data["label"], dtype=np.float64)
+        labels = np.array([float(label) for label in data["label"]])  # a list of one number is none
     except (TypeError, ValueError):
         raise ValueError(f"the labels of {task.name} {split} must be numbers, got {data['label'][0]!r}") from None
     if not np.isfinite(labels).all():

@@ -181,6 +181,7 @@ class PRILoRACallback(SealCheckpoints, ExportableState):
     ) -> None:
         if self._model is None:
             return
+        best = args.load_best_model_at_end and state.best_model_checkpoint is not None  # which was pruned
         if args.load_best_model_at_end:
             self._restore_best(state)
         if self.pruner is None:
@@ -188,7 +189,7 @@ class PRILoRACallback(SealCheckpoints, ExportableState):
         self.pruner.detach()
         if self.pruner.steps == 0:
             logger.warning("PRILoRACallback: no optimizer step was made, so nothing was pruned")
-        elif self.pruner.pruned_at != self.pruner.steps and state.best_model_checkpoint is None:
+        elif self.pruner.pruned_at != self.pruner.steps and not best:
             logger.warning("PRILoRACallback: training was stopped early; pruned now, so evaluate and save once more")
             self.pruner.prune()
             self.pruned_after_evaluation = True
