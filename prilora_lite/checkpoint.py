@@ -26,6 +26,8 @@ KEY, FORMAT = "prilora_lite", 2  # the metadata's one entry: safetensors keeps s
 def save_adapter(model: nn.Module, path: str | Path) -> Path:
     """Write lora_A, lora_B, pooler and head of an adapted model to one safetensors file.
 
+    With them go the running means and variances of batch norms, which training moves, wherever they are.
+
     The file is moved to its place in one step, see :func:`~.shared.files.write_whole`: a crash leaves an older file
     whole.
 
@@ -106,10 +108,10 @@ def put_adapter(model: nn.Module, config: PRILoRAConfig, tensors: dict[str, Tens
     _check_tensors(tensors, expected_shapes(model, config), path)
     if current is None:
         adapt(model, config)
-    parameters = dict(model.named_parameters())
+    places = dict(model.named_parameters()) | dict(model.named_buffers())
     with torch.no_grad():
         for name, tensor in tensors.items():
-            parameters[name].copy_(tensor)
+            places[name].copy_(tensor)
     return report(model)
 
 
@@ -209,7 +211,8 @@ def _check_tensors(tensors: dict[str, Tensor], expected: dict[str, tuple[int, ..
                 f"{path} does not fit this model: {name} is {tuple(tensors[name].shape)} in the file, {shape} here"
                 + ("" if "lora" in name else "; a head needs the same number of labels")
             )
-        if not tensors[name].is_floating_point() or tensors[name].element_size() == 1:
+        is_a_count = name.endswith("num_batches_tracked")
+        if not (tensors[name].is_floating_point() or is_a_count) or tensors[name].element_size() == 1:
             raise ValueError(f"{path} holds {name} as {tensors[name].dtype}; weights are float32, float16 or bfloat16")
         if not tensors[name].double().isfinite().all():
             raise ValueError(f"{path} has NaN or infinity in {name}: the run that it was saved from had diverged")

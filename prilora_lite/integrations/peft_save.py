@@ -12,7 +12,7 @@ from torch import nn
 
 from prilora_lite.checkpoint import KEY, check_all_is_stored, description
 from prilora_lite.config import PRILoRAConfig
-from prilora_lite.fingerprint import stored_parameters
+from prilora_lite.fingerprint import running_statistics, stored_parameters
 from prilora_lite.integrations.model_card import model_card
 from prilora_lite.integrations.peft_names import CARD, WEIGHTS, peft, peft_name
 from prilora_lite.integrations.rank_patterns import patterns
@@ -55,7 +55,7 @@ def save_peft_adapter(
     Raises:
         TypeError: not a model, or not a path.
         ValueError: the model is not adapted, or is PEFT's own; parameters are trained that an adapter does not hold,
-            or a head has some outside of any module; or metrics that are not numbers.
+            a head has some outside of any module; a batch norm is in no head; or metrics that are not numbers.
         FileExistsError: the folder holds something.
         ModuleNotFoundError: PEFT is not installed.
         OSError: it can't be written.
@@ -104,6 +104,12 @@ def _lora_config(model: nn.Module, layers: dict[str, LoRALinear], config: PRILoR
         raise ValueError(
             f"{type(model).__name__} has parameters of its head outside of any module, which PEFT can't write: "
             "use save_adapter(model, path)"
+        )
+    outside = [name for name in running_statistics(model) if not name.startswith(tuple(f"{head}." for head in heads))]
+    if outside:
+        raise ValueError(
+            f"training has moved {outside[0]}, which is in no head, and PEFT writes what is in heads alone: use "
+            "save_adapter(model, path)"
         )
     return peft().LoraConfig(
         r=rank,

@@ -9,7 +9,7 @@ from transformers import EarlyStoppingCallback
 
 import prilora_lite.experiments.finetune as finetuning
 from prilora_lite import PRILoRACallback, PRILoRAConfig, ablate, evaluate, finetune, grid, load_adapter, load_encoder
-from prilora_lite.experiments.tasks import TASKS
+from prilora_lite.experiments.tasks import TASKS, compute_metrics
 from prilora_lite.experiments.trial import try_rows
 from tests.small_models import WORDS, write_encoder
 from tests.training import CONFIG, FAST, run
@@ -232,3 +232,12 @@ def test_what_no_run_could_be_made_with_is_refused_before_anything_is_loaded(cha
     monkeypatch.setattr(finetuning, "load_encoder", lambda *args: pytest.fail("an encoder was loaded"))
     with pytest.raises((ValueError, TypeError), match=message):
         finetune("cola", **change)
+
+
+@pytest.mark.parametrize(
+    ("task", "shape", "labels"),
+    [("cola", (4, 3), 4), ("cola", (4,), 4), ("cola", (3, 2), 4), ("mnli", (4, 2), 4), ("stsb", (4, 2), 4)],
+)
+def test_predictions_of_another_shape_have_no_metrics(task, shape, labels):
+    with pytest.raises(ValueError, match=r"needs labels of \(rows,\) and predictions of \(rows, \d\)"):
+        compute_metrics(task, np.zeros(shape), np.arange(labels) % 2)
