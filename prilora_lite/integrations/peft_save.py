@@ -53,7 +53,7 @@ def save_peft_adapter(
         The folder.
 
     Raises:
-        TypeError: not a model, or not a path.
+        TypeError: not a model, not a path, or not a name.
         ValueError: the model is not adapted, or is PEFT's own; parameters are trained that an adapter does not hold,
             a head has some outside of any module; a batch norm is in no head; or metrics that are not numbers.
         FileExistsError: the folder holds something.
@@ -71,6 +71,9 @@ def save_peft_adapter(
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"{folder} holds something already: give another folder, or remove it first")
+    for name, value in {"base_model": base_model, "task": task, "dataset": dataset}.items():
+        if not (value is None or isinstance(value, str)):
+            raise TypeError(f"{name} must be a name, or None if there is none, got {value!r:.80}")
     metrics = {} if metrics is None else metrics
     if not (isinstance(metrics, dict) and all(is_number(value) for value in metrics.values())):
         raise ValueError(f"metrics must be names and numbers, such as {{'accuracy': 0.8}}, got {metrics!r}")
