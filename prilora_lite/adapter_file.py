@@ -132,7 +132,8 @@ def check_tensors(tensors: dict[str, Tensor], model: nn.Module, config: PRILoRAC
                 f"{path} does not fit this model: {name} is {tuple(tensors[name].shape)} in the file, {shape} here"
                 + ("" if "lora" in name else "; a head needs the same number of labels")
             )
-        if not tensors[name].is_floating_point() or tensors[name].element_size() == 1:
+        is_a_count = name.endswith("num_batches_tracked")
+        if not (tensors[name].is_floating_point() or is_a_count) or tensors[name].element_size() == 1:
             raise ValueError(f"{path} holds {name} as {tensors[name].dtype}; weights are float32, float16 or bfloat16")
         if not tensors[name].double().isfinite().all():
             raise ValueError(f"{path} has NaN or infinity in {name}: the run that it was saved from had diverged")

@@ -21,6 +21,8 @@ from prilora_lite.shared.files import write_whole
 def save_adapter(model: nn.Module, path: str | Path) -> Path:
     """Write lora_A, lora_B, pooler and head of an adapted model to one safetensors file.
 
+    With them go the running means and variances of batch norms, which training moves, wherever they are.
+
     The file is moved to its place in one step, see :func:`~.shared.files.write_whole`: a crash leaves an older file
     whole.
 
@@ -93,8 +95,8 @@ def put_adapter(model: nn.Module, config: PRILoRAConfig, tensors: dict[str, Tens
     check_tensors(tensors, model, config, path)
     if current is None:
         adapt(model, config)
-    parameters = dict(model.named_parameters())
+    places = dict(model.named_parameters()) | dict(model.named_buffers())
     with torch.no_grad():
         for name, tensor in tensors.items():
-            parameters[name].copy_(tensor)
+            places[name].copy_(tensor)
     return report(model)

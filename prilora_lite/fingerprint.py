@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from prilora_lite.lora import LoRALinear
 from prilora_lite.models.heads import head_parameters
 
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # buffers of a batch norm
 # Fields of a model's configuration, whatever a family calls them: heads, norms' epsilons, activations, positions
 SETTINGS = re.compile(
     r"(^|_)heads?$|_eps(ilon)?$|(^|_)act(ivation)?(_fn|_function)?$|rope_theta$|position_embedding_type$"
@@ -21,13 +22,19 @@ SETTINGS = re.compile(
 
 
 def stored_parameters(model: nn.Module) -> dict[str, Tensor]:
-    """What a saved adapter holds, by name: lora_A and lora_B, pooler and head."""
+    """What a saved adapter holds, by name: lora_A and lora_B, pooler and head, and :func:`running_statistics`."""
     head = head_parameters(model)
-    return {
+    trained = {
         name: parameter
         for name, parameter in model.named_parameters()
         if name.endswith((".lora_A", ".lora_B")) or name in head
     }
+    return trained | running_statistics(model)
+
+
+def running_statistics(model: nn.Module) -> dict[str, Tensor]:
+    """What batch norms keep of their inputs, by name: every pass in training mode moves it, frozen or not."""
+    return {name: buffer for name, buffer in model.named_buffers() if name.rpartition(".")[2] in STATISTICS}
 
 
 def fingerprint(model: nn.Module) -> dict[str, Any]:

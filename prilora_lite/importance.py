@@ -110,7 +110,7 @@ def importance_rule(rule: str | Callable[..., Tensor]) -> Callable[..., Tensor]:
         ValueError: an unknown name, or a function with a parameter that no rule is given.
     """
     if isinstance(rule, str) or not callable(rule):
-        if rule not in IMPORTANCE_RULES:
+        if rule not in list(IMPORTANCE_RULES):
             raise unknown("importance rule", rule, IMPORTANCE_RULES)
         return IMPORTANCE_RULES[rule]
     foreign = [name for name in inspect.signature(rule).parameters if name not in INPUTS]

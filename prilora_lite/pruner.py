@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from prilora_lite.config import PRILoRAConfig
 from prilora_lite.importance import importance, keep_mask, needs
-from prilora_lite.models.layers import configuration_of, lora_layers, unwrapped
+from prilora_lite.models.layers import check_patterns, configuration_of, lora_layers, unwrapped
 from prilora_lite.models.listener import Listener
 from prilora_lite.shared.errors import unknown
 
@@ -47,8 +47,8 @@ class Pruner:
 
     Raises:
         TypeError: not a model.
-        ValueError: no layer to prune, a value out of range, or weights that FSDP, DeepSpeed or ``nn.DataParallel``
-            splits, copies or replicates.
+        ValueError: no layer to prune, a value out of range, ranks that PEFT gave to no layer, or weights that FSDP,
+            DeepSpeed or ``nn.DataParallel`` splits, copies or replicates.
 
     Source: PRILoRA (Benedek & Wolf 2024) prunes A throughout training; interval, regrowth and ratio are our reading.
     """
@@ -71,6 +71,7 @@ class Pruner:
             raise ValueError(
                 "the model has no LoRALinear to prune, and no LoRA of PEFT's that is active; adapt(model, config) first"
             )
+        check_patterns(model, self.layers)
         given = {
             "ratio": ratio, "interval": interval, "decay": decay, "importance": importance, "scope": scope,
             "regrow": regrow, "seed": seed,

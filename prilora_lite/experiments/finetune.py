@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from datasets import Dataset
 from torch import nn
@@ -29,6 +30,7 @@ from prilora_lite.experiments.loop import (
     curve_of,
     evaluation_sets,
     in_order,
+    judged_by,
     metrics_in,
     schedule,
     show_progress,
@@ -38,10 +40,11 @@ from prilora_lite.experiments.saving import claim, save_trained, writing
 from prilora_lite.experiments.tasks import Task, get_task, load_rows
 from prilora_lite.experiments.tokens import check_length, tokenize
 from prilora_lite.experiments.trainable import METHODS_BY_NAME, count, make_trainable
-from prilora_lite.integrations.trainer import RunIsFinished, SealCheckpoints, latest_checkpoint
+from prilora_lite.experiments.trial import try_out
+from prilora_lite.integrations.trainer import PRILoRACallback, RunIsFinished, SealCheckpoints, latest_checkpoint
 from prilora_lite.integrations.trainer_arguments import SEVERAL_GPUS
 from prilora_lite.report import Report
-from prilora_lite.shared.checks import check_seed
+from prilora_lite.shared.checks import check_seed, is_integer
 from prilora_lite.shared.errors import expect
 
 
@@ -115,7 +118,8 @@ def finetune(
             natively.
         device: ``cpu`` to stay there; default: CUDA, else MPS, else CPU.
         progress: show a progress bar.
-        callbacks: your own, called after PRILoRA's: to watch a run, or to stop it by ``should_training_stop``.
+        callbacks: your own, called after PRILoRA's: to watch a run, or to stop it by ``should_training_stop``, as
+            transformers' ``EarlyStoppingCallback`` does by the task's main metric. The result is that of the last step.
 
     Returns:
         The run's :class:`Result`. Its metrics are those of the saved file.
@@ -125,7 +129,9 @@ def finetune(
         OSError: rows or an encoder that are not available, or an output that can't be written.
         RuntimeError: a checkpoint that can't be resumed from, or several GPUs in one process.
     """
-    _check_arguments(method, seed, output_dir, bool(save_steps or resume), settings)
+    _check_arguments(method, seed, output_dir, save_steps, resume, settings)
+    _check_callbacks(callbacks)
+    pick_precision(precision, str(encoder), device)
     glue, callbacks = get_task(task), list(callbacks)
     encoder, settings = str(encoder), settings or settings_for(str(encoder), task, method)
     method = PRILoRAConfig(alpha=settings.alpha) if method is None else method
@@ -142,11 +148,12 @@ def finetune(
     tokenized = {
         split: tokenize(data[split], glue, tokenizer, settings.max_length) for split in ("train", *glue.splits)
     }
+    try_out(model, tokenizer, glue, tokenized, settings.max_length)
     with _kept_or_temporary(output_dir) as folder:
         claim(folder, described(key), resume)
-        arguments = TrainingArguments(
-            str(folder), **schedule(settings, seed, save_steps), **common_arguments(precision, encoder, device)
-        )
+        judged = judged_by(glue) if callbacks else {}
+        plan_of_run = schedule(settings, seed, save_steps) | common_arguments(precision, encoder, device) | judged
+        arguments = TrainingArguments(str(folder), **plan_of_run)
         if arguments.n_gpu > 1:
             raise RuntimeError(SEVERAL_GPUS.format(arguments.n_gpu))
         timer = StepTimer()
@@ -209,7 +216,11 @@ def evaluate(
     glue = get_task(task)
     data = check_rows(glue, rows) if isinstance(rows, Mapping) else load_rows(glue, rows)
     encoder = getattr(model, "prilora_encoder", "")
-    max_length = max_length or settings_for(encoder, task).max_length
+    if not hasattr(getattr(model, "config", None), "num_labels"):
+        raise ValueError(f"{type(model).__name__} is no classifier of transformers': load_encoder gives one")
+    max_length = settings_for(encoder, task).max_length if max_length is None else max_length
+    if not is_integer(max_length, least=4):
+        raise ValueError(f"max_length must be an integer of at least 4, got {max_length!r}")
     check_length(model, max_length)
     if model.config.num_labels != glue.num_labels:
         raise ValueError(f"the model's head has {model.config.num_labels} outputs, but {task} needs {glue.num_labels}")
@@ -220,6 +231,7 @@ def evaluate(
             "labels are in the model's order, and rows with names for labels"
         )
     tokenized = {split: tokenize(data[split], glue, tokenizer, max_length) for split in glue.splits}
+    try_out(model, tokenizer, glue, tokenized, max_length)
     with tempfile.TemporaryDirectory(prefix="prilora-") as folder:
         arguments = TrainingArguments(folder, **common_arguments(precision, encoder, device))
         trainer = GlueTrainer(model, arguments, glue, tokenizer)
@@ -247,19 +259,42 @@ def check_encoder(
     check_length(model, settings.max_length)
     for config in configs:
         plan(model, config)
-    tokenize(rows["train"].select(range(min(100, len(rows["train"])))), glue, tokenizer, settings.max_length)
+    some = {"train": _some(rows["train"], glue)} | {split: rows[split] for split in glue.splits}
+    tokenized = {split: tokenize(data, glue, tokenizer, settings.max_length) for split, data in some.items()}
+    try_out(model, tokenizer, glue, tokenized, settings.max_length)
+
+
+def _some(data: Dataset, task: Task) -> Dataset:
+    """The first hundred rows, and the ten with the longest texts."""
+    letters = sum(np.array([len(text) for text in data[column]]) for column in task.columns)
+    return data.select(sorted({*range(min(100, len(data))), *np.argsort(letters)[-10:].tolist()}))
 
 
 def _check_arguments(
-    method: object, seed: int, output_dir: str | Path | None, keeps_checkpoints: bool, settings: object
+    method: object, seed: int, output_dir: str | Path | None, save_steps: object, resume: bool, settings: object
 ) -> None:
     if not (method is None or isinstance(method, PRILoRAConfig) or method in METHODS_BY_NAME):
         raise ValueError(f"method must be a PRILoRAConfig or one of {', '.join(METHODS_BY_NAME)}, got {method!r}")
+    if isinstance(method, PRILoRAConfig):
+        method_as_json(method)  # it is written down with the run
     check_seed(seed)
-    if keeps_checkpoints and output_dir is None:
+    if save_steps is not None and not is_integer(save_steps, least=1):
+        raise ValueError(f"save_steps must be an integer of at least 1, got {save_steps!r}")
+    if (save_steps or resume) and output_dir is None:
         raise ValueError("save_steps and resume need an output_dir to keep checkpoints in")
     if not (settings is None or isinstance(settings, Settings)):
         raise ValueError(f"settings must be Settings(...) or None for the preset's, got {settings!r}")
+
+
+def _check_callbacks(callbacks: object) -> None:
+    for callback in list(callbacks):
+        kind = callback if isinstance(callback, type) else type(callback)
+        if not issubclass(kind, TrainerCallback):
+            raise TypeError(f"expected callbacks derived from transformers' TrainerCallback, got {callback!r}")
+        if issubclass(kind, PRILoRACallback):
+            raise ValueError(
+                "finetune has its own PRILoRACallback: leave yours out, and give method=PRILoRAConfig(...)"
+            )
 
 
 @contextlib.contextmanager

@@ -24,6 +24,7 @@ from transformers import (
 from prilora_lite.experiments.device import PROCESS, PROCESSES, pick_device, pick_precision
 from prilora_lite.experiments.encoders import Settings
 from prilora_lite.experiments.tasks import Task, compute_metrics
+from prilora_lite.experiments.trial import logits_of
 from prilora_lite.shared.checks import check_seed
 
 
@@ -93,6 +94,7 @@ class GlueTrainer(Trainer):
             arguments,
             data_collator=DataCollatorWithPadding(tokenizer),
             compute_metrics=lambda output: compute_metrics(task, output.predictions, output.label_ids),
+            preprocess_logits_for_metrics=lambda predictions, labels: logits_of(predictions),
             **options,
         )
         # Trainer assumes that a forward with **kwargs sums its loss, and multiplies it by the number of processes; ours
@@ -162,6 +164,11 @@ def show_progress(trainer: Trainer, progress: bool) -> None:
         trainer.add_callback(Progress)
 
 
+def judged_by(task: Task) -> dict[str, Any]:
+    """By which metric a callback may choose and stop, in the words of TrainingArguments: the task's main one."""
+    return {"metric_for_best_model": names_of_metrics(task)[0], "greater_is_better": True}
+
+
 def schedule(settings: Settings, seed: int, save_steps: int | None) -> dict[str, Any]:
     """How long and how fast to train, and when to evaluate and save, in the words of TrainingArguments."""
     return {
@@ -218,8 +225,13 @@ def metrics_in(log: dict[str, float]) -> dict[str, float]:
 
 def in_order(metrics: dict[str, float], task: Task) -> dict[str, float]:
     """Validation splits and metrics in the task's order: a log that went through a checkpoint is sorted by name."""
+    return {name: metrics[name] for name in names_of_metrics(task)}
+
+
+def names_of_metrics(task: Task) -> list[str]:
+    """The names of a task's metrics in a log, the main one first: where there are several splits, each with its own."""
     splits = [split.removeprefix("validation_") + "_" for split in task.splits] if len(task.splits) > 1 else [""]
-    return {split + metric: metrics[split + metric] for split in splits for metric in task.metrics}
+    return [split + metric for split in splits for metric in task.metrics]
 
 
 def curve_of(log_history: list[dict[str, float]], task: Task) -> list[dict[str, float]]:

@@ -27,6 +27,7 @@ from prilora_lite.experiments.identity import KEY, digest_of, method_as_json, ro
 from prilora_lite.experiments.methods import METHODS, Method
 from prilora_lite.experiments.methods import configurations as configurations  # for notebooks: study.configurations
 from prilora_lite.experiments.rows import check_rows
+from prilora_lite.experiments.stored import check_stored
 from prilora_lite.experiments.tasks import Task, get_task, load_rows, task_as_json
 from prilora_lite.shared.checks import check_seed
 from prilora_lite.shared.errors import expect, unknown
@@ -257,9 +258,12 @@ def read_runs(path: str | Path) -> list[dict[str, Any]]:
     """The finished runs of a study's file.
 
     Raises:
-        ValueError: a line that is not a run of a study.
+        ValueError: a line that is not a run of a study; the message names the run and what is wrong with it.
     """
-    return read_records(path, RECORD)
+    records = read_records(path, RECORD)
+    for record in records:
+        check_stored(path, record)
+    return records
 
 
 def _records_of(output: Path) -> Records:
@@ -269,6 +273,8 @@ def _records_of(output: Path) -> Records:
         ValueError: runs of an older version, whose keys do not say which encoder they were made with.
     """
     records = Records(output, RECORD, same_run)
+    for record in records.read():
+        check_stored(output, record)
     older = sum(len(record["key"]) < len(KEY) for record in records.read())
     if older:
         raise ValueError(

@@ -122,7 +122,7 @@ def compute_metrics(task: str | Task, predictions: ArrayLike, labels: ArrayLike)
 
     Raises:
         TypeError: predictions or labels that are not numbers.
-        ValueError: an unknown task, predictions that are not finite, or not as many of them as labels.
+        ValueError: an unknown task, predictions that are not finite, or of another shape than the labels ask for.
     """
     task = get_task(task)
     try:
@@ -131,6 +131,12 @@ def compute_metrics(task: str | Task, predictions: ArrayLike, labels: ArrayLike)
         raise ValueError(f"predictions must be finite numbers: {error}") from error
     if not np.isfinite(predictions).all():
         raise ValueError(f"the model predicts NaN or infinity on {task.name}: it diverged; lower the learning rate")
+    shapes = [(len(labels), task.num_labels)] + ([] if task.labels else [(len(labels),)])
+    if labels.ndim != 1 or predictions.shape not in shapes:
+        raise ValueError(
+            f"{task.name} needs labels of (rows,) and predictions of (rows, {task.num_labels}), got {labels.shape} and "
+            f"{predictions.shape}"
+        )
     predicted = predictions.argmax(axis=-1) if task.labels else predictions.reshape(len(labels))
     values: dict[str, float] = {}
     for metric in task.metrics:

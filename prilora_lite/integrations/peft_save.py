@@ -12,7 +12,7 @@ from torch import nn
 
 from prilora_lite.adapter_file import KEY, check_all_is_stored, description
 from prilora_lite.config import PRILoRAConfig
-from prilora_lite.fingerprint import stored_parameters
+from prilora_lite.fingerprint import running_statistics, stored_parameters
 from prilora_lite.integrations.model_card import model_card
 from prilora_lite.integrations.peft_names import CARD, WEIGHTS, peft, peft_name
 from prilora_lite.integrations.rank_patterns import patterns
@@ -54,9 +54,9 @@ def save_peft_adapter(
         The folder.
 
     Raises:
-        TypeError: not a model, or not a path.
+        TypeError: not a model, not a path, or not a name.
         ValueError: the model is not adapted, or is PEFT's own; parameters are trained that an adapter does not hold,
-            or a head has some outside of any module; or metrics that are not numbers.
+            a head has some outside of any module; a batch norm is in no head; or metrics that are not numbers.
         FileExistsError: the folder holds something.
         ModuleNotFoundError: PEFT is not installed.
         OSError: it can't be written.
@@ -72,6 +72,9 @@ def save_peft_adapter(
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"{folder} holds something already: give another folder, or remove it first")
+    for name, value in {"base_model": base_model, "task": task, "dataset": dataset}.items():
+        if not (value is None or isinstance(value, str)):
+            raise TypeError(f"{name} must be a name, or None if there is none, got {value!r:.80}")
     metrics = {} if metrics is None else metrics
     if not (isinstance(metrics, dict) and all(is_number(value) for value in metrics.values())):
         raise ValueError(f"metrics must be names and numbers, such as {{'accuracy': 0.8}}, got {metrics!r}")
@@ -105,6 +108,12 @@ def _lora_config(model: nn.Module, layers: dict[str, LoRALinear], config: PRILoR
         raise ValueError(
             f"{type(model).__name__} has parameters of its head outside of any module, which PEFT can't write: "
             "use save_adapter(model, path)"
+        )
+    outside = [name for name in running_statistics(model) if not name.startswith(tuple(f"{head}." for head in heads))]
+    if outside:
+        raise ValueError(
+            f"training has moved {outside[0]}, which is in no head, and PEFT writes what is in heads alone: use "
+            "save_adapter(model, path)"
         )
     return peft().LoraConfig(
         r=rank,

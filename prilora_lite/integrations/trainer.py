@@ -18,7 +18,7 @@ from prilora_lite.config import PRILoRAConfig
 from prilora_lite.integrations.trained import TRAINED, digests, keep_what_is_lacking, restore, trained
 from prilora_lite.integrations.trainer_arguments import check_checkpoints, check_processes
 from prilora_lite.lora import LoRALinear
-from prilora_lite.models.layers import PeftLayer, configuration_of, lora_layers
+from prilora_lite.models.layers import PeftLayer, check_patterns, configuration_of, lora_layers
 from prilora_lite.pruner import Pruner
 from prilora_lite.shared.files import sha256_of, write_whole
 
@@ -133,6 +133,7 @@ class PRILoRACallback(SealCheckpoints, ExportableState):
                 "before making the Trainer"
             )
         self._check_callbacks(state)
+        check_patterns(model, layers)
         config = self._settled_config(model)
         if not any(layer.lora_A.requires_grad for layer in layers.values()):
             raise RuntimeError(
@@ -181,6 +182,7 @@ class PRILoRACallback(SealCheckpoints, ExportableState):
     ) -> None:
         if self._model is None:
             return
+        best = args.load_best_model_at_end and state.best_model_checkpoint is not None  # which was pruned
         if args.load_best_model_at_end:
             self._restore_best(state)
         if self.pruner is None:
@@ -188,7 +190,7 @@ class PRILoRACallback(SealCheckpoints, ExportableState):
         self.pruner.detach()
         if self.pruner.steps == 0:
             logger.warning("PRILoRACallback: no optimizer step was made, so nothing was pruned")
-        elif self.pruner.pruned_at != self.pruner.steps and state.best_model_checkpoint is None:
+        elif self.pruner.pruned_at != self.pruner.steps and not best:
             logger.warning("PRILoRACallback: training was stopped early; pruned now, so evaluate and save once more")
             self.pruner.prune()
             self.pruned_after_evaluation = True

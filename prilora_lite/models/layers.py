@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from torch import nn
@@ -85,6 +86,26 @@ def lora_layers(model: nn.Module) -> dict[str, LoRALinear | PeftLayer]:
             f"model.set_adapter({min(adapters)!r})"
         )
     return found
+
+
+def check_patterns(model: nn.Module, layers: dict[str, LoRALinear | PeftLayer]) -> None:
+    """Raise ValueError if PEFT was given ranks for other names than the model's, which it passes over in silence.
+
+    Args:
+        model: adapted by PEFT or not.
+        layers: its :func:`lora_layers`.
+    """
+    configs = getattr(model, "peft_config", None) or {}
+    for adapter in {layer.adapter for layer in layers.values() if isinstance(layer, PeftLayer)} & set(configs):
+        names = [name.removeprefix("base_model.model.") for name in layers]
+        for pattern in ("rank_pattern", "alpha_pattern"):
+            keys = getattr(configs[adapter], pattern, None) or {}
+            if keys and not any(re.match(rf"(.*\.)?({key})$", name) for key in keys for name in names):
+                raise ValueError(
+                    f"PEFT's {pattern} has {next(iter(keys))!r} and {len(keys) - 1} more, but the adapted layers are "
+                    f"called {names[0]!r} and the like, so none of them has the rank that it was to have: call "
+                    "rank_pattern_for with the very model that get_peft_model is given, before it is"
+                )
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

@@ -692,3 +692,11 @@ def test_the_own_configuration_travels_in_the_weights_metadata(tmp_path):
     with safe_open(folder / "adapter_model.safetensors", framework="pt") as file:
         assert set(file.metadata()) == {"format", "prilora_lite"}
     assert not any(isinstance(module, LoRALinear) for module in build("bert").modules())
+
+
+@pytest.mark.parametrize("what", [{"task": ("a", "b")}, {"dataset": ["glue"]}, {"base_model": 3}, {"task": {}}])
+def test_names_for_the_card_are_text(what, tmp_path):
+    model = build("bert")
+    adapt(model, PRILoRAConfig(2, 4))
+    with pytest.raises(TypeError, match=f"{next(iter(what))} must be a name"):
+        save_peft_adapter(model, tmp_path / "adapter", **what)

@@ -110,3 +110,13 @@ def test_a_mistyped_setting_gets_the_nearest_name():
 def test_values_out_of_range_are_refused(fields, message):
     with pytest.raises(ValueError, match=message):
         PRILoRAConfig(**fields)
+
+
+@pytest.mark.parametrize("value", [[], {}, {"linear"}, [[1]], 1.5, None])
+def test_a_name_that_is_none_is_a_plain_error(value):
+    """A list or a dictionary can't be looked up in a table."""
+    for field in ("importance", "scope", "scaling"):
+        with pytest.raises(ValueError, match=r"unknown|must be"):
+            PRILoRAConfig(**{field: value})
+    with pytest.raises(ValueError, match=r"unknown schedule|must be one integer"):
+        PRILoRAConfig(ranks=value)

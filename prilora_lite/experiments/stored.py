@@ -1,0 +1,87 @@
+"""Whether a line of a study's file has the form that ``ablate`` writes: every reader of runs relies on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from prilora_lite.config import PRILoRAConfig
+from prilora_lite.experiments.encoders import Settings
+from prilora_lite.shared.errors import unknown
+
+COUNTS = ("adapter", "adapter_nonzero", "head", "head_nonzero", "base")
+
+
+def settings_from(stored: dict[str, Any]) -> Settings:
+    """Stored settings as they are used; what an older record lacks has its default.
+
+    Raises:
+        ValueError: a setting that does not exist (the message names those that do), or a value out of range.
+    """
+    names = [field.name for field in fields(Settings)]
+    for name in stored:
+        if name not in names:
+            raise unknown("setting", name, names)
+    return Settings(**stored)
+
+
+def check_stored(path: str | Path, record: dict[str, Any]) -> None:
+    """Raise ValueError, which names the run and what is wrong with it, if a reader of runs could not use a record."""
+    for part, (is_right, expected) in _PARTS.items():
+        problem = None
+        try:
+            if not is_right(record[part]):
+                problem = f"expected {expected}, got {record[part]!r:.80}"
+        except (ValueError, TypeError) as error:
+            problem = str(error)
+        if problem:
+            raise ValueError(
+                f"{path}: {part} of the run {record['task']!r}, {record['name']!r}, seed {record['seed']!r} can't be "
+                f"read: {problem}. A newer version wrote it, or it was changed by hand: mend or remove its line"
+            )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _are_metrics(value: Any) -> bool:
+    return isinstance(value, dict) and bool(value) and all(map(_is_number, value.values()))
+
+
+def _are_counts(value: Any) -> bool:
+    return isinstance(value, dict) and all(_is_number(value.get(name)) for name in COUNTS)
+
+
+def _are_settings(value: Any) -> bool:
+    return isinstance(value, dict) and settings_from(value) is not None
+
+
+def _is_key(value: Any) -> bool:
+    return isinstance(value, list) and len(value) > 4 and _are_settings(value[4])
+
+
+def _is_method(value: Any) -> bool:
+    return isinstance(value, str) or PRILoRAConfig.from_dict(value) is not None
+
+
+# The parts of a record that readers look into: a check, and what it expects in words
+_PARTS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "task": (lambda value: isinstance(value, str), "a task's name"),
+    "name": (lambda value: isinstance(value, str), "a method's name"),
+    "encoder": (lambda value: isinstance(value, str), "an encoder's name"),
+    "seed": (lambda value: isinstance(value, int) and not isinstance(value, bool), "a whole number"),
+    "metrics": (_are_metrics, "numbers by the names of metrics, at least one"),
+    "counts": (_are_counts, f"numbers for {', '.join(COUNTS)}"),
+    "settings": (_are_settings, "settings by their names"),
+    "key": (_is_key, "a list with task, seed, encoder, method, settings, precision and what else the run depends on"),
+    "method": (_is_method, "a method's name or a configuration"),
+    "curve": (lambda value: isinstance(value, list), "a list of evaluations"),
+    "pruning": (lambda value: isinstance(value, list), "a list of prunes"),
+    "steps": (_is_number, "a number"),
+    "seconds": (_is_number, "a number"),
+    "seconds_per_step": (_is_number, "a number"),
+    "environment": (lambda value: isinstance(value, dict), "versions by the names of packages"),
+}
