@@ -37,41 +37,49 @@ class InputNorms:
         self.mean_square: Tensor | None = None  # s, once folded
 
     def add(self, x: Tensor, rows: Tensor | None = None) -> None:
-        """Count one input x (..., n); ``rows`` are the places of its real tokens when flattened, None if all are."""
+        """Count one input x (..., n); ``rows`` says which of its tokens are real, see :func:`sum_of_squares`."""
         self.add_sum(*sum_of_squares(x, rows))
 
     @torch.no_grad()
-    def add_sum(self, squares: Tensor, tokens: int) -> None:
+    def add_sum(self, squares: Tensor, tokens: int | Tensor) -> None:
         """Count what :func:`sum_of_squares` gave for an input."""
-        self.squares = self.squares.to(squares) + squares
-        self.tokens = self.tokens.to(squares.device) + tokens
+        if (self.squares.dtype, self.squares.device) != (squares.dtype, squares.device):
+            self.squares, self.tokens = self.squares.to(squares), self.tokens.to(squares.device)
+        self.squares.add_(squares)  # in place, like the buffers of batch norm: one graph when compiled
+        self.tokens.add_(tokens)
 
     @torch.no_grad()
     def fold(self, decay: float) -> None:
         """Fold what was counted since the last time, at least one token, into the moving average; count anew."""
         q = self.squares / self.tokens
         self.mean_square = q if self.mean_square is None else decay * self.mean_square + (1 - decay) * q
-        self.squares, self.tokens = torch.zeros_like(self.squares), torch.zeros_like(self.tokens)
+        self.squares.zero_()
+        self.tokens.zero_()
 
 
 @torch.no_grad()
-def sum_of_squares(x: Tensor, rows: Tensor | None = None) -> tuple[Tensor, int]:
+def sum_of_squares(x: Tensor, rows: Tensor | None = None) -> tuple[Tensor, int | Tensor]:
     r""":math:`\sum_t x_{tj}^2` over the real tokens of an input, and the number of these tokens.
 
-    Real tokens are picked out, not multiplied by a mask: 0 times the NaN of a padded place would be NaN.
+    Real tokens are selected, not multiplied by a mask: 0 times the NaN of a padded place would be NaN.
 
     Args:
         x: the input, (..., n).
-        rows: places of its real tokens when flattened to (tokens, n); None if all are real.
+        rows: of its tokens when flattened to (tokens, n), the places of the real ones, or for each whether it is real;
+            None if all are real.
 
     Returns:
-        The sums, (n,), in float32 or wider; and T.
+        The sums, (n,), in float32 or wider; and T, a tensor on the input's device where rows holds truth values.
     """
-    x = x.flatten(0, -2)
-    counted = x if rows is None else x.index_select(0, rows)
+    x = counted = x.flatten(0, -2)
+    tokens: int | Tensor = x.shape[0]
+    if rows is not None and rows.dtype == torch.bool:
+        counted, tokens = torch.where(rows[:, None], x, 0), rows.sum()
+    elif rows is not None:
+        counted, tokens = x.index_select(0, rows), rows.shape[0]
     counted = counted if x.dtype == torch.float64 else counted.float()
     squares = counted.square() if counted is x else counted.square_()  # a copy is squared in place
-    return squares.sum(0), counted.shape[0]
+    return squares.sum(0), tokens
 
 
 def magnitude_input(lora_A: Tensor, mean_square: Tensor) -> Tensor:

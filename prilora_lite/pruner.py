@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from prilora_lite.config import PRILoRAConfig
 from prilora_lite.importance import importance, keep_mask, needs
-from prilora_lite.models.layers import check_patterns, configuration_of, lora_layers, unwrapped
+from prilora_lite.models.layers import check_patterns, configuration_of, lora_layers, stacked, unwrapped
 from prilora_lite.models.listener import Listener
 from prilora_lite.shared.errors import unknown
 
@@ -48,7 +48,7 @@ class Pruner:
     Raises:
         TypeError: not a model.
         ValueError: no layer to prune, a value out of range, ranks that PEFT gave to no layer, or weights that FSDP,
-            DeepSpeed or ``nn.DataParallel`` splits, copies or replicates.
+            DeepSpeed or ``nn.DataParallel`` splits, copies or replicates, or that are offloaded.
 
     Source: PRILoRA (Benedek & Wolf 2024) prunes A throughout training; interval, regrowth and ratio are our reading.
     """
@@ -161,7 +161,7 @@ class Pruner:
     @torch.no_grad()
     def sparsity(self) -> float:
         """Share of zeros in all A, in [0, 1]."""
-        zeros = torch.stack([(layer.lora_A == 0).sum() for layer in self.layers.values()]).sum().item()
+        zeros = stacked((layer.lora_A == 0).sum() for layer in self.layers.values()).sum().item()
         return zeros / sum(layer.lora_A.numel() for layer in self.layers.values())
 
     def detach(self) -> None:

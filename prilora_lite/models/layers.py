@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from prilora_lite.lora import LoRALinear
 from prilora_lite.shared.errors import expect
@@ -113,7 +115,8 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
     Raises:
         TypeError: not a model.
-        ValueError: the model is under FSDP, DeepSpeed or ``nn.DataParallel``, which split, copy or replicate weights.
+        ValueError: the model is under FSDP, DeepSpeed or ``nn.DataParallel``, which split, copy or replicate weights;
+            or an A is offloaded to memory or disk.
     """
     expect(nn.Module, model, "a model")
     kinds = {kind.__name__ for module in model.modules() for kind in type(module).__mro__}
@@ -121,9 +124,21 @@ def unwrapped(model: nn.Module) -> nn.Module:
     for name, reason in _REFUSED.items():
         if name in kinds:
             raise ValueError(f"{reason}, so A can't be pruned there: {INSTEAD}")
+    for name, parameter in model.named_parameters():
+        if ".lora_A" in name and parameter.is_meta:
+            raise ValueError(
+                f"{name} is offloaded, as device_map does where the devices are too small, so it can be neither "
+                "trained nor pruned: spread the model over devices that hold all of it, or load it in bfloat16"
+            )
     while isinstance(model, nn.parallel.DistributedDataParallel) or hasattr(model, "_orig_mod"):
         model = model._orig_mod if hasattr(model, "_orig_mod") else model.module
     return model
+
+
+def stacked(tensors: Iterable[Tensor]) -> Tensor:
+    """One tensor of several of one shape, on the device of the first: a model may be spread over devices."""
+    first, *others = tensors
+    return torch.stack([first, *(tensor.to(first.device) for tensor in others)])
 
 
 def configuration_of(model: nn.Module) -> PRILoRAConfig | None:

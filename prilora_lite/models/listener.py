@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from prilora_lite.importance import InputNorms, sum_of_squares
 from prilora_lite.lora import LoRALinear
-from prilora_lite.models.layers import PeftLayer
+from prilora_lite.models.layers import PeftLayer, stacked
 from prilora_lite.models.tokens import Hook, RealTokens
 
 
@@ -62,8 +62,8 @@ class Listener:
         """
         self._latest = None
         self._sum_over_processes()
-        tokens = torch.stack([norms.tokens for norms in self.norms.values()])
-        finite = torch.stack([norms.squares.isfinite().all() for norms in self.norms.values()])
+        tokens = stacked(norms.tokens for norms in self.norms.values())
+        finite = stacked(norms.squares.isfinite().all() for norms in self.norms.values())
         tokens, finite = torch.stack([tokens, finite.float()]).tolist()
         if not any(tokens):
             raise RuntimeError(
@@ -81,7 +81,7 @@ class Listener:
     def state_dict(self) -> dict[str, dict[str, Any]]:
         """The statistics of all layers, by their names."""
         return {
-            name: {"squares": n.squares, "tokens": n.tokens, "mean_square": n.mean_square}
+            name: {"squares": n.squares.clone(), "tokens": n.tokens.clone(), "mean_square": n.mean_square}
             for name, n in self.norms.items()
         }
 
@@ -90,7 +90,8 @@ class Listener:
         for name, stored in state.items():
             norms = self.norms[name]
             device = norms.squares.device
-            norms.squares, norms.tokens = stored["squares"].to(device), stored["tokens"].to(device)
+            norms.squares = stored["squares"].to(device, copy=True)
+            norms.tokens = stored["tokens"].to(device, copy=True)
             norms.mean_square = None if stored["mean_square"] is None else stored["mean_square"].to(device)
 
     def _counter(self, name: str, module: nn.Module) -> Callable[[nn.Module, tuple], None]:
@@ -103,6 +104,9 @@ class Listener:
             if not counts or not tokens.holds_tokens(name):
                 return
             x = args[0]
+            if torch.compiler.is_compiling():
+                norms.add(x, tokens.rows(name, source, x))  # the compiler sees for itself what is squared twice
+                return
             if self._latest is None or self._latest[0] is not x or self._latest[1] != source:
                 self._latest = x, source, sum_of_squares(x, tokens.rows(name, source, x))
             norms.add_sum(*self._latest[2])  # query, key and value read one tensor: squared once, counted by each
@@ -122,8 +126,9 @@ class Listener:
         distributed = torch.distributed
         if not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1:
             return
-        flat = torch.cat([part.flatten() for n in self.norms.values() for part in (n.squares, n.tokens)])
+        counts = [part for norms in self.norms.values() for part in (norms.squares, norms.tokens)]
+        device = counts[0].device  # a model may be spread over several
+        flat = torch.cat([part.flatten().to(device) for part in counts])
         distributed.all_reduce(flat)
-        for norms in self.norms.values():
-            n = norms.squares.numel()
-            norms.squares, norms.tokens, flat = flat[:n].clone(), flat[n].clone(), flat[n + 1 :]
+        for part, total in zip(counts, flat.split([part.numel() for part in counts]), strict=True):
+            part.copy_(total.view(part.shape))

@@ -17,6 +17,8 @@ _READS_THE_ENCODER = ("key", "value", "k_proj", "v_proj", "k", "v", "c_attn")  #
 _POSITIONS_AFTER_TOKENS = ("query_proj", "key_proj")  # DeBERTa with share_att_key: run again on relative positions
 _TOKENS_FIRST = ("xlnet", "longformer", "led", "fsmt")  # inside them the first axis is tokens, not examples
 
+Mask = tuple[torch.Size | None, Tensor | None]  # its shape, and which tokens are real; neither where there is no mask
+
 
 class Hook:
     """A hook that listens for one object; in a copy of the model, pickled or not, it does nothing."""
@@ -58,10 +60,11 @@ class RealTokens:
                 f"the layers of {kind} have the tokens before the rows, so padding can't be told from tokens in their "
                 "inputs: train it without pruning (ratio=0)"
             )
-        # For the current forward pass and each source of tokens: the mask's shape, and the places of real tokens
-        self._real: dict[str, tuple[torch.Size, Tensor | None] | None] = {}
         self._ran: set[str] = set()  # layers of _POSITIONS_AFTER_TOKENS that have had their tokens in this pass
         entries = _mask_entries(model)
+        # For the current forward pass and each source of tokens: the mask's shape, and which tokens are real. The keys
+        # stay the same, so that a model that was compiled in the first pass need not be compiled again.
+        self._real: dict[str, Mask | None] = dict.fromkeys((*entries, "memory", "head"))
         self._stack_of = {module: source for source, entry in entries.items() for module in entry.modules()}
         self.hooks = [
             entry.register_forward_pre_hook(Hook(self._reader(source, entry)), with_kwargs=True)
@@ -84,18 +87,23 @@ class RealTokens:
         return first
 
     def rows(self, name: str, source: str, x: Tensor) -> Tensor | None:
-        """Places of the real tokens in the input x (..., n) when flattened; None where all are real.
+        """Which tokens of the input x (..., n) are real, as :func:`~prilora_lite.importance.sum_of_squares` reads it.
 
         Raises:
             RuntimeError: the layer ran, but not the module that its mask comes into.
             ValueError: the mask fits no such input.
         """
-        if source not in self._real:
+        if self._real[source] is None:
             raise RuntimeError(
                 f"{name} ran, but not the module of the model where the attention mask comes in, or that one "
                 "in evaluation mode, so padding can't be told from tokens: call the whole model, after train()"
             )
-        shape, rows = self._real[source] or (x.shape[:-1], None)
+        shape, rows = self._real[source]
+        if shape is None:
+            return None
+        if rows is not None and rows.device != x.device:  # the model is spread over devices
+            rows = rows.to(x.device)
+            self._real[source] = shape, rows
         if x.shape[:-1] in (shape, (shape.numel(),)):  # OPT's feed-forward has its tokens in one row
             return rows
         if source == "head":
@@ -120,10 +128,10 @@ class RealTokens:
                 mask = given.get("attention_mask")
                 if mask is None and source == "decoder":
                     mask = _without_padding(given.get("input_ids"), getattr(entry.config, "pad_token_id", None))
-                self._real[source] = _places(mask)
-                self._real["memory"] = _places(given.get("encoder_attention_mask"))
+                self._real[source] = _read(mask)
+                self._real["memory"] = _read(given.get("encoder_attention_mask"))
                 self._real["head"] = self._real[source]  # the decoder runs last, so a head after it uses its mask
-                self._ran.clear()
+                self._ran = set()  # not cleared: what it held before would be looked at again by a compiled model
 
         return read_masks
 
@@ -139,18 +147,29 @@ def _mask_entries(model: nn.Module) -> dict[str, nn.Module]:
     return {"encoder": backbone}
 
 
-def _places(mask: Tensor | None) -> tuple[torch.Size, Tensor | None] | None:
-    """A mask's shape (batch, tokens), and the places of its ones when flattened; None where all are ones."""
+def _read(mask: Tensor | None) -> Mask:
+    """A mask's shape (batch, tokens), and which of its tokens are real; neither where there is no mask."""
     if mask is None:
-        return None
+        return None, None
     if not isinstance(mask, Tensor) or mask.ndim != 2:
         got = f"one of {tuple(mask.shape)}" if isinstance(mask, Tensor) else f"a {type(mask).__name__}"
         raise ValueError(
             f"the pruner counts tokens by an attention mask of shape (batch, tokens), got {got}: give the plain mask, "
             "from which the model makes others itself, or none where nothing is padded"
         )
-    rows = mask.flatten().nonzero().squeeze(1)
-    return mask.shape, rows if len(rows) < mask.numel() else None
+    return mask.shape, _real_rows(mask.flatten())
+
+
+def _real_rows(mask: Tensor) -> Tensor | None:
+    """Which tokens are real: their places, None where all are; or for each token whether it is.
+
+    Places are faster on a CPU. How many there are depends on the data: a GPU would be waited for, and a compiled graph
+    would end here.
+    """
+    if mask.device.type != "cpu" or torch.compiler.is_compiling():
+        return mask != 0
+    rows = mask.nonzero().squeeze(1)
+    return rows if len(rows) < len(mask) else None
 
 
 def _without_padding(ids: Tensor | None, padding: int | None) -> Tensor | None:
