@@ -151,11 +151,8 @@ def finetune(
     try_out(model, tokenizer, glue, tokenized, settings.max_length)
     with _kept_or_temporary(output_dir) as folder:
         claim(folder, described(key), resume)
-        judged = judged_by(glue) if callbacks else {}
-        plan_of_run = schedule(settings, seed, save_steps) | common_arguments(precision, encoder, device) | judged
-        arguments = TrainingArguments(str(folder), **plan_of_run)
-        if arguments.n_gpu > 1:
-            raise RuntimeError(SEVERAL_GPUS.format(arguments.n_gpu))
+        plan_of_run = schedule(settings, seed, save_steps) | common_arguments(precision, encoder, device)
+        arguments = _arguments(folder, plan_of_run | (judged_by(glue) if callbacks else {}))
         timer = StepTimer()
         sealing = [] if any(isinstance(callback, SealCheckpoints) for callback in own) else [SealCheckpoints()]
         trainer = GlueTrainer(
@@ -185,6 +182,18 @@ def finetune(
         seconds_per_step=statistics.median(timer.seconds[2:] or timer.seconds or [math.nan]),
         path=path,
     )
+
+
+def _arguments(folder: Path, plan_of_run: dict[str, Any]) -> TrainingArguments:
+    """Trainer's arguments.
+
+    Raises:
+        RuntimeError: several GPUs in one process.
+    """
+    arguments = TrainingArguments(str(folder), **plan_of_run)
+    if arguments.n_gpu > 1:
+        raise RuntimeError(SEVERAL_GPUS.format(arguments.n_gpu))
+    return arguments
 
 
 def evaluate(
