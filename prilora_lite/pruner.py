@@ -207,7 +207,8 @@ class Pruner:
     def forget_pending(self) -> None:
         """Drop what was counted since the last step, which a resumed run does again."""
         for norms in self.norms.values():
-            norms.squares, norms.tokens = torch.zeros_like(norms.squares), torch.zeros_like(norms.tokens)
+            norms.squares.zero_()
+            norms.tokens.zero_()
 
     @torch.no_grad()
     def _all_scores(self) -> dict[str, Tensor]:

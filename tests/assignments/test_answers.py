@@ -1,8 +1,11 @@
 """The tests of the assignments, tested: solutions get all points, stubs none, wrong answers lose what they should."""
 
+from dataclasses import asdict
+
 import pytest
 
 from prilora_lite.experiments import study
+from prilora_lite.experiments.stored import COUNTS
 from tests.assignments import submissions
 from tests.assignments.answers import WRONG
 from tests.assignments.submissions import ASSIGNMENTS
@@ -16,9 +19,15 @@ def made(accuracy):
     def make(plan, *_):
         record = {"key": plan.key, "name": plan.run.method.name, "encoder": plan.encoder, "task": plan.run.task}
         value = accuracy.get(plan.run.method.name, accuracy["lora"])[plan.run.seed]
-        record |= {"settings": {"epochs": plan.settings.epochs}, "method": plan.trains.to_dict()}
-        record |= {"seed": plan.run.seed, "metrics": {"accuracy": value}, "seconds": 0.0}
-        return plan, dict.fromkeys(study.RECORD) | record
+        record |= {
+            "settings": asdict(plan.settings),
+            "method": plan.trains.to_dict(),
+            "counts": dict.fromkeys(COUNTS, 1),
+        }
+        record |= {"seed": plan.run.seed, "metrics": {"accuracy": value}, "curve": [], "pruning": [], "environment": {}}
+        record |= dict.fromkeys(("steps", "seconds", "seconds_per_step"), 1)
+        assert set(study.RECORD) <= set(record)
+        return plan, record
 
     return make
 

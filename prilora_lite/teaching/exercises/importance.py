@@ -93,7 +93,7 @@ def _asks_truth(s: Tensor | None, squares: Tensor, tokens: int, beta: float) -> 
 def fold(s: Tensor | None, squares: Tensor, tokens: int, beta: float) -> Tensor:
     """04: the new running mean square, from the old one and the sum of squares over this step's tokens."""
     norms = InputNorms(len(squares))
-    norms.mean_square, norms.squares, norms.tokens = s, squares, torch.tensor(float(tokens))
+    norms.mean_square, norms.squares, norms.tokens = s, squares.clone(), torch.tensor(float(tokens))
     norms.fold(beta)
     return norms.mean_square
 
