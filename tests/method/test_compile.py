@@ -6,6 +6,7 @@ The backend is AOTAutograd without a code generator: what is traced, forward and
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.exc import Unsupported
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from prilora_lite import LoRALinear, PRILoRAConfig, Pruner, adapt
@@ -24,9 +25,9 @@ def _fresh_compiler():
 
 
 def shallow(name):
-    """A model of two layers: less to compile."""
+    """A model of two layers: less to compile. Its cache would break the graph in older versions of transformers."""
     model = build(name)
-    model.config.num_hidden_layers = 2
+    model.config.num_hidden_layers, model.config.use_cache = 2, False
     torch.manual_seed(0)
     return type(model)(model.config)
 
@@ -34,7 +35,6 @@ def shallow(name):
 def adapted(name):
     model = shallow(name)
     model.config.problem_type = "single_label_classification"  # else transformers looks at the labels
-    model.config.use_cache = False
     adapt(model, PRILoRAConfig(first_rank=2, last_rank=5))
     for module in model.modules():
         if isinstance(module, LoRALinear):
@@ -67,8 +67,24 @@ def compiled_run(name, fullgraph=True, checkpointing=None, hook=True):
         if not hook:
             model.disable_input_require_grads()
     pruner = Pruner(model, interval=2)
-    zeros = train(torch.compile(model, fullgraph=fullgraph, backend=graphs), pruner)
+    try:
+        zeros = train(torch.compile(model, fullgraph=fullgraph, backend=graphs), pruner)
+    except Unsupported:
+        if breaks(name, problem_type="single_label_classification"):
+            pytest.skip("in this version the graph of the unadapted model breaks too")
+        raise
     return pruner, zeros, graphs
+
+
+def breaks(name, listens=False, problem_type=None):
+    """How often the graph of a model breaks, unadapted or with a pruner."""
+    torch._dynamo.reset()
+    model = shallow(name).train()
+    model.config.problem_type = problem_type
+    if listens:
+        adapt(model, PRILoRAConfig(first_rank=2, last_rank=5))
+        Pruner(model)
+    return torch._dynamo.explain(model)(**batch()).graph_break_count
 
 
 @pytest.fixture(scope="module")
@@ -129,14 +145,6 @@ def test_with_gradient_checkpointing_that_breaks_the_graph_the_statistics_are_th
 @pytest.mark.parametrize("name", ["deberta_v2", "gpt2"])
 def test_where_transformers_breaks_the_graph_a_pruner_adds_no_break(name):
     """DeBERTa's head looks at the labels when it is not told of what kind they are."""
-
-    def breaks(listens):
-        torch._dynamo.reset()
-        model = shallow(name).train()
-        if listens:
-            adapt(model, PRILoRAConfig(first_rank=2, last_rank=5))
-            Pruner(model)
-        return torch._dynamo.explain(model)(**batch()).graph_break_count
-
-    assert breaks(listens=True) == breaks(listens=False)
-    assert name != "deberta_v2" or breaks(listens=False) == 1
+    alone = breaks(name)
+    assert breaks(name, listens=True) == alone
+    assert name != "deberta_v2" or alone == 1

@@ -65,8 +65,12 @@ def batch_on(device):
 @pytest.mark.parametrize("name", [name for name in BUILDERS if name != "gpt2"])  # GPT-2's head looks for the last token
 def test_a_training_pass_on_a_device_looks_at_no_data(name):
     """Tensors without data: to look at it is an error, and so is what has a shape that depends on it."""
-    model = adapted(name)
+    model, unadapted = adapted(name), build(name).train()
     with FakeTensorMode():
+        try:
+            on(lambda name: "lazy:0", unadapted)(**batch_on("lazy:0") | {"labels": None})
+        except RuntimeError as error:
+            pytest.skip(f"in this version the unadapted model can't run there either: {error}")
         on(lambda name: "lazy:0", model)
         pruner = Pruner(model)
         model(**batch_on("lazy:0")).loss.backward()
