@@ -25,6 +25,7 @@ from prilora_lite import (
     Pruner,
     Report,
     Settings,
+    Task,
     ablate,
     adapt,
     adapter_parameters,
@@ -417,6 +418,11 @@ SETTINGS = {field.name: either(field.default) for field in dataclasses.fields(Se
 @hostile(st.fixed_dictionaries({}, optional=SETTINGS))
 def test_settings(fields):
     survives(Settings, **fields)
+
+
+@hostile(either("mine"), either(("text",), ("a", "b")), either(("no", "yes")), either(("accuracy",)))
+def test_a_task_of_ones_own(name, columns, labels, metrics):
+    survives(Task, name, columns, labels, metrics)
 
 
 OPTIONS = {

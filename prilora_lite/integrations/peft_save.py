@@ -72,7 +72,8 @@ def save_peft_adapter(
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"{folder} holds something already: give another folder, or remove it first")
-    for name, value in {"base_model": base_model, "task": task, "dataset": dataset}.items():
+    named = None if task is None else getattr(task, "name", task)  # a Task of one's own has a name
+    for name, value in {"base_model": base_model, "task": named, "dataset": dataset}.items():
         if not (value is None or isinstance(value, str)):
             raise TypeError(f"{name} must be a name, or None if there is none, got {value!r:.80}")
     metrics = {} if metrics is None else metrics
@@ -82,7 +83,7 @@ def save_peft_adapter(
         raise ValueError(f"metrics of which task? Give task=..., such as 'mrpc', beside {metrics}")
     lora = _lora_config(model, layers, config)
     lora.base_model_name_or_path, lora.revision = _base_of(model, base_model)
-    card = model_card(model, lora.base_model_name_or_path, None if task is None else str(task), dataset, metrics)
+    card = model_card(model, lora.base_model_name_or_path, named, dataset, metrics)
     tensors = {peft_name(name): p.detach().contiguous().clone() for name, p in stored_parameters(model).items()}
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.part")
     try:

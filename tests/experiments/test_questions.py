@@ -19,6 +19,7 @@ from prilora_lite.experiments.encoders import settings_for
 from prilora_lite.experiments.learning_rates import RATE_SEEDS, RATES, choose_rate, chosen_rates, training_split
 from prilora_lite.experiments.methods import METHODS
 from prilora_lite.experiments.questions import read_questions
+from prilora_lite.experiments.stored import COUNTS
 from prilora_lite.experiments.tasks import load_rows
 
 RESULTS = Path(__file__).parents[2] / "results"
@@ -56,7 +57,8 @@ def record(arm, task, seed, rate, value, epochs=1, encoder="pocket"):
     return {
         "key": [task, seed, encoder, method, settings, "fp32", "0" * 16], "name": arm, "encoder": encoder,
         "settings": settings, "task": task, "method": method, "seed": seed, "metrics": {"m": value}, "curve": [],
-        "pruning": [], "counts": {}, "steps": 1, "seconds_per_step": 1.0, "seconds": 1.0, "environment": {},
+        "pruning": [], "counts": dict.fromkeys(COUNTS, 1), "steps": 1, "seconds_per_step": 1.0, "seconds": 1.0,
+        "environment": {},
     }  # fmt: skip
 
 
