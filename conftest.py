@@ -10,6 +10,19 @@ import pytest
 os.environ.setdefault("PYTHONUTF8", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # kernels that fight over two cores take minutes, one thread seconds
 
+LONG = (
+    "tests/assignments/test_class.py",
+    "tests/experiments/test_study.py",
+    "tests/pocket/test_pocket.py",
+    "tests/integrations/test_trainer_options.py",
+    "tests/browser",
+    "tests/notebooks/test_written_by_the_learner.py",
+    "tests/experiments/test_distributed.py",
+    "tests/experiments/test_faults.py",
+    "tests/teaching/test_exercises.py",
+    "notebooks/0",
+)
+
 collect_ignore_glob = ["notebooks/**/.ipynb_checkpoints/*"]
 
 
@@ -20,6 +33,12 @@ def pytest_cmdline_main(config):
     whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS and not hasattr(config, "workerinput")
     if whole and hasattr(option, "numprocesses") and option.numprocesses is None and not option.usepdb:
         option.numprocesses, option.dist = min(2, os.cpu_count() or 1), "loadfile"
+        option.loadscopereorder = False  # in the order below, not files of most tests first
+
+
+def pytest_collection_modifyitems(items):
+    """What takes minutes comes first, so that no process is left alone with it at the end."""
+    items.sort(key=lambda item: not item.nodeid.startswith(LONG))
 
 
 def pytest_configure(config):
