@@ -37,7 +37,11 @@ def pytest_cmdline_main(config):
 
 
 def pytest_collection_modifyitems(items):
-    """What takes minutes comes first, so that no process is left alone with it at the end."""
+    """What takes minutes comes first, so that no process is left alone with it at the end; or is asked for."""
+    if not os.environ.get("PRILORA_SLOW"):
+        for item in items:
+            if "slow" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="takes minutes: PRILORA_SLOW=1 runs it"))
     items.sort(key=lambda item: not item.nodeid.startswith(LONG))
 
 

@@ -48,6 +48,7 @@ def options(encoder, rows):
     }  # fmt: skip
 
 
+@pytest.mark.slow
 @posix
 def test_a_run_killed_at_random_moments_and_resumed_ends_bit_for_bit_as_if_undisturbed(options, tmp_path):
     result = killed_training.compare(options, tmp_path, kills=3)

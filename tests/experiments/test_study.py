@@ -427,6 +427,7 @@ def test_a_file_that_is_not_there_is_named(tmp_path, capsys):
     assert "no.toml: a study is described in a file" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL is POSIX's")
 def test_killed_at_random_moments_and_started_again_it_ends_as_if_undisturbed(encoder, rows, tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")

@@ -121,7 +121,7 @@ def test_every_option_that_touches_checkpoints_or_callbacks_is_tried_or_without_
     assert touching - TRIED.keys() - BY_ITSELF - NO_CONCERN == set()
 
 
-@pytest.mark.parametrize("make", [adapted, through_peft])
+@pytest.mark.parametrize("make", [adapted, pytest.param(through_peft, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("option", TRIED)
 def test_the_best_weights_are_loaded_and_a_resumed_run_ends_as_the_whole_one(option, make, tmp_path):
     if option not in FIELDS:

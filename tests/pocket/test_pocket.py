@@ -314,6 +314,7 @@ def test_the_frozen_encoder_falls_behind_lora(task, lora):
     assert value(task, "head") <= lora[task] - 0.10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["pocket-cola", "pocket-rte"])
 def test_without_pretraining_lora_learns_next_to_nothing(task, lora):
     assert value(task, "lora", "pocket-random") <= lora[task] - 0.25
