@@ -257,10 +257,8 @@ def paired_differences(runs: pd.DataFrame, first: str, second: str) -> dict[str,
     if len(twice):
         run = "{method!r} on {task} with seed {seed}".format(**twice.iloc[0])
         raise ValueError(f"there are two different runs of {run}: compare one of groups(records) at a time")
-    named = sorted(set(runs["method"]))
-    for name in (first, second):
-        if name not in named:
-            raise ValueError(f"no runs of {name!r}; there are {', '.join(named)}")
+    for name in {first, second} - set(runs["method"]):
+        raise ValueError(f"no runs of {name!r}; there are {', '.join(sorted(set(runs['method'])))}")
     table = runs.pivot_table(index="seed", columns=["task", "method"], values="value")
     differences = {
         task: (table[task][first] - table[task][second]).dropna()

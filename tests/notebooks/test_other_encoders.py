@@ -1,4 +1,4 @@
-"""Notebooks 07 and 08 with another encoder by one word; small random ones stand in folders of these names."""
+"""Notebooks 07 and 08 with another encoder by one word: the folder of a small random one."""
 
 import nbformat
 import pytest
@@ -11,7 +11,7 @@ from tests.small_models import write_encoder, write_rows
 
 
 @pytest.mark.parametrize(
-    ("notebook", "word", "task"), [("07_real_encoder_on_glue", "minilm", "cola"), ("08_ablation", "paper", "rte")]
+    ("notebook", "word", "task"), [("07_real_encoder_on_glue", "./small", "cola"), ("08_ablation", "./small", "rte")]
 )
 def test_one_word_changes_encoder_and_rows(notebook, word, task, tmp_path, monkeypatch):
     write_encoder(tmp_path / word, positions=512)
