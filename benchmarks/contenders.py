@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from peft import AdaLoraConfig, LoraConfig, get_peft_model
 from torch import Tensor, nn
-from transformers import AutoModelForSequenceClassification, BertConfig, DebertaV2Config, PreTrainedConfig
+from transformers import AutoModelForSequenceClassification, BertConfig, DebertaV2Config, LlamaConfig, PreTrainedConfig
 
 from prilora_lite.adapt import adapt
 from prilora_lite.config import PRILoRAConfig
@@ -33,6 +33,10 @@ SHAPES: dict[str, PreTrainedConfig] = {
         share_att_key=True, norm_rel_ebd="layer_norm", position_biased_input=False, type_vocab_size=0,
         layer_norm_eps=1e-7,
     ),
+    "Llama-1B": LlamaConfig(  # Llama 3.2 1B
+        hidden_size=2048, num_hidden_layers=16, num_attention_heads=32, num_key_value_heads=8, head_dim=64,
+        intermediate_size=8192, vocab_size=128256, tie_word_embeddings=True, pad_token_id=0, use_cache=False,
+    ),
 }  # fmt: skip
 
 Step = Callable[[], None]
@@ -46,11 +50,12 @@ class Setting:
     Args:
         shape: one of :data:`SHAPES`.
         batch, tokens: rows, and tokens in each.
-        precision: ``fp32``; or ``bf16``, which is autocast as Trainer does it.
+        precision: ``fp32``; ``bf16``, autocast as in Trainer; or ``bf16 weights``, the whole frozen model.
         rank: r of every method; the mean rank of PRILoRA, which goes from r / 2 to 3 r / 2.
         padding: share of each row that is padding.
         layers: depth, the shape's own if left out.
         device: ``cpu`` or ``cuda``.
+        compiled: whether with ``torch.compile``.
     """
 
     shape: str
@@ -61,6 +66,7 @@ class Setting:
     padding: float = 0.0
     layers: int | None = None
     device: str = "cpu"
+    compiled: bool = False
 
     def __str__(self) -> str:
         parts = [f"{self.shape} {self.batch}x{self.tokens} {self.precision}"]
@@ -68,14 +74,18 @@ class Setting:
         parts += [f"{self.layers} layers"] if self.layers else []
         parts += [f"{self.padding:.0%} padding"] if self.padding else []
         parts += [self.device] if self.device != "cpu" else []
+        parts += ["compiled"] if self.compiled else []
         return ", ".join(parts)
 
     def model(self) -> nn.Module:
         """A random model with a head for two classes."""
         config = copy.deepcopy(SHAPES[self.shape])
         config.num_hidden_layers = self.layers or config.num_hidden_layers
+        config.problem_type = "single_label_classification"  # else transformers looks at the labels in each step
         torch.manual_seed(0)
-        return AutoModelForSequenceClassification.from_config(config).to(self.device)
+        dtype = torch.bfloat16 if self.precision == "bf16 weights" else torch.float32
+        with torch.device(self.device):
+            return AutoModelForSequenceClassification.from_config(config, dtype=dtype)
 
     def inputs(self) -> dict[str, Tensor]:
         """A random batch with labels."""
@@ -173,6 +183,8 @@ def training_step(name: str, setting: Setting, base: nn.Module) -> Step:
 def train(model: nn.Module, setting: Setting, after: Step | None) -> Step:
     """One training step of a model, with what is to be called after the optimizer's."""
     model.train()
+    if setting.compiled:
+        model.forward = torch.compile(model.forward)
     batch = setting.inputs()
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
 
@@ -193,7 +205,7 @@ def products(setting: Setting, base: nn.Module) -> Step:
 
     Layers of one shape share their tensors, which are then read from a warmer cache than a model's: a floor.
     """
-    dtype = torch.bfloat16 if setting.precision == "bf16" else torch.float32
+    dtype = torch.float32 if setting.precision == "fp32" else torch.bfloat16
     stacks, _ = find_stacks(base)
     shapes = [linear_shape(m) for numbered in stacks.values() for layer in numbered.values() for m in layer.values()]
     tokens = setting.batch * setting.tokens

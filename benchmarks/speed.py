@@ -26,7 +26,7 @@ from prilora_lite.pruner import Pruner
 MAIN = {
     "cpu": (Setting("MiniLM", 16, 96), Setting("DeBERTaV3-base", 8, 128)),
     "cuda": (
-        Setting("MiniLM", 64, 96, "bf16", device="cuda"),
+        Setting("MiniLM", 32, 128, "bf16", device="cuda"),
         Setting("DeBERTaV3-base", 32, 128, "bf16", device="cuda"),
     ),
 }
@@ -39,7 +39,16 @@ OTHERS = {
         Setting("DeBERTaV3-base", 16, 64),
         Setting("DeBERTaV3-base", 8, 128, "bf16"),
     ),
-    "cuda": (Setting("DeBERTaV3-base", 32, 128, device="cuda"),),
+    "cuda": (
+        Setting("Llama-1B", 32, 128, "bf16", device="cuda"),
+        Setting("MiniLM", 8, 512, "bf16", device="cuda"),
+        Setting("DeBERTaV3-base", 8, 512, "bf16", device="cuda"),
+        Setting("Llama-1B", 8, 512, "bf16", device="cuda"),
+        Setting("Llama-1B", 8, 512, "bf16 weights", device="cuda"),
+        Setting("MiniLM", 32, 128, "bf16", device="cuda", compiled=True),
+        Setting("DeBERTaV3-base", 32, 128, "bf16", device="cuda", compiled=True),
+        Setting("Llama-1B", 32, 128, "bf16", device="cuda", compiled=True),
+    ),
 }
 FEW = ("frozen", "lora", "prilora", "peft")
 GROWTH = {

@@ -38,15 +38,15 @@ class InputNorms:
 
     def add(self, x: Tensor, rows: Tensor | None = None) -> None:
         """Count one input x (..., n); ``rows`` says which of its tokens are real, see :func:`sum_of_squares`."""
-        self.add_sum(*sum_of_squares(x, rows))
+        squares = sum_of_squares(x, rows)
+        self.take_type_of(squares)
+        self.squares.add_(squares)  # in place, like the buffers of batch norm: one graph when compiled
+        self.tokens.add_(number_of_tokens(x, rows))
 
-    @torch.no_grad()
-    def add_sum(self, squares: Tensor, tokens: int | Tensor) -> None:
-        """Count what :func:`sum_of_squares` gave for an input."""
+    def take_type_of(self, squares: Tensor) -> None:
+        """Go to the device, and the precision, in which sums of squares come."""
         if (self.squares.dtype, self.squares.device) != (squares.dtype, squares.device):
             self.squares, self.tokens = self.squares.to(squares), self.tokens.to(squares.device)
-        self.squares.add_(squares)  # in place, like the buffers of batch norm: one graph when compiled
-        self.tokens.add_(tokens)
 
     @torch.no_grad()
     def fold(self, decay: float) -> None:
@@ -58,28 +58,30 @@ class InputNorms:
 
 
 @torch.no_grad()
-def sum_of_squares(x: Tensor, rows: Tensor | None = None) -> tuple[Tensor, int | Tensor]:
-    r""":math:`\sum_t x_{tj}^2` over the real tokens of an input, and the number of these tokens.
+def sum_of_squares(x: Tensor, rows: Tensor | None = None) -> Tensor:
+    r""":math:`\sum_t x_{tj}^2` over the real tokens of an input, (n,), in float32 or wider.
 
     Real tokens are selected, not multiplied by a mask: 0 times the NaN of a padded place would be NaN.
 
     Args:
         x: the input, (..., n).
-        rows: of its tokens when flattened to (tokens, n), the places of the real ones, or for each whether it is real;
-            None if all are real.
-
-    Returns:
-        The sums, (n,), in float32 or wider; and T, a tensor on the input's device where rows holds truth values.
+        rows: the places of the real ones among its tokens; or for each token whether it is real; None if all are.
     """
     x = counted = x.flatten(0, -2)
-    tokens: int | Tensor = x.shape[0]
+    if rows is not None:
+        counted = torch.where(rows[:, None], x, 0) if rows.dtype == torch.bool else x.index_select(0, rows)
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    if x.device.type != "cpu" and not torch.compiler.is_compiling():
+        return torch.linalg.vector_norm(counted, dim=0, dtype=dtype).square()  # one reading, and no copy in float32
+    counted = counted.to(dtype)
+    return (counted.square() if counted is x else counted.square_()).sum(0)  # a copy is squared in place
+
+
+def number_of_tokens(x: Tensor, rows: Tensor | None = None) -> int | Tensor:
+    """T, the number of real tokens of an input; a tensor on its device where ``rows`` holds truth values."""
     if rows is not None and rows.dtype == torch.bool:
-        counted, tokens = torch.where(rows[:, None], x, 0), rows.sum()
-    elif rows is not None:
-        counted, tokens = x.index_select(0, rows), rows.shape[0]
-    counted = counted if x.dtype == torch.float64 else counted.float()
-    squares = counted.square() if counted is x else counted.square_()  # a copy is squared in place
-    return squares.sum(0), tokens
+        return rows.sum(dtype=torch.float32)
+    return x[..., 0].numel() if rows is None else len(rows)
 
 
 def magnitude_input(lora_A: Tensor, mean_square: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from prilora_lite.models.linear import is_conv1d, linear_shape
+from prilora_lite.models.linear import is_conv1d, linear_shape, product_dtype
 
 
 class LoRALinear(nn.Module):
@@ -64,6 +64,7 @@ class LoRALinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         tokens = x.flatten(0, -2) if x.ndim > 1 else x[None]
+        tokens = tokens.to(product_dtype(x))  # once, where autocast would do it for each of the two products
         y = self.base(tokens)
         if self.merged:
             if self.training and torch.is_grad_enabled():
@@ -74,11 +75,11 @@ class LoRALinear(nn.Module):
             return y.view(*x.shape[:-1], self.out_features)
         if self.dropout and self.training:
             tokens = F.dropout(tokens, self.dropout)
-        h = F.linear(tokens, self.lora_A.to(x.dtype))
-        # y += s h B^T, in one product and in place: scaling and adding need no further pass over (tokens, m).
-        # B^T is made contiguous because that lays out B's gradient as (r, tokens)(tokens, m), several times faster
-        # than (m, tokens)(tokens, r).
-        y = y.addmm_(h, self.lora_B.to(y.dtype).T.contiguous(), alpha=self.scaling)
+        h = F.linear(tokens, self.lora_A.to(tokens.dtype))
+        # y += s h B^T in one product and in place, without another pass over (tokens, m). On a CPU B^T is contiguous:
+        # that lays out B's gradient as (r, tokens)(tokens, m), several times faster than (m, tokens)(tokens, r).
+        B_T = self.lora_B.T.to(y.dtype)
+        y = y.addmm_(h, B_T.contiguous() if x.device.type == "cpu" else B_T, alpha=self.scaling)
         return y.view(*x.shape[:-1], self.out_features)
 
     def delta_weight(self) -> Tensor:

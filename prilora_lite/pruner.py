@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from prilora_lite.config import PRILoRAConfig
-from prilora_lite.importance import importance, keep_mask, needs
+from prilora_lite.importance import InputNorms, importance, keep_mask, needs
 from prilora_lite.models.layers import check_patterns, configuration_of, lora_layers, stacked, unwrapped
 from prilora_lite.models.listener import Listener
 from prilora_lite.shared.errors import unknown
@@ -85,7 +85,11 @@ class Pruner:
         self._masks: dict[str, Tensor] = {}  # permanent masks, where regrowth is off
 
         self._listener = Listener(model, self.layers, needs(self.settings["importance"], "gradient"))
-        self.norms = self._listener.norms
+
+    @property
+    def norms(self) -> dict[str, InputNorms]:
+        """The statistics of each layer's input, by the layer's name."""
+        return self._listener.norms
 
     def step(self) -> None:
         """Fold the statistics of one optimizer step, and prune if the interval is over. Call after ``optimizer.step``.
@@ -96,10 +100,7 @@ class Pruner:
         """
         if self.steps == 0:
             unwrapped(self._model)  # it may have been sharded since
-        tokens = self._listener.end_step(self.steps + 1)
-        for norms, seen in zip(self.norms.values(), tokens, strict=True):
-            if seen:
-                norms.fold(self.settings["decay"])
+        self._listener.end_step(self.steps + 1, self.settings["decay"])
         self.steps += 1
         if self.steps % self.settings["interval"] == 0:
             self.prune()
@@ -206,9 +207,7 @@ class Pruner:
 
     def forget_pending(self) -> None:
         """Drop what was counted since the last step, which a resumed run does again."""
-        for norms in self.norms.values():
-            norms.squares.zero_()
-            norms.tokens.zero_()
+        self._listener.forget_pending()
 
     @torch.no_grad()
     def _all_scores(self) -> dict[str, Tensor]:
@@ -235,9 +234,8 @@ class Pruner:
     def _mass_outside(self, masks: dict[str, Tensor]) -> float:
         """Share of the squared norm of all A that the masks remove."""
         squares = {name: self.layers[name].lora_A.square() for name in masks}
-        norm, removed = (
-            torch.tensor([[s.sum(), (s * ~masks[name]).sum()] for name, s in squares.items()]).sum(0).tolist()
-        )
+        sums = stacked(torch.stack([s.sum(), (s * ~masks[name]).sum()]) for name, s in squares.items())
+        norm, removed = sums.sum(0).tolist()
         return removed / norm if norm else 0.0
 
     @torch.no_grad()

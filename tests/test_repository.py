@@ -191,15 +191,6 @@ def test_the_readmes_answers_are_those_of_the_questions():
         assert (mean.lstrip("+"), low, high) in found, (mean, low, high)
 
 
-def test_the_readmes_older_runs_of_minilm_are_those_of_the_raw_runs():
-    runs = next(iter(reporting.groups(read_records(ROOT / "results" / "minilm_glue.jsonl")).values()))
-    table, text = compare(runs, "prilora_mean", "lora").set_index("task"), " ".join(README.split())
-    for task, name in (("cola", "CoLA"), ("mrpc", "MRPC")):
-        mean, low, high = (f"{100 * table.loc[task, column]:.1f}" for column in ("mean", "low", "high"))
-        assert f"{mean} ({low} to {high}) on {name}" in text
-        assert table.loc[task, "pairs"] == 5
-
-
 def test_the_readme_says_what_the_recorded_prunes_remove():
     first, *later = recordings.load_trace(0.5, 20)["mass"].values()
     assert f"some {first:.0%} of that norm".replace("%", " %") in " ".join(README.split())

@@ -91,7 +91,9 @@ def plot_answers(answers: pd.DataFrame) -> Figure:
         contrast = textwrap.fill(
             row["contrast"].replace(" / ", "\u00a0/\u00a0"), 62
         )  # no line ends at a fraction's bar
-        names.append(f"{contrast}\n[{row['tasks'].replace('pocket-', '').replace(' ', ', ')}]")
+        tasks = row["tasks"].split()
+        rows_are = "pocket" if all(task.startswith("pocket-") for task in tasks) else "real rows"
+        names.append(f"{contrast}\n[{rows_are}: {', '.join(task.removeprefix('pocket-') for task in tasks)}]")
     axes.set_yticks(range(len(rows)), names)
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_xlabel("difference in points, with its 95 % interval (grey: the margin)")

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+
+# Asked once, and not in a forward pass: before torch 2.13 the question breaks the graph of torch.compile
+_AUTOCAST = [device for device in ("cpu", "cuda", "mps", "xpu") if torch.amp.is_autocast_available(device)]
 
 
 def is_conv1d(module: nn.Module) -> bool:
@@ -21,6 +25,14 @@ def linear_shape(module: nn.Module) -> tuple[int, int]:
     if is_conv1d(module):
         return module.weight.shape[1], module.weight.shape[0]
     raise TypeError(f"expected nn.Linear or GPT-2's Conv1D, got {type(module).__name__}")
+
+
+def product_dtype(x: Tensor) -> torch.dtype:
+    """The type in which a linear layer multiplies an input: autocast's, where it is on, else the input's own."""
+    device = x.device.type
+    if x.dtype == torch.float64 or device not in _AUTOCAST or not torch.is_autocast_enabled(device):
+        return x.dtype
+    return torch.get_autocast_dtype(device)
 
 
 def check_weight(name: str, module: nn.Module) -> None:

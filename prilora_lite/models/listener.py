@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from prilora_lite.importance import InputNorms, sum_of_squares
+from prilora_lite.importance import InputNorms, number_of_tokens, sum_of_squares
 from prilora_lite.lora import LoRALinear
 from prilora_lite.models.layers import PeftLayer, stacked
 from prilora_lite.models.tokens import Hook, RealTokens
@@ -24,8 +25,10 @@ class Listener:
         layers: its adapted layers, see :func:`~.layers.lora_layers`.
         keeps_gradients: whether to keep the gradient of each A, which is gone after ``optimizer.zero_grad()``.
 
+    A GPU is told what to do one small operation at a time, and telling it takes longer than doing it. So what a pass
+    counts is only kept in the pass, and added to the statistics of all layers together; folding goes the same way.
+
     Attributes:
-        norms: the statistics of each layer, by its name.
         gradients: of each A in the latest step, by the layer's name.
 
     Raises:
@@ -33,9 +36,11 @@ class Listener:
     """
 
     def __init__(self, model: nn.Module, layers: dict[str, LoRALinear | PeftLayer], keeps_gradients: bool) -> None:
-        self.norms = {name: InputNorms(layer.in_features, layer.lora_A.device) for name, layer in layers.items()}
+        self._norms = {name: InputNorms(layer.in_features, layer.lora_A.device) for name, layer in layers.items()}
         self._tokens = RealTokens(model)
-        self._latest: tuple[Tensor, str, tuple[Tensor, int]] | None = None  # an input, its source, its squares
+        self._latest: tuple[Tensor, str, Tensor] | None = None  # an input, its source, its sums of squares
+        self._counted: dict[str, tuple[Tensor, int | Tensor]] = {}  # of one pass: each layer's sums, and its tokens
+        self._number: tuple[Tensor, Tensor] | None = None  # truth values that rows were told by, and how many are true
         self.gradients: dict[str, Tensor] = {}
         self._hooks = list(self._tokens.hooks)
         for name, layer in layers.items():
@@ -50,33 +55,50 @@ class Listener:
             hook.remove()
         self._hooks = []
 
-    def end_step(self, step: int) -> list[float]:
-        """How many tokens each layer has seen in an optimizer step, over all processes; it waits for the device once.
+    @property
+    def norms(self) -> dict[str, InputNorms]:
+        """The statistics of each layer, by its name."""
+        self._settle()
+        return self._norms
+
+    def end_step(self, step: int, decay: float) -> None:
+        """Fold what each layer has seen in an optimizer step, over all processes; it waits for the device once.
 
         Args:
             step: number of the optimizer step, for the message.
+            decay: see :meth:`InputNorms.fold`; layers that have seen no token stay as they are.
 
         Raises:
             RuntimeError: no layer has seen a token.
             ValueError: an input was not finite.
         """
-        self._latest = None
+        self._latest = self._number = None
+        norms = self.norms
         self._sum_over_processes()
-        tokens = stacked(norms.tokens for norms in self.norms.values())
-        finite = stacked(norms.squares.isfinite().all() for norms in self.norms.values())
-        tokens, finite = torch.stack([tokens, finite.float()]).tolist()
+        counts = stacked(n.tokens for n in norms.values())
+        totals = stacked(torch._foreach_norm([n.squares for n in norms.values()], 1))
+        tokens, totals = torch.stack([counts.to(totals), totals]).tolist()
         if not any(tokens):
             raise RuntimeError(
                 "no forward pass in training mode since the last step: call model.train() before it, "
                 "and make the Pruner before training starts"
             )
-        if not all(finite):
-            bad = [name for name, ok in zip(self.norms, finite, strict=True) if not ok]
+        bad = [name for name, total in zip(norms, totals, strict=True) if not math.isfinite(total)]
+        if bad:
             raise ValueError(
                 f"NaN or infinity in the input of {bad[0]} and {len(bad) - 1} more layers in optimizer step "
                 f"{step}: check the batch, then try a lower learning rate or float32"
             )
-        return tokens
+        seen = {n: number for n, number in zip(norms.values(), tokens, strict=True) if number}
+        first, later = ([n for n in seen if (n.mean_square is None) == new] for new in (True, False))
+        _fold(later, seen, decay)
+        _fold(first, seen, 0.0)
+
+    def forget_pending(self) -> None:
+        """Drop what was counted since the last step."""
+        for norms in self.norms.values():
+            norms.squares.zero_()
+            norms.tokens.zero_()
 
     def state_dict(self) -> dict[str, dict[str, Any]]:
         """The statistics of all layers, by their names."""
@@ -96,7 +118,7 @@ class Listener:
 
     def _counter(self, name: str, module: nn.Module) -> Callable[[nn.Module, tuple], None]:
         """A hook that counts a layer's input."""
-        source, norms, tokens = self._tokens.source_of(name, module), self.norms[name], self._tokens
+        source, norms, tokens = self._tokens.source_of(name, module), self._norms[name], self._tokens
         may_be_off = hasattr(module, "disable_adapters")  # PEFT's, in a pass of the base alone
 
         def count(module: nn.Module, args: tuple) -> None:
@@ -107,11 +129,37 @@ class Listener:
             if torch.compiler.is_compiling():
                 norms.add(x, tokens.rows(name, source, x))  # the compiler sees for itself what is squared twice
                 return
+            rows = tokens.rows(name, source, x)
             if self._latest is None or self._latest[0] is not x or self._latest[1] != source:
-                self._latest = x, source, sum_of_squares(x, tokens.rows(name, source, x))
-            norms.add_sum(*self._latest[2])  # query, key and value read one tensor: squared once, counted by each
+                self._latest = x, source, sum_of_squares(x, rows)  # query, key and value read one tensor: squared once
+            if name in self._counted:  # another pass
+                self._settle()
+            self._counted[name] = self._latest[2], self._number_of(x, rows)
 
         return count
+
+    def _number_of(self, x: Tensor, rows: Tensor | None) -> int | Tensor:
+        """The number of real tokens, counted once for all layers where they are told by the same truth values."""
+        if rows is None or rows.dtype != torch.bool:
+            return number_of_tokens(x, rows)
+        if self._number is None or self._number[0] is not rows:
+            self._number = rows, number_of_tokens(x, rows)
+        return self._number[1]
+
+    @torch.no_grad()
+    def _settle(self) -> None:
+        """Add what the latest pass has counted to the statistics."""
+        if not self._counted:
+            return
+        norms, counts = [self._norms[name] for name in self._counted], list(self._counted.values())
+        self._counted = {}
+        for n, (squares, _) in zip(norms, counts, strict=True):
+            n.take_type_of(squares)
+        torch._foreach_add_([n.squares for n in norms], [squares for squares, _ in counts])
+        for kind in (int, Tensor):
+            chosen = [i for i, (_, number) in enumerate(counts) if isinstance(number, kind)]
+            if chosen:
+                torch._foreach_add_([norms[i].tokens for i in chosen], [counts[i][1] for i in chosen])
 
     def _keeper(self, name: str) -> Callable[[Tensor], None]:
         """A hook that keeps the gradient of a layer's A."""
@@ -126,9 +174,24 @@ class Listener:
         distributed = torch.distributed
         if not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1:
             return
-        counts = [part for norms in self.norms.values() for part in (norms.squares, norms.tokens)]
+        counts = [part for norms in self._norms.values() for part in (norms.squares, norms.tokens)]
         device = counts[0].device  # a model may be spread over several
         flat = torch.cat([part.flatten().to(device) for part in counts])
         distributed.all_reduce(flat)
         for part, total in zip(counts, flat.split([part.numel() for part in counts]), strict=True):
             part.copy_(total.view(part.shape))
+
+
+@torch.no_grad()
+def _fold(norms: list[InputNorms], tokens: dict[InputNorms, float], decay: float) -> None:
+    """:meth:`InputNorms.fold` of several layers at once, to the same bits; decay 0 is for their first fold."""
+    if not norms:
+        return
+    means = torch._foreach_div([n.squares for n in norms], [tokens[n] for n in norms])
+    if decay:
+        torch._foreach_mul_(means, 1 - decay)
+        torch._foreach_add_(means, torch._foreach_mul([n.mean_square for n in norms], decay))
+    for n, mean in zip(norms, means, strict=True):
+        n.mean_square = mean
+    torch._foreach_zero_([n.squares for n in norms])
+    torch._foreach_zero_([n.tokens for n in norms])

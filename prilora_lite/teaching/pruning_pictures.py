@@ -45,7 +45,7 @@ def draw_padding(x: np.ndarray, mask: np.ndarray) -> tuple[Figure, str]:
     if real.shape != x.shape[:2] or not real.any():
         raise ValueError(f"expected a mask of shape {x.shape[:2]} with a real token, got {mask!r}")
     tokens = torch.tensor(x).flatten(0, 1)
-    squares, count = sum_of_squares(tokens, torch.tensor(np.flatnonzero(real)))
+    squares, count = sum_of_squares(tokens, torch.tensor(np.flatnonzero(real))), int(real.sum())
     sums, means = squares.tolist(), (squares / count).tolist()
     rows, n, cell = real.size, x.shape[2], 0.62
     lines = 1.45 + 0.36 * np.arange(rows)[::-1] + 0.14 * (len(x) - 1 - np.arange(rows) // x.shape[1])

@@ -124,6 +124,16 @@ def test_the_same_entries_are_pruned_as_in_a_plain_model(run, plain):
     assert torch.equal(zeros, plain[name][1])
 
 
+def test_under_autocast_it_is_one_graph_too():
+    torch._dynamo.reset()
+    model = adapted("bert")
+    Pruner(model)
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    with torch.autocast("cpu", torch.bfloat16):
+        compiled(**batch()).loss.backward()
+    assert all(layer.lora_B.grad.abs().sum() > 0 for layer in model.modules() if isinstance(layer, LoRALinear))
+
+
 @pytest.mark.parametrize("name", ["bert", "llama"])
 def test_with_gradient_checkpointing_it_is_one_graph_too(name, plain):
     pruner, zeros, graphs = compiled_run(name, checkpointing="not reentrant", hook=False)

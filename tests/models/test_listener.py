@@ -102,6 +102,27 @@ def test_an_optimizer_step_waits_for_the_device_once():
         assert looks.seen == ["tolist"]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_layers_are_folded_together_as_each_is_alone(dtype):
+    """Three steps; in the second one layer sees nothing. To the bit."""
+    layers = nn.ModuleDict({name: LoRALinear(nn.Linear(n, 4, dtype=dtype), 2, scaling=1.0) for name, n in SIZES})
+    pruner, alone = Pruner(layers, interval=99, decay=0.7), {name: InputNorms(n) for name, n in SIZES}
+    for step, seen in enumerate([("a", "b", "c"), ("a", "c"), ("a", "b", "c")]):
+        pruner._listener._tokens._real = dict.fromkeys(pruner._listener._tokens._real, (None, None))
+        for name in seen:
+            x = torch.randn(5 + step, 7, dict(SIZES)[name], dtype=dtype)
+            layers.train()[name](x).sum().backward()
+            alone[name].add(x)
+        pruner.step()
+        for name in seen:
+            alone[name].fold(0.7)
+        for name, norms in alone.items():
+            assert torch.equal(pruner.mean_square(name), norms.mean_square)
+
+
+SIZES = (("a", 3), ("b", 11), ("c", 3))
+
+
 # A model that is spread over devices
 
 
