@@ -54,6 +54,7 @@ TITLES = {
     "results/pocket_grid": "Pocket, rank slope and pruning ratio",
     "results/pocket_grid_one_s": "The same with one scaling for all layers", "results/minilm_glue": "MiniLM on GLUE",
     "results/speed": "Time and memory",
+    "results/speed_cuda": "Time and memory on a GPU",
 }  # fmt: skip
 
 
