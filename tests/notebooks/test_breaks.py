@@ -19,7 +19,8 @@ BREAKS = {
         "last_rank + (first_rank - last_rank) * l",
     ),
     "the norm runs over the features": (
-        "04_what_is_important", "importance.py", "squares.sum(0)", "squares.mean(1).sum().expand(x.shape[1])",
+        "04_what_is_important", "importance.py", "counted.square_()).sum(0)",
+        "counted.square_()).mean(1).sum().expand(x.shape[1])",
     ),
     "B is pruned": (
         "05_pruning_during_training", "pruner.py", "self.layers[name].lora_A.masked_fill_(~mask, 0)",
