@@ -38,7 +38,7 @@ def course(tmp_path_factory):
     course = tmp_path_factory.mktemp("class") / "course"
     shutil.copytree(COURSE, course, ignore=shutil.ignore_patterns("gradebook.db", "submitted", "autograded", "grades"))
     with (course / "nbgrader_config.py").open("a", encoding="utf-8") as config:
-        config.write("\nc.ExecutePreprocessor.timeout = 10\nc.LateSubmissionPlugin.penalty_method = 'zero'\n")
+        config.write("\nc.ExecutePreprocessor.timeout = 6\nc.LateSubmissionPlugin.penalty_method = 'zero'\n")
     (course / "secret").write_text("teacher-secret", encoding="utf-8")
     (course / "secret").chmod(0o600)
     return course

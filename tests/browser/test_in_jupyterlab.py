@@ -16,12 +16,18 @@ import pytest
 
 ROOT = Path(__file__).parent.parent.parent
 MINUTE = 60_000
-RUN_ALL = """async () => {
-    const panel = window.jupyterapp.shell.currentWidget;
+# Cells are chosen by a piece of their text, all by none. JupyterLab's own commands, as its menu gives them.
+RUN = """async shows => {
+    const panel = window.jupyterapp.shell.currentWidget, commands = window.jupyterapp.commands;
     await panel.context.ready;
     await panel.sessionContext.ready;
-    await window.jupyterapp.commands.execute('notebook:run-all-cells');
     const cells = panel.content.model.sharedModel.cells;
+    if (shows.length === 0) await commands.execute('notebook:run-all-cells');
+    else for (const [place, cell] of cells.entries()) {
+        if (cell.cell_type !== 'code' || !shows.some(text => cell.source.includes(text))) continue;
+        panel.content.activeCellIndex = place;
+        await commands.execute('notebook:run-cell');
+    }
     return cells.flatMap(cell => cell.toJSON().outputs ?? []).filter(output => output.output_type === 'error');
 }"""
 SHUT_DOWN = "async () => await window.jupyterapp.shell.currentWidget.sessionContext.shutdown()"
@@ -105,10 +111,11 @@ def solutions(name):
 
 @pytest.fixture
 def notebook(browser, server):
-    """Open a notebook by its name, write some answers into it, and run all its cells; gives the page."""
+    """Open a notebook by its name, write some answers into it, and run its cells, all or those that hold one of some
+    texts; gives the page."""
     pages = []
 
-    def open_and_run(name, answers=()):
+    def open_and_run(name, answers=(), cells=()):
         page = browser.new_page(viewport={"width": 1280, "height": 1000})
         pages.append(page)
         page.set_default_timeout(2 * MINUTE)
@@ -117,7 +124,7 @@ def notebook(browser, server):
         page.wait_for_function("window.jupyterapp?.shell?.currentWidget?.sessionContext?.isReady")
         for answer in answers:
             write(page, answer)
-        assert page.evaluate(RUN_ALL) == []
+        assert page.evaluate(RUN, list(cells)) == []
         return page
 
     yield open_and_run
@@ -150,7 +157,7 @@ class Widget:
 
 
 def test_the_rank_slope_moves_ranks_and_figure(notebook):
-    page = notebook("03_rank_schedule")
+    page = notebook("03_rank_schedule", cells=["explore_schedule"])
     slope = Widget(page, "slope")
     assert "[4, 5, 5, 6, 7, 8, 8, 9, 10, 11, 11, 12], sum 96" in slope.text()
     slope.press("ArrowRight")
@@ -164,7 +171,7 @@ def test_the_rank_slope_moves_ranks_and_figure(notebook):
 
 
 def test_ratio_moves_the_recorded_run_and_the_button_trains(notebook):
-    page = notebook("05_pruning_during_training")
+    page = notebook("05_pruning_during_training", cells=["explore_pruning", "train_with_pruning"])
     ratio = Widget(page, "pruning ratio")
     assert "50% zeros at the end" in ratio.text()
     ratio.press("ArrowRight")
@@ -179,7 +186,7 @@ def test_ratio_moves_the_recorded_run_and_the_button_trains(notebook):
 
 
 def test_the_picture_that_a_widget_shows_is_a_png(notebook):
-    page = notebook("03_rank_schedule")
+    page = notebook("03_rank_schedule", cells=["explore_schedule"])
     source = Widget(page, "slope").image.evaluate(
         "async image => { const bytes = new Uint8Array(await (await fetch(image.src)).arrayBuffer());"
         " return btoa(String.fromCharCode(...bytes.slice(0, 8))); }"
@@ -197,7 +204,7 @@ def test_a_learner_who_writes_the_pieces_is_told_so_and_runs_to_the_end(notebook
 
 
 def test_slope_and_ratio_move_through_the_stored_grid(notebook):
-    page = notebook("08_ablation")
+    page = notebook("08_ablation", cells=["import linear_ranks, plots", "grid = recordings", "explore_grid"])
     slope, ratio = Widget(page, "slope"), Widget(page, "pruning ratio")
     at_default = slope.text()
     assert "pocket-rte" in at_default
