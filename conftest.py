@@ -23,6 +23,8 @@ LONG = (
     "notebooks/0",
 )
 
+SLOW = "source/a4_ablation_report"  # its study is run by the test of its answers, too
+
 collect_ignore_glob = ["notebooks/**/.ipynb_checkpoints/*"]
 
 
@@ -40,7 +42,7 @@ def pytest_collection_modifyitems(items):
     """What takes minutes comes first, so that no process is left alone with it at the end; or is asked for."""
     if not os.environ.get("PRILORA_SLOW"):
         for item in items:
-            if "slow" in item.keywords:
+            if "slow" in item.keywords or SLOW in item.nodeid:
                 item.add_marker(pytest.mark.skip(reason="takes minutes: PRILORA_SLOW=1 runs it"))
     items.sort(key=lambda item: not item.nodeid.startswith(LONG))
 

@@ -194,7 +194,10 @@ def test_the_picture_that_a_widget_shows_is_a_png(notebook):
     assert base64.b64decode(source) == b"\x89PNG\r\n\x1a\n"
 
 
-@pytest.mark.parametrize("name", ["01_lora_from_scratch", "05_pruning_during_training"])
+LEARNERS = ["01_lora_from_scratch", pytest.param("05_pruning_during_training", marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize("name", LEARNERS)
 def test_a_learner_who_writes_the_pieces_is_told_so_and_runs_to_the_end(notebook, name):
     written = solutions(name)
     page = notebook(name, written.values())

@@ -137,7 +137,7 @@ if __name__ == "__main__":
 '''
 
 
-@pytest.mark.parametrize("way", ["trainer", "accelerate"])
+@pytest.mark.parametrize("way", ["trainer", pytest.param("accelerate", marks=pytest.mark.slow)])
 def test_all_processes_hold_the_same_bits_and_what_one_process_computes(way, tmp_path):
     (tmp_path / "loop.py").write_text(LOOP, encoding="utf-8")
     for launcher in (ONE, TWO):

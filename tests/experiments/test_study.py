@@ -324,6 +324,7 @@ def test_runs_in_several_processes_are_those_of_one(encoder, rows, tmp_path):
     assert essence(one) == essence(two)
 
 
+@pytest.mark.slow
 def test_runs_on_a_cluster_are_those_of_one_process(encoder, rows, tmp_path, ray_cluster):
     one, cluster = tmp_path / "one.jsonl", tmp_path / "cluster.jsonl"
     assert main(command(one, encoder, rows)) == main(command(cluster, encoder, rows, "--backend", "ray")) == 0

@@ -304,11 +304,13 @@ def lora():
     return {task: value(task, "lora") for task in ("pocket-cola", "pocket-rte")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("task", "least"), [("pocket-cola", 0.80), ("pocket-rte", 0.88)])
 def test_lora_learns(task, least, lora):
     assert lora[task] >= least
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["pocket-cola", "pocket-rte"])
 def test_the_frozen_encoder_falls_behind_lora(task, lora):
     assert value(task, "head") <= lora[task] - 0.10
