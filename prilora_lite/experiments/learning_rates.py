@@ -17,17 +17,19 @@ from prilora_lite.experiments.tasks import get_task, load_rows
 RATES = (1e-3, 2e-3, 4e-3)  # tried first for each arm; extended by factors of 2 while the best is the first or the last
 RATE_SEEDS = (0, 1, 2)
 LOWEST, HIGHEST = 1e-3 / 64, 4e-3 * 16  # no rates beyond these are tried
-CLIFF = 0.2  # a rate is not chosen if doubling it loses more of the metric than this: training collapses there
+CLIFF = 0.2  # a rate is not safe if doubling it loses more of the metric than this: training collapses there
 
 
-def choose_rate(means: dict[float, float]) -> tuple[float | None, list[float]]:
+def choose_rate(means: dict[float, float], rule: str = "safe") -> tuple[float | None, list[float]]:
     """The learning rate to use, or the rates that have to be tried first.
 
-    The best rate, or the next lower one if doubling the best loses more than :data:`CLIFF`; its half and its double
-    must have been tried. No rates outside of :data:`LOWEST` to :data:`HIGHEST` are tried.
+    ``best`` is the best rate; ``safe`` is the same, or the next lower one if doubling the best loses more than
+    :data:`CLIFF`. Its half and its double must have been tried. No rates outside of :data:`LOWEST` to :data:`HIGHEST`
+    are tried.
 
     Args:
         means: rate -> mean of the metric, in [-1, 1]; rates that are factors of 2 apart.
+        rule: one of :data:`~.questions.RATE_RULES`.
 
     Returns:
         The rate and an empty list, or None and the next rates.
@@ -36,7 +38,8 @@ def choose_rate(means: dict[float, float]) -> tuple[float | None, list[float]]:
     place = max(range(len(rates)), key=lambda i: means[rates[i]])
     if place == len(rates) - 1 and rates[-1] < HIGHEST:
         return None, [2 * rates[-1]]
-    if place < len(rates) - 1 and means[rates[place + 1]] < means[rates[place]] - CLIFF:
+    collapses = place < len(rates) - 1 and means[rates[place + 1]] < means[rates[place]] - CLIFF
+    if rule == "safe" and collapses:
         place -= 1
     if place <= 0 and rates[0] > LOWEST:
         return None, [rates[0] / 2]
@@ -69,7 +72,7 @@ def chosen_rates(questions: Questions, question: Question) -> dict[str, tuple[fl
             ]
             if all(key in values for key in keys):
                 means[rate] = float(np.mean([values[key] for key in keys]))
-        rate = choose_rate(means)[0] if set(RATES) <= set(means) else None
+        rate = choose_rate(means, question.rates)[0] if set(RATES) <= set(means) else None
         if rate is None:
             raise LookupError(f"question {question.name!r}: the learning rate of {arm} is not chosen yet")
         chosen[arm] = rate, means
@@ -90,7 +93,7 @@ def tune(
                 runs, questions.rates, question, question.overrides(value, tuning=True), split, jobs, tell
             )
             means[value] = float(np.mean([next(iter(record["metrics"].values())) for record in records]))
-        rate, wanted = choose_rate(means)
+        rate, wanted = choose_rate(means, question.rates)
     tell(f"  {arm}: learning rate {rate:g} of " + ", ".join(f"{r:g} ({100 * m:.1f})" for r, m in sorted(means.items())))
     return rate
 

@@ -19,6 +19,8 @@ from prilora_lite.experiments.tasks import get_task
 from prilora_lite.shared.checks import is_number
 from prilora_lite.shared.errors import unknown
 
+RATE_RULES = ("safe", "best")  # see learning_rates.choose_rate
+
 
 @dataclass(frozen=True)
 class Question:
@@ -33,6 +35,7 @@ class Question:
         seeds: one pair for each.
         margin: the largest difference that counts as none, in percentage points.
         encoder, settings: what the arms are trained with, beside their learning rates.
+        rates: how each arm's learning rate is chosen, one of :data:`RATE_RULES`.
         rate_of: the arm whose learning rate all arms are given; None: each has its own.
         rate_settings: what the runs that choose the rates have in place of ``settings``, to be shorter.
     """
@@ -48,6 +51,7 @@ class Question:
     margin: float
     encoder: str = "pocket"
     settings: tuple[tuple[str, float], ...] = ()
+    rates: str = "safe"
     rate_of: str | None = None
     rate_settings: tuple[tuple[str, float], ...] = ()
 
@@ -136,6 +140,8 @@ def _question(given: dict[str, Any], arms: dict[str, Method], file: Path) -> Que
     whole = isinstance(seeds, dict) and set(seeds) == {"first", "count"} and all(type(n) is int for n in seeds.values())
     check("seeds", whole and seeds["first"] >= 0 and seeds["count"] >= 2, "{ first = NUMBER, count = 2 or more }")
 
+    if (rule := given.get("rates", "safe")) not in RATE_RULES:
+        raise unknown(f"rule for rates in {file}, question {name!r}:", rule, RATE_RULES)
     for arm in [*given["plus"], *given["minus"], *([given["rate_of"]] if "rate_of" in given else [])]:
         if arm not in arms:
             raise unknown(f"arm in {file}, question {name!r}:", arm, arms)

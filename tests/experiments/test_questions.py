@@ -107,6 +107,8 @@ def test_a_file_of_questions_is_read(file):
         ('plus = ["rising"]', 'plus = "rising"', "plus must be a list of names, got 'rising'"),
         ('tasks = ["cola", "rte"]', "tasks = []", "tasks must be a list of names"),
         ("{ epochs = 1 }", "1", "settings must be a table"),
+        ("margin = 1", 'margin = 1\nrates = "bst"', "did you mean 'best'"),
+        ("margin = 1", "margin = 1\nrates = 1", "unknown rule for rates"),
         ("[arms]", "[arms", "is not TOML"),
     ],
 )
@@ -144,6 +146,19 @@ def test_a_rate_is_chosen_between_two_that_were_tried_and_not_at_a_cliff(means, 
 
 
 @pytest.mark.parametrize(
+    ("means", "expected"),
+    [
+        ({1e-3: 0.6, 2e-3: 0.7, 4e-3: 0.1}, (2e-3, [])),
+        ({1e-3: 0.5, 2e-3: 0.6, 4e-3: 0.55}, (2e-3, [])),
+        ({1e-3: 0.7, 2e-3: 0.6, 4e-3: 0.5}, (None, [5e-4])),
+        ({1e-3: 0.5, 2e-3: 0.6, 4e-3: 0.7}, (None, [8e-3])),
+    ],
+)
+def test_the_best_rate_can_be_asked_for_though_it_stands_at_a_cliff(means, expected):
+    assert choose_rate(means, "best") == expected
+
+
+@pytest.mark.parametrize(
     "value", [lambda rate: rate, lambda rate: -rate, lambda rate: 0.5, lambda rate: 300 * rate % 1]
 )
 def test_whatever_the_metric_does_the_search_ends(value):
@@ -172,6 +187,19 @@ def test_each_arm_has_the_rate_that_was_best_for_it(file):
     chosen = chosen_rates(asked, asked.questions[0])
     assert {arm: rate for arm, (rate, _) in chosen.items()} == {"lora": 4e-3, "rising": 2e-3}
     assert set(chosen["lora"][1]) == {1e-3, 2e-3, 4e-3, 8e-3}
+
+
+def test_a_question_can_ask_for_the_best_rates(file):
+    collapse = [record("rising", task, seed, 4e-3, 0.1) for task in ("cola", "rte") for seed in RATE_SEEDS]
+    better = [r for r in rates(best=2e-3) if not (r["name"] == "rising" and r["settings"]["learning_rate"] == 4e-3)]
+    lower = [record("rising", task, seed, 5e-4, 0.3) for task in ("cola", "rte") for seed in RATE_SEEDS]
+    chosen = {}
+    for rule in ("safe", "best"):
+        file.write_text(FILE + f'rates = "{rule}"\n')
+        asked = read_questions(file)
+        write_records(asked.rates, better + collapse + lower)
+        chosen[rule] = chosen_rates(asked, asked.questions[0])["rising"][0]
+    assert chosen == {"safe": 1e-3, "best": 2e-3}
 
 
 def test_all_arms_can_be_given_the_rate_of_one(file):
