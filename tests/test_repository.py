@@ -7,6 +7,7 @@ import shlex
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from packaging.requirements import Requirement
@@ -183,7 +184,7 @@ def test_the_readmes_answers_are_those_of_the_questions():
     found = {
         tuple(f"{value:.1f}" for value in (row.difference, row.low, row.high))
         for row in answers.itertuples()
-        if row.verdict != "not run"
+        if np.isfinite(row.difference)
     }
     text = " ".join(README.split("## Does it work?")[1].split("\n## ")[0].split())
     said = re.findall(DIFFERENCE, text)

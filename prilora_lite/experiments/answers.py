@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,9 @@ from prilora_lite.experiments.study import grid
 from prilora_lite.shared.errors import unknown
 from prilora_lite.shared.files import write_whole
 
+Rates = dict[
+    str, tuple[float, dict[float, float]]
+]  # arm -> its learning rate, and the mean metric at all that were tried
 _INDENT = {"initial_indent": "  ", "subsequent_indent": "  "}
 
 
@@ -57,13 +61,19 @@ def answer(
             make_runs(runs, questions.runs, question, question.overrides(rate), rows, jobs, tell)
 
 
-def differences(questions: Questions, question: Question) -> pd.Series:
+def differences(questions: Questions, question: Question, rates: Rates | None = None) -> pd.Series:
     """The contrast for each seed that has all its runs, in percentage points; seeds that lack one are left out.
+
+    Args:
+        questions: the file that the question stands in.
+        question: one of its questions.
+        rates: each arm's learning rate; default: as :func:`~.learning_rates.chosen_rates` has them.
 
     Raises:
         LookupError: learning rates that have not been tried yet.
     """
-    rates, values = chosen_rates(questions, question), values_by_key(questions.runs)
+    rates = rates or chosen_rates(questions, question)
+    values = values_by_key(questions.runs)
 
     def mean(arms: tuple[str, ...], seed: int) -> float:
         keys = [
@@ -90,11 +100,12 @@ def decisions(questions: Questions) -> dict[str, Decision | None]:
 
 
 def table(questions: Questions) -> pd.DataFrame:
-    """One row for each question, in percentage points; ``verdict`` is "not run" until all its seeds are there."""
+    """One row for each question, in percentage points; differences are NaN until all its seeds are there."""
     rows, found = [], decisions(questions)
     for question in questions.questions:
         decision = found[question.name]
         settings = ", ".join([question.encoder, *(f"{name}={value:g}" for name, value in question.settings)])
+        settings += ", best rates" if question.rates == "best" else ""
         if decision is not None:
             rates = chosen_rates(questions, question)
             settings += "; learning rate " + ", ".join(f"{arm} {rate:g}" for arm, (rate, _) in rates.items())
@@ -108,11 +119,34 @@ def table(questions: Questions) -> pd.DataFrame:
                 "low": np.nan if decision is None else round(decision.low, 3),
                 "high": np.nan if decision is None else round(decision.high, 3),
                 "margin": question.margin,
-                "verdict": "not run" if decision is None else decision.verdict,
+                "verdict": _progress(questions, question) if decision is None else decision.verdict,
                 "settings": settings,
             }
         )
     return pd.DataFrame(rows)
+
+
+def _progress(questions: Questions, question: Question) -> str:
+    try:
+        done = len(differences(questions, question))
+    except LookupError:
+        done = 0
+    return f"unfinished: {done} of {len(question.seeds)} seeds run" if done else "not run"
+
+
+def by_task(questions: Questions) -> pd.DataFrame:
+    """The same contrast on each task of the questions that have several: not asked beforehand, and not a verdict."""
+    rows = []
+    for question in questions.questions:
+        for task in question.tasks if len(question.tasks) > 1 else ():
+            try:
+                d = differences(questions, replace(question, tasks=(task,)), chosen_rates(questions, question))
+            except LookupError:
+                continue
+            if len(d) == len(question.seeds):
+                found = decide(d, question.margin)
+                rows.append((question.name, task, found.mean, found.low, found.high))
+    return pd.DataFrame(rows, columns=["question", "task", "difference", "low", "high"])
 
 
 def report(questions: Questions) -> str:
@@ -122,7 +156,7 @@ def report(questions: Questions) -> str:
         decision = found[question.name]
         where = f"{' and '.join(question.tasks)}, {len(question.seeds)} seeds"
         if decision is None:
-            said = f"{question.contrast}; {where}: not run yet"
+            said = f"{question.contrast}; {where}: {_progress(questions, question)}"
         else:
             said = (
                 f"{question.contrast}; {where}: {decision.mean:+.1f} points "
@@ -133,26 +167,32 @@ def report(questions: Questions) -> str:
 
 
 def markdown(questions: Questions) -> str:
-    """The answers, and below them every learning rate that was tried for each arm, with the mean of the metric."""
+    """The answers; the same task by task; and every rate that was tried for each arm, with the mean of the metric."""
     answers = table(questions)
     lines = [
         ["question", "contrast", "tasks", "seeds", "difference", "95 % interval", "margin", "verdict"],
         ["---"] * 8,
     ]
     for row in answers.to_dict("records"):
-        asked = row["verdict"] != "not run"
-        numbers = (f"{row['difference']:+.1f}", f"{row['low']:.1f} to {row['high']:.1f}") if asked else ("-", "-")
+        numbers = _numbers(row) if np.isfinite(row["difference"]) else ("-", "-")
         where = row["tasks"].replace(" ", ", ")
         margin = f"{row['margin']:g}"
         lines.append([row["question"], row["contrast"], where, str(row["seeds"]), *numbers, margin, row["verdict"]])
+    tasks = [["question", "task", "difference", "95 % interval"], ["---"] * 4]
+    tasks += [[row["question"], row["task"], *_numbers(row)] for row in by_task(questions).to_dict("records")]
     rates = [["question", "arm", "learning rate", "tried: mean of the metric, %"], ["---"] * 4]
-    for question, decision in zip(questions.questions, answers["verdict"], strict=True):
-        if decision != "not run":
+    for question, difference in zip(questions.questions, answers["difference"], strict=True):
+        if np.isfinite(difference):
             for arm, (rate, means) in chosen_rates(questions, question).items():
                 tried = ", ".join(f"{value:g}: {100 * mean:.1f}" for value, mean in means.items())
                 rates.append([question.name, arm, f"{rate:g}", tried])
-    tables = ["\n".join("| " + " | ".join(cells) + " |" for cells in rows) for rows in (lines, rates)]
-    return f"Answers, in percentage points\n\n{tables[0]}\n\nLearning rates\n\n{tables[1]}\n"
+    tables = ["\n".join("| " + " | ".join(cells) + " |" for cells in rows) for rows in (lines, tasks, rates)]
+    titles = ("Answers, in percentage points", "Task by task (not asked beforehand)", "Learning rates")
+    return "\n\n".join(f"{title}\n\n{text}" for title, text in zip(titles, tables, strict=True)) + "\n"
+
+
+def _numbers(row: dict[str, float]) -> tuple[str, str]:
+    return f"{row['difference']:+.1f}", f"{row['low']:.1f} to {row['high']:.1f}"
 
 
 def write(questions: Questions, stem: Path) -> dict[str, Path]:

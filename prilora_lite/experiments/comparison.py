@@ -60,7 +60,10 @@ class Decision:
             return f"They are equal within {_points(self.margin)}."
         if self.pairs == 1:
             return "One seed says nothing of the scatter, so nothing is decided."
-        return f"That decides nothing within {_points(self.margin)}; it would take some {_count(self.seeds)}."
+        return (
+            f"Not decided: neither a difference nor equality within {_points(self.margin)} is shown. "
+            f"Some {_count(self.seeds)} should be enough."
+        )
 
     @property
     def verdict(self) -> str:
@@ -71,7 +74,7 @@ class Decision:
             return f"equal within {_points(self.margin)}"
         if self.pairs == 1:
             return "not decided: one seed says nothing of the scatter"
-        return f"not decided: it would take {_count(self.seeds)}"
+        return f"not decided: it would take some {_count(self.seeds)}"
 
 
 def decide(differences: Sequence[float], margin: float) -> Decision:

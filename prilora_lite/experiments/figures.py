@@ -64,44 +64,51 @@ def plot_ablation(runs: pd.DataFrame, labels: dict[str, str] | None = None) -> F
 def plot_answers(answers: pd.DataFrame) -> Figure:
     """All answered questions in one picture: difference, its 95 % interval, and the margin as a grey band.
 
+    A question that is asked again at the best learning rates is a thinner line below the first answer.
+
     Args:
-        answers: one row a question, as :func:`~.answers.table` gives them; those not run are left out.
+        answers: one row a question, as :func:`~.answers.table` gives them; those without an answer are left out.
 
     Returns:
         A figure; differences in percentage points.
     """
-    rows = answers[answers["verdict"] != "not run"].reset_index(drop=True)
-    figure = Figure(figsize=(10, 1.5 + 0.62 * max(1, len(rows))), layout="constrained")
+    rows = answers[answers["difference"].notna()]
+    again = rows["settings"].str.contains(", best rates")
+    places = {key: place for place, key in enumerate(dict.fromkeys(zip(rows["contrast"], rows["tasks"], strict=True)))}
+    figure = Figure(figsize=(10, 1.5 + 0.66 * max(1, len(places))), layout="constrained")
     axes = figure.subplots()
     seen = set()
-    for place, row in rows.iterrows():
+    for (_, row), best in zip(rows.iterrows(), again, strict=True):
+        place = places[row["contrast"], row["tasks"]]
         word = next(word for word in VERDICTS if row["verdict"].startswith(word))
         marker, colour, fill = VERDICTS[word]
         axes.barh(place, 2 * row["margin"], left=-row["margin"], height=0.8, color="0.9", zorder=0)
-        axes.plot([row["low"], row["high"]], [place] * 2, color=colour, linewidth=3)
-        label = None if word in seen else word
+        place += 0.24 if best else -0.1
+        width = 1.5 if best else 3
+        axes.plot([row["low"], row["high"]], [place] * 2, color=colour, linewidth=width, solid_capstyle="butt")
         axes.plot(
-            row["difference"], place, marker, color=colour, markerfacecolor=fill, markersize=9, markeredgewidth=2,
-            linestyle="none", label=label,
+            row["difference"], place, marker, color=colour, markerfacecolor=fill, markersize=6 if best else 9,
+            markeredgewidth=width * 2 / 3, linestyle="none", label=None if word in seen else word,
         )  # fmt: skip
         seen.add(word)
     axes.axvline(0, color="0.3", linewidth=1)
-    names = []
-    for _, row in rows.iterrows():
-        contrast = textwrap.fill(
-            row["contrast"].replace(" / ", "\u00a0/\u00a0"), 62
-        )  # no line ends at a fraction's bar
-        tasks = row["tasks"].split()
-        rows_are = "pocket" if all(task.startswith("pocket-") for task in tasks) else "real rows"
-        names.append(f"{contrast}\n[{rows_are}: {', '.join(task.removeprefix('pocket-') for task in tasks)}]")
-    axes.set_yticks(range(len(rows)), names)
-    axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.set_xlabel("difference in points, with its 95 % interval (grey: the margin)")
+    axes.set_yticks(range(len(places)), [_named(*key) for key in places])
+    axes.set_ylim(len(places) - 0.5, -0.5)
+    thin = "; thin: the same at each arm's best learning rate" if again.any() else ""
+    axes.set_xlabel(f"difference in points, with its 95 % interval (grey: the margin{thin})", x=0 if thin else 0.5)
     tidy(axes)
     axes.tick_params(axis="y", labelsize=9, length=0)
     if seen:
         figure.legend(loc="outside upper right", ncols=len(seen), frameon=False)
     return figure
+
+
+def _named(contrast: str, tasks: str) -> str:
+    """A contrast and where it was run, in lines that fit beside a picture; none ends at a fraction's bar."""
+    lines = textwrap.fill(contrast.replace(" / ", "\u00a0/\u00a0"), 62)
+    names = tasks.split()
+    rows_are = "pocket" if all(task.startswith("pocket-") for task in names) else "real rows"
+    return f"{lines}\n[{rows_are}: {', '.join(task.removeprefix('pocket-') for task in names)}]"
 
 
 def plot_ideas(runs: pd.DataFrame) -> Figure:

@@ -34,6 +34,7 @@ def test_the_figure_draws_each_difference_its_interval_and_its_margin():
             "question": ["a", "b", "c"], "contrast": ["a", "b", "c"], "tasks": "pocket-rte", "margin": [1.0, 2.0, 1.0],
             "difference": [0.1, 3.0, 1.0], "low": [-0.5, 2.0, -1.0], "high": [0.7, 4.0, 3.0],
             "verdict": ["equal within 1 point", "difference", "not decided: it would take 9 seeds"],
+            "settings": "pocket",
         }
     )  # fmt: skip
     axes = figures.plot_answers(answers).axes[0]
@@ -41,6 +42,24 @@ def test_the_figure_draws_each_difference_its_interval_and_its_margin():
     lines = [list(line.get_xdata()) for line in axes.lines if line.get_linestyle() == "-"]
     assert lines[:3] == [[-0.5, 0.7], [2.0, 4.0], [-1.0, 3.0]]
     assert len({line.get_marker() for line in axes.lines if line.get_marker() != "None"}) == 3
+
+
+def test_the_figure_draws_an_answer_at_the_best_rates_thinner_below_the_first():
+    answers = pd.DataFrame(
+        {
+            "question": ["a", "a, best rates", "b"], "contrast": ["a", "a", "b"], "tasks": "pocket-rte", "margin": 1.0,
+            "difference": [0.1, 3.0, np.nan], "low": [-0.5, 2.0, np.nan], "high": [0.7, 4.0, np.nan],
+            "verdict": ["equal within 1 point", "difference", "unfinished: 2 of 9 seeds run"],
+            "settings": ["pocket; learning rate a 1", "pocket, best rates; learning rate a 1", "pocket"],
+        }
+    )  # fmt: skip
+    axes = figures.plot_answers(answers).axes[0]
+    assert len(axes.get_yticklabels()) == 1
+    safe, best = (line for line in axes.lines[:-1] if line.get_linestyle() == "-")
+    assert list(best.get_xdata()) == [2.0, 4.0]
+    assert best.get_linewidth() < safe.get_linewidth()
+    assert best.get_ydata()[0] > safe.get_ydata()[0]  # the axis points down
+    assert "best learning rate" in axes.get_xlabel()
 
 
 def grid_of_runs():

@@ -13,7 +13,7 @@ from scipy import stats
 from prilora_lite import PRILoRAConfig
 from prilora_lite.cli import main
 from prilora_lite.experiments import learning_rates
-from prilora_lite.experiments.answers import answer, decisions, differences, report, table, write
+from prilora_lite.experiments.answers import answer, by_task, decisions, differences, report, table, write
 from prilora_lite.experiments.comparison import decide
 from prilora_lite.experiments.encoders import settings_for
 from prilora_lite.experiments.learning_rates import RATE_SEEDS, RATES, choose_rate, chosen_rates, training_split
@@ -254,12 +254,29 @@ def test_a_question_whose_seeds_are_not_all_there_has_no_answer(file):
     asked = read_questions(file)
     study_of(asked, seeds=(100, 101))
     assert decisions(asked) == {"slope": None}
-    assert table(asked)["verdict"].tolist() == ["not run"]
-    assert "not run yet" in report(asked)
+    assert table(asked)["verdict"].tolist() == ["unfinished: 2 of 3 seeds run"]
+    assert table(asked)["difference"].isna().all()
+    assert "unfinished: 2 of 3 seeds run" in " ".join(report(asked).split())
 
 
 def test_a_question_whose_rates_are_not_chosen_has_no_answer(file):
-    assert decisions(read_questions(file)) == {"slope": None}
+    asked = read_questions(file)
+    assert decisions(asked) == {"slope": None}
+    assert table(asked)["verdict"].tolist() == ["not run"]
+    assert by_task(asked).empty
+
+
+def test_the_mean_of_the_tasks_differences_is_the_questions(file):
+    asked = read_questions(file)
+    study_of(asked)
+    tasks = by_task(asked)
+    assert tasks["task"].tolist() == ["cola", "rte"]
+    assert tasks["difference"].mean() == pytest.approx(table(asked)["difference"].item(), abs=0.0006)
+    for row in tasks.itertuples():
+        file.write_text(FILE.replace('["cola", "rte"]', f'["{row.task}"]'))
+        write_records(asked.rates, rates())  # the rates of the question, not the task's own
+        alone = table(read_questions(file)).iloc[0]
+        assert (row.low, row.high) == pytest.approx((alone["low"], alone["high"]), abs=0.0006)
 
 
 def test_one_run_on_two_kinds_of_rows_is_refused(file):
@@ -307,7 +324,7 @@ def test_it_runs_from_nothing_to_an_answer_and_goes_on_where_it_was(tmp_path, mo
     assert any("learning rate" in line for line in lines)
     (row,) = table(asked).to_dict("records")
     assert row["seeds"] == 2
-    assert row["verdict"] != "not run"
+    assert np.isfinite(row["difference"])
     before = asked.runs.read_bytes(), asked.rates.read_bytes()
     assert len({json.loads(line)["key"][6] for line in asked.rates.read_text().splitlines()}) == 1
     assert main(["ask", str(file), "--rows", str(rows)]) == 0

@@ -192,8 +192,8 @@ def answer(question: str) -> str:
     if question not in answers.index:
         raise unknown("question", question, list(answers.index))
     row = answers.loc[question]
-    if row["verdict"] == "not run":
-        return f"{row['contrast']}\n  not run yet"
+    if pd.isna(row["difference"]):
+        return f"{row['contrast']}\n  {row['verdict']}"
     size = f"{row['difference']:+.1f} points, 95 % interval {row['low']:.1f} to {row['high']:.1f}"
     where = f"{row['seeds']} seeds on {', '.join(row['tasks'].split())}"
     return f"{row['contrast']}\n  {size}\n  {where}: {row['verdict']}"
