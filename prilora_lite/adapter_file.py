@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from torch import Tensor, nn
 from prilora_lite.adapt import plan
 from prilora_lite.config import PRILoRAConfig
 from prilora_lite.fingerprint import check_base, fingerprint, read_fingerprint, stored_parameters
-from prilora_lite.models.linear import linear_shape
+from prilora_lite.lora import LoRALinear
+from prilora_lite.models.linear import is_conv1d, linear_shape
+from prilora_lite.models.stacks import split_name
 
 KEY, FORMAT = "prilora_lite", 2  # the metadata's one entry: safetensors keeps several in no fixed order
 
@@ -91,14 +94,35 @@ def _checksum(entries: dict[str, Any], tensors: dict[str, Tensor]) -> str:
 
 
 def check_all_is_stored(model: nn.Module) -> None:
-    """Raise ValueError if parameters are trained that an adapter does not hold."""
+    """Raise ValueError if something would be lost: a trained parameter, or a scaling, that an adapter does not hold."""
+    _check_as_configured(model)
     stored = stored_parameters(model)
     lost = [n for n, p in model.named_parameters() if p.requires_grad and n not in stored]
     if lost:
         raise ValueError(
             f"{lost[0]} and {len(lost) - 1} more parameters are trained, but an adapter holds lora_A, lora_B, pooler "
-            "and head alone, so they would be lost: freeze them before training, or save the whole model"
+            "and head alone, so they would be lost: freeze them before training; or keep the whole model, "
+            "merge_and_unload(model).save_pretrained(folder)"
         )
+
+
+def _check_as_configured(model: nn.Module) -> None:
+    """Raise ValueError if a layer has another rank or scaling than its place gets from the configuration."""
+    config, numbers = model.prilora_config, {}
+    linear = [n for n, m in model.named_modules() if isinstance(m, (LoRALinear, nn.Linear)) or is_conv1d(m)]
+    for stack, number, _ in map(split_name, linear):
+        numbers.setdefault(stack, set()).add(number)
+    for name, layer in model.named_modules():
+        if isinstance(layer, LoRALinear):
+            stack, number, _ = split_name(name)
+            place, ranks = sorted(numbers[stack]).index(number), config.layer_ranks(len(numbers[stack]))
+            rank, scaling = ranks[place], config.scalings(ranks)[place]
+            if layer.rank != rank or not math.isclose(layer.scaling, scaling):
+                raise ValueError(
+                    f"{name} has rank {layer.rank} and scaling {layer.scaling:g}, but the configuration, by which the "
+                    f"file is loaded again, gives it {rank} and {scaling:g}: give scaling in the configuration, as a "
+                    "number for each layer if need be, before adapt(model, config)"
+                )
 
 
 def _expected_shapes(model: nn.Module, config: PRILoRAConfig) -> dict[str, tuple[int, ...]]:

@@ -17,7 +17,8 @@ from prilora_lite.models.heads import head_parameters
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # buffers of a batch norm
 # Fields of a model's configuration, whatever a family calls them: heads, norms' epsilons, activations, positions
 SETTINGS = re.compile(
-    r"(^|_)heads?$|_eps(ilon)?$|(^|_)act(ivation)?(_fn|_function)?$|rope_theta$|position_embedding_type$"
+    r"(^|_)heads?$|_eps(ilon)?$|(^|_)act(ivation)?(_fn|_function)?$|(^|\.)rope_|position_embedding_type$"
+    r"|pos_att_type|position_buckets$|max_relative_positions$|sliding_window$|local_attention$|classifier_pooling$"
 )
 
 
@@ -75,13 +76,23 @@ def _row_sums(rows: Tensor) -> list[tuple[float, float]]:
 
 
 def _settings(config: Any) -> dict[str, int | float | str]:
-    """Numbers of heads, activations and the like, whatever a family calls them."""
-    fields = config.to_dict() if hasattr(config, "to_dict") else {}
+    """Numbers of heads, activations, kinds of positions and the like, whatever a family calls them."""
+    fields = _flat(config.to_dict()) if hasattr(config, "to_dict") else {}
     return {
         name: value
         for name, value in sorted(fields.items())
         if isinstance(value, (int, float, str)) and not isinstance(value, bool) and SETTINGS.search(name)
     }
+
+
+def _flat(value: Any, name: str = "") -> dict[str, Any]:
+    """What a dictionary holds; what lies in a dictionary in it is called ``rope_parameters.factor`` and the like."""
+    if isinstance(value, (list, tuple)):
+        return {name: ", ".join(map(str, value))}
+    if not isinstance(value, dict):
+        return {name: value}
+    flat = [_flat(inner, f"{name}.{key}" if name else str(key)) for key, inner in value.items()]
+    return {name: inner for part in flat for name, inner in part.items()}
 
 
 def read_fingerprint(stored: dict[str, Any]) -> dict[str, Any]:

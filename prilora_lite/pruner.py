@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from prilora_lite.config import PRILoRAConfig
 from prilora_lite.importance import InputNorms, importance, keep_mask, needs
-from prilora_lite.models.layers import check_patterns, configuration_of, lora_layers, stacked, unwrapped
-from prilora_lite.models.listener import Listener
+from prilora_lite.lora import LoRALinear
+from prilora_lite.models.layers import PeftLayer, check_prunable, configuration_of, layers_to_prune, stacked, unwrapped
+from prilora_lite.models.listener import Listener, check_finite
 from prilora_lite.shared.errors import unknown
 
 
@@ -23,6 +24,8 @@ class Pruner:
     the statistics, and every N-th time it prunes. Call :meth:`prune` in the last step, before the model is evaluated
     and saved. Pruned entries go on training and may come back, unless ``regrow`` is off: then the mask of the first
     prune stays, and with ``interval=1`` it holds from the first step on.
+
+    An A that is frozen, or is when a prune comes, stays as it is.
 
     Only forward passes that train are counted (in training mode, with gradients and the adapter on), and in them only
     the tokens that the model's ``attention_mask`` keeps. With gradient checkpointing, finish each backward pass
@@ -47,8 +50,8 @@ class Pruner:
 
     Raises:
         TypeError: not a model.
-        ValueError: no layer to prune, a value out of range, ranks that PEFT gave to no layer, or weights that FSDP,
-            DeepSpeed or ``nn.DataParallel`` splits, copies or replicates, or that are offloaded.
+        ValueError: no layer to prune, or none that is trained, a value out of range, ranks that PEFT gave to no layer,
+            or weights that FSDP, DeepSpeed or ``nn.DataParallel`` splits, copies or replicates, or that are offloaded.
 
     Source: PRILoRA (Benedek & Wolf 2024) prunes A throughout training; interval, regrowth and ratio are our reading.
     """
@@ -66,12 +69,7 @@ class Pruner:
         seed: int | None = None,
     ) -> None:
         self._model = model = unwrapped(model)
-        self.layers = lora_layers(model)
-        if not self.layers:
-            raise ValueError(
-                "the model has no LoRALinear to prune, and no LoRA of PEFT's that is active; adapt(model, config) first"
-            )
-        check_patterns(model, self.layers)
+        self.layers = layers_to_prune(model)
         given = {
             "ratio": ratio, "interval": interval, "decay": decay, "importance": importance, "scope": scope,
             "regrow": regrow, "seed": seed,
@@ -95,11 +93,12 @@ class Pruner:
         """Fold the statistics of one optimizer step, and prune if the interval is over. Call after ``optimizer.step``.
 
         Raises:
-            RuntimeError: no layer has seen a token since the last step, or a layer is merged.
+            RuntimeError: no pass has trained since the last step, a layer is merged, or PEFT's adapter is not active.
             ValueError: an input, or a weight of A, is not finite, or the model has been sharded.
         """
         if self.steps == 0:
             unwrapped(self._model)  # it may have been sharded since
+        check_prunable(self.layers)
         self._listener.end_step(self.steps + 1, self.settings["decay"])
         self.steps += 1
         if self.steps % self.settings["interval"] == 0:
@@ -112,16 +111,14 @@ class Pruner:
         """Zero the least important entries of every A now. A second call in the same step changes nothing.
 
         Raises:
-            RuntimeError: nothing has been accumulated yet, for a layer or for all, or a layer is merged.
+            RuntimeError: nothing has been accumulated yet, for a layer or for all; and as for :meth:`step`.
             ValueError: a weight of A is not finite.
         """
         if self.pruned_at == self.steps:
             return
         if self.steps == 0:
             raise RuntimeError("no statistics yet: call step() after each optimizer step, then prune()")
-        for name, layer in self.layers.items():
-            if layer.merged:
-                raise RuntimeError(f"{name} is merged: its pruned A would not match its weight; call unmerge() first")
+        check_prunable(self.layers)
         if self._masks:
             self._apply(self._masks)
         else:
@@ -188,7 +185,7 @@ class Pruner:
             ValueError: other settings, other layers or other shapes, or a state of an earlier version; nothing is
                 changed then.
         """
-        if state["layers"] != self._shapes():
+        if state.get("layers") != self._shapes():
             raise ValueError("the saved pruner belongs to another model: its lora_A have other names or shapes")
         if state["norms"].keys() != self.norms.keys():
             raise ValueError(
@@ -215,7 +212,7 @@ class Pruner:
         # Seeded anew each time, and on the CPU, so that every prune, device and process draws the same
         generator = torch.Generator().manual_seed(self.settings["seed"])
         scores = {}
-        for name, layer in self.layers.items():
+        for name, layer in self._trained().items():
             given = {"mean_square": self.mean_square(name), "gradient": self._listener.gradients.get(name)}
             missing = [what for what, value in given.items() if value is None and needs(rule, what)]
             if missing:
@@ -224,9 +221,12 @@ class Pruner:
                     "what matters in it: leave it out by naming targets, or choose the importance 'magnitude'"
                 )
             scores[name] = importance(layer.lora_A, rule=rule, generator=generator, **given)
-            if not (scores[name].isfinite().all() and layer.lora_A.isfinite().all()):
-                raise ValueError(f"NaN or infinity in lora_A of {name} at step {self.steps}: lower the learning rate")
+            check_finite(name, self.steps, layer.lora_A, given["gradient"], scores[name])
         return scores
+
+    def _trained(self) -> dict[str, LoRALinear | PeftLayer]:
+        """The layers whose A is trained now: what is frozen stays as it is."""
+        return {name: layer for name, layer in self.layers.items() if layer.lora_A.requires_grad}
 
     def _mask_of(self, scores: Tensor) -> Tensor:
         return keep_mask(scores, self.settings["ratio"], self.settings["scope"])

@@ -127,7 +127,11 @@ def _methods(told: dict[str, Any]) -> list[str | Method]:
 
     crossed = {name: told[name] for name in study_options.CROSSED if name in told}
     named = told.get("methods") or ([] if crossed else ["lora", "prilora"])
-    if named == ["all"]:
+    if "all" in named:
+        if len(named) > 1:
+            raise ValueError(
+                f"--methods all stands alone, got {' '.join(map(str, named))}: leave out all, or the others"
+            )
         named = [name for name in METHODS if name not in CONTRASTS]
     return [*named, *(configurations(**crossed) if crossed else [])]
 

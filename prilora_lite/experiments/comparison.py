@@ -60,10 +60,7 @@ class Decision:
             return f"They are equal within {_points(self.margin)}."
         if self.pairs == 1:
             return "One seed says nothing of the scatter, so nothing is decided."
-        return (
-            f"Not decided: neither a difference nor equality within {_points(self.margin)} is shown. "
-            f"Some {_count(self.seeds)} should be enough."
-        )
+        return f"Not decided within {_points(self.margin)}; some {_count(self.seeds)} should be enough."
 
     @property
     def verdict(self) -> str:

@@ -224,8 +224,9 @@ def plot_allocation(ranks: pd.DataFrame, line: Sequence[int]) -> Figure:
             range(len(line)), line, f"{prilora.marker}--", color=prilora.colour, linewidth=2, label="PRILoRA, a line"
         )
         axes.set_title(task)
-        axes.set_xlabel("layer")
-        axes.set_ylabel("rank, mean of its matrices")
+        below = axes.get_subplotspec().is_last_row()
+        axes.set_xlabel("layer" if below else "")
+        axes.set_ylabel("mean rank in the layer")
         axes.set_ylim(0, None)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         tidy(axes)

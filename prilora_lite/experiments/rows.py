@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import math
 import warnings
 from collections.abc import Mapping
@@ -69,10 +70,33 @@ def read_file(file: Path) -> Dataset:
     try:
         if kind == "Parquet":
             return Dataset(pyarrow.parquet.read_table(file))
+        _check_fields(file)
         table = pandas.read_csv(file, dtype=str, keep_default_na=False, encoding="utf-8-sig")
         return Dataset.from_dict({column: table[column].tolist() for column in table})
     except (OSError, ValueError) as error:
         raise ValueError(f"{file} can't be read as {kind}: {error}") from error
+
+
+def _check_fields(file: Path) -> None:
+    """Raise ValueError if a line of a CSV file has more or fewer fields than names, where pandas would guess."""
+    limit = csv.field_size_limit(2**31 - 1)
+    try:
+        with file.open(newline="", encoding="utf-8-sig") as lines:
+            reader = csv.reader(lines)
+            names = next((row for row in reader if row), [])
+            twice = sorted({name for name in names if names.count(name) > 1})
+            if twice:
+                raise ValueError(f"two of its columns are called {twice[0]!r}")
+            for row in reader:
+                if row and len(row) != len(names):
+                    raise ValueError(
+                        f"line {reader.line_num} has {len(row)} fields, but there are {len(names)} names "
+                        f"({', '.join(names)}); a text with a comma in it has to stand in quotes"
+                    )
+    except csv.Error as error:
+        raise ValueError(str(error)) from error
+    finally:
+        csv.field_size_limit(limit)
 
 
 def _check_columns(task: Task, split: str, data: Dataset) -> None:

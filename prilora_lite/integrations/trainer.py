@@ -14,6 +14,7 @@ from transformers.trainer_callback import ExportableState, TrainerCallback, Trai
 from transformers.training_args import TrainingArguments
 from transformers.utils import logging
 
+from prilora_lite.adapter_file import check_all_is_stored
 from prilora_lite.config import PRILoRAConfig
 from prilora_lite.integrations.trained import TRAINED, digests, keep_what_is_lacking, restore, trained
 from prilora_lite.integrations.trainer_arguments import check_checkpoints, check_processes
@@ -144,8 +145,16 @@ class PRILoRACallback(SealCheckpoints, ExportableState):
             raise RuntimeError("the model is merged, so its adapter would not be trained; call unmerge() on its layers")
         check_processes(args)
         check_checkpoints(args, state, model)
+        if "prilora_config" in vars(model):
+            try:
+                check_all_is_stored(model)
+            except ValueError as error:  # said before the training that it would be too late after
+                logger.warning(f"PRILoRACallback: save_adapter will refuse this model: {error}")
         if any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
-            model.enable_input_require_grads()  # the reentrant kind drops the gradient behind frozen embeddings
+            for module in model.modules():  # the reentrant kind drops the gradient behind frozen embeddings
+                if hasattr(module, "get_input_embeddings") and hasattr(module, "enable_input_require_grads"):
+                    module.enable_input_require_grads()
+                    break  # the outermost does it for those inside
         self._args, self._model, self._layers, self.pruned_after_evaluation = args, model, layers, False
         if self.pruner is not None:
             self.pruner.detach()  # of a run that was interrupted

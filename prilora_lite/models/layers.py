@@ -58,6 +58,11 @@ class PeftLayer:
         """Whether the base's weight now holds an update."""
         return self.layer.merged
 
+    @property
+    def active(self) -> bool:
+        """Whether a forward pass goes through this adapter now."""
+        return not self.layer.disable_adapters and self.adapter in self.layer.active_adapters
+
 
 def lora_layers(model: nn.Module) -> dict[str, LoRALinear | PeftLayer]:
     """Every adapted linear layer of a model by its name: this library's, or PEFT's for the adapter that is active.
@@ -74,6 +79,11 @@ def lora_layers(model: nn.Module) -> dict[str, LoRALinear | PeftLayer]:
             found[name] = module
         elif isinstance(getattr(module, "lora_A", None), nn.ModuleDict):  # PEFT's, a key for each adapter
             for adapter in module.active_adapters:
+                if adapter in module.lora_A and hasattr(module, "parameter_name"):  # target_parameters: of experts
+                    raise ValueError(
+                        f"PEFT's adapter {adapter!r} adapts the parameter {module.parameter_name} of {name}, which has "
+                        "no input of its own, so its A has no input norms: leave it out of target_parameters"
+                    )
                 if adapter in module.lora_A and module.lora_A[adapter].weight.ndim == 2:
                     found[name] = PeftLayer(module, adapter)
                     adapters.add(adapter)
@@ -88,6 +98,38 @@ def lora_layers(model: nn.Module) -> dict[str, LoRALinear | PeftLayer]:
             f"model.set_adapter({min(adapters)!r})"
         )
     return found
+
+
+def layers_to_prune(model: nn.Module) -> dict[str, LoRALinear | PeftLayer]:
+    """The :func:`lora_layers` of a model, of which at least one A is trained.
+
+    Raises:
+        TypeError, ValueError: see there; or there are none, none is trained, or PEFT gave ranks to no layer.
+    """
+    layers = lora_layers(model)
+    if not layers:
+        raise ValueError(
+            "the model has no LoRALinear to prune, and no LoRA of PEFT's that is active; adapt(model, config) first"
+        )
+    if not any(layer.lora_A.requires_grad for layer in layers.values()):
+        raise ValueError(
+            "lora_A is frozen in all layers, and what is not trained is not pruned: PeftModel.from_pretrained needs "
+            "is_trainable=True for an adapter that is to go on training"
+        )
+    check_patterns(model, layers)
+    return layers
+
+
+def check_prunable(layers: dict[str, LoRALinear | PeftLayer]) -> None:
+    """Raise RuntimeError if a layer is merged, or its adapter of PEFT's is no longer the active one."""
+    for name, layer in layers.items():
+        if layer.merged:
+            raise RuntimeError(f"{name} is merged: its pruned A would not match its weight; call unmerge() first")
+        if isinstance(layer, PeftLayer) and not layer.active:
+            raise RuntimeError(
+                f"the Pruner was made for PEFT's adapter {layer.adapter!r}, which is not the active one of {name}: "
+                f"call model.set_adapter({layer.adapter!r}), or make a new Pruner for the other"
+            )
 
 
 def check_patterns(model: nn.Module, layers: dict[str, LoRALinear | PeftLayer]) -> None:

@@ -45,8 +45,8 @@ class Listener:
         self._hooks = list(self._tokens.hooks)
         for name, layer in layers.items():
             module = model.get_submodule(name)
-            self._hooks.append(module.register_forward_pre_hook(Hook(self._counter(name, module))))
-            if keeps_gradients:
+            self._hooks.append(module.register_forward_pre_hook(Hook(self._counter(name, module, layer))))
+            if keeps_gradients and layer.lora_A.requires_grad:
                 self._hooks.append(layer.lora_A.register_post_accumulate_grad_hook(Hook(self._keeper(name))))
 
     def stop(self) -> None:
@@ -66,10 +66,11 @@ class Listener:
 
         Args:
             step: number of the optimizer step, for the message.
-            decay: see :meth:`InputNorms.fold`; layers that have seen no token stay as they are.
+            decay: see :meth:`InputNorms.fold`; layers that have seen no token stay as they are, as when all of them
+                were left out by LayerDrop, or everything was padding.
 
         Raises:
-            RuntimeError: no layer has seen a token.
+            RuntimeError: no pass has trained.
             ValueError: an input was not finite.
         """
         self._latest = self._number = None
@@ -78,11 +79,12 @@ class Listener:
         counts = stacked(n.tokens for n in norms.values())
         totals = stacked(torch._foreach_norm([n.squares for n in norms.values()], 1))
         tokens, totals = torch.stack([counts.to(totals), totals]).tolist()
-        if not any(tokens):
+        if not (any(tokens) or self._tokens.passed):
             raise RuntimeError(
                 "no forward pass in training mode since the last step: call model.train() before it, "
                 "and make the Pruner before training starts"
             )
+        self._tokens.passed = False
         bad = [name for name, total in zip(norms, totals, strict=True) if not math.isfinite(total)]
         if bad:
             raise ValueError(
@@ -116,13 +118,15 @@ class Listener:
             norms.tokens = stored["tokens"].to(device, copy=True)
             norms.mean_square = None if stored["mean_square"] is None else stored["mean_square"].to(device)
 
-    def _counter(self, name: str, module: nn.Module) -> Callable[[nn.Module, tuple], None]:
+    def _counter(
+        self, name: str, module: nn.Module, layer: LoRALinear | PeftLayer
+    ) -> Callable[[nn.Module, tuple], None]:
         """A hook that counts a layer's input."""
         source, norms, tokens = self._tokens.source_of(name, module), self._norms[name], self._tokens
-        may_be_off = hasattr(module, "disable_adapters")  # PEFT's, in a pass of the base alone
+        may_be_off = isinstance(layer, PeftLayer)  # in a pass of the base alone, or of another adapter
 
         def count(module: nn.Module, args: tuple) -> None:
-            counts = module.training and torch.is_grad_enabled() and not (may_be_off and module.disable_adapters)
+            counts = module.training and torch.is_grad_enabled() and not (may_be_off and not layer.active)
             if not counts or not tokens.holds_tokens(name):
                 return
             x = args[0]
@@ -165,7 +169,10 @@ class Listener:
         """A hook that keeps the gradient of a layer's A."""
 
         def keep(lora_A: Tensor) -> None:
-            self.gradients[name] = lora_A.grad
+            gradient = lora_A.grad.detach().clone()  # zero_grad may zero it in place
+            if name in self.gradients:  # a step that a GradScaler skips overflows: the one before stays
+                gradient = torch.where(gradient.isfinite().all(), gradient, self.gradients[name])
+            self.gradients[name] = gradient
 
         return keep
 
@@ -180,6 +187,22 @@ class Listener:
         distributed.all_reduce(flat)
         for part, total in zip(counts, flat.split([part.numel() for part in counts]), strict=True):
             part.copy_(total.view(part.shape))
+
+
+def check_finite(name: str, step: int, lora_A: Tensor, gradient: Tensor | None, scores: Tensor) -> None:
+    """Raise ValueError, which names the cause, unless a layer's A and the scores of its entries are finite."""
+    if not lora_A.isfinite().all():
+        raise ValueError(f"NaN or infinity in lora_A of {name} at step {step}: lower the learning rate")
+    if not scores.isfinite().all():
+        if gradient is not None and not gradient.isfinite().all():
+            raise ValueError(
+                f"no gradient of lora_A of {name} has been finite up to step {step}: while a GradScaler looks for its "
+                "scale it skips steps, so prune later (a larger interval)"
+            )
+        raise ValueError(
+            f"the importance rule gives {name} scores that are NaN or infinite at step {step}, though its lora_A is "
+            "finite: see what it divides by, or takes the root or the logarithm of"
+        )
 
 
 @torch.no_grad()

@@ -46,14 +46,17 @@ def find_stacks(model: nn.Module, targets: tuple[str, ...] | None = None) -> tup
 def _all_stacks(model: nn.Module, backbone: nn.Module) -> Stacks:
     start = next((f"{name}." for name, module in model.named_modules() if module is backbone and name), "")
     stacks: Stacks = {}
-    places: dict[nn.Module, str] = {}
+    places: dict[int, str] = {}
     for inside, module in backbone.named_modules(remove_duplicate=False):
         name = start + inside
         stack, number, _ = split_name(name)
         if (isinstance(module, nn.Linear) or is_conv1d(module)) and number is not None:
-            if module in places:
-                raise ValueError(f"{name} is the very layer {places[module]}; a shared layer can't have two ranks")
-            places[module] = name
+            for part, kind in ((module, "layer"), (module.weight, "weight")):
+                if id(part) in places:
+                    raise ValueError(
+                        f"{name} and {places[id(part)]} are one {kind}; a shared {kind} can't have two ranks"
+                    )
+                places[id(part)] = name
             stacks.setdefault(stack, {}).setdefault(number, {})[name] = module
     return {stack: dict(sorted(layers.items())) for stack, layers in stacks.items()}
 
@@ -100,6 +103,11 @@ def _refuse_other_structures(backbone: nn.Module, config: object) -> None:
     for attribute in ("num_experts", "num_local_experts", "n_routed_experts"):
         if getattr(config, attribute, None):
             raise ValueError(f"{name} ({attribute}={getattr(config, attribute)}) {EXPERTS}")
+    if getattr(config, "model_type", None) == "wavlm":
+        raise ValueError(
+            f"{name} hands the weights of its attention's layers to a function of torch's, past the layers themselves, "
+            "so adapters there would have no effect; use Wav2Vec2 or HuBERT"
+        )
     groups = getattr(config, "num_hidden_groups", None)
     if groups is not None and groups < getattr(config, "num_hidden_layers", groups):
         raise ValueError(

@@ -48,6 +48,7 @@ class RealTokens:
 
     Attributes:
         hooks: the hooks to remove when it should stop listening.
+        passed: whether a pass has trained; whoever asks may set it back.
 
     Raises:
         ValueError: a model whose layers have the tokens before the rows, so that no mask fits their inputs.
@@ -60,6 +61,7 @@ class RealTokens:
                 f"the layers of {kind} have the tokens before the rows, so padding can't be told from tokens in their "
                 "inputs: train it without pruning (ratio=0)"
             )
+        self.passed = False
         self._ran: set[str] = set()  # layers of _POSITIONS_AFTER_TOKENS that have had their tokens in this pass
         entries = _mask_entries(model)
         # For the current forward pass and each source of tokens: the mask's shape, and which tokens are real. The keys
@@ -124,6 +126,7 @@ class RealTokens:
 
         def read_masks(module: nn.Module, args: tuple, kwargs: dict) -> None:
             if module.training and torch.is_grad_enabled():
+                self.passed = True
                 given = {**signature.bind_partial(*args).arguments, **kwargs}
                 mask = given.get("attention_mask")
                 if mask is None and source == "decoder":
@@ -137,7 +140,13 @@ class RealTokens:
 
 
 def _mask_entries(model: nn.Module) -> dict[str, nn.Module]:
-    """The modules where attention masks come in, by the source of tokens that each is."""
+    """The modules where attention masks come in, by the source of tokens that each is.
+
+    Raises:
+        ValueError: a module that holds several Hugging Face models with adapted layers.
+    """
+    if not hasattr(model, "config"):
+        model = _inner_model(model)
     model = model.get_base_model() if hasattr(model, "get_base_model") else model  # out of PEFT's wrapper
     backbone = getattr(model, "base_model", model)
     if is_encoder_decoder(backbone):
@@ -145,6 +154,24 @@ def _mask_entries(model: nn.Module) -> dict[str, nn.Module]:
     if isinstance(getattr(backbone, "decoder", None), nn.Module) and not hasattr(backbone, "encoder"):
         return {"encoder": backbone.decoder}  # OPT's and BART's language models call it past the backbone
     return {"encoder": backbone}
+
+
+def _inner_model(model: nn.Module) -> nn.Module:
+    """The one Hugging Face model that a module of one's own holds, if its adapted layers lie in there; else itself."""
+    holders: dict[str, nn.Module] = {}
+    for name, module in model.named_modules():
+        inside = any(name.startswith(f"{holder}.") for holder in holders)
+        if hasattr(module, "config") and hasattr(module, "base_model") and not inside:
+            holders[name] = module
+    adapted = {name for name, parameter in model.named_parameters() if ".lora_A" in name}
+    holding = {name: h for name, h in holders.items() if any(a.startswith(f"{name}.") for a in adapted)}
+    if len(holding) > 1:
+        first = next(iter(holding))
+        raise ValueError(
+            f"{type(model).__name__} holds several models with adapted layers, {', '.join(holding)}, and where their "
+            f"attention masks come in can't be told: make a Pruner for each, Pruner(model.{first}) and so on"
+        )
+    return next(iter(holding.values()), model)
 
 
 def _read(mask: Tensor | None) -> Mask:

@@ -129,7 +129,7 @@ def plot_layers(runs: pd.DataFrame, names: Sequence[str], reference: str = "head
         shown = accuracy[[*names, reference]]
         axes.set_xlim(shown.min() - 2, min(100, shown.max() + 2))
         axes.set_title(task)
-        axes.set_xlabel("accuracy on validation (%), one dot a seed")
+        axes.set_xlabel("accuracy on validation (%), one dot per seed")
     panels[0].set_yticks(range(len(names)), names)
     panels[0].set_ylim(len(names) - 0.5, -0.5)
     figure.legend(*panels[-1].get_legend_handles_labels(), loc="outside upper right", frameon=False)

@@ -113,10 +113,11 @@ def draw_row(row: np.ndarray, mean_square: np.ndarray, ratio: float) -> tuple[Fi
         for bar, whole in zip(bars, filled, strict=True):
             bar.set(**({} if whole else _LEFT_OUT))
         if len(values) <= _FEW:
-            shown = values * keep if axes is panels[3] else values
-            axes.bar_label(
-                bars, [f"{value:.3g}" for value in shown], padding=2, fontsize=11 if len(values) <= 10 else 9
-            )
+            shown = [f"{value:.3g}" for value in values]
+            if axes is panels[3]:
+                room = len(values) <= 10
+                shown = [x if kept else f"{x if room else ''} \u2192 0" for x, kept in zip(shown, keep, strict=True)]
+            axes.bar_label(bars, shown, padding=2, fontsize=11 if len(values) <= 10 else 9)
         axes.set_ylim(0, 1.35 * max(values.max(), 1e-12))
         axes.set_ylabel(name, rotation=0, ha="right", va="center")
         tidy(axes)

@@ -76,7 +76,10 @@ def draw_scalings(ranks: Sequence[int], alpha: float) -> tuple[Figure, str]:
         for axes, values in ((single, s), (whole, steps)):
             axes.plot(values, marker + dashes, color=_INK, markerfacecolor="white", markersize=6, label=rule)
         says.append(f"{rule}: s from {s[0]:.3g} to {s[-1]:.3g}, s r from {steps[0]:.3g} to {steps[-1]:.3g}")
-    for axes, title in ((single, "s: one direction"), (whole, "s r: the whole layer, early in training")):
+    for axes, title in (
+        (single, "s: the step of one direction"),
+        (whole, "s times r: the step of the layer, early on"),
+    ):
         axes.set_title(title)
         axes.set_xlabel("layer")
         axes.set_ylim(0, None)

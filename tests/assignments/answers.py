@@ -253,6 +253,14 @@ WRONG = {
                 ("first_rank=8, last_rank=8, ratio=0.75", "first_rank=4, last_rank=12, ratio=0, scaling='mean'"),
                 {"a4_methods_test"},
             ),
+            "a list of ranks and pruning": (
+                ("ratio=0.75", "ratio=0.5, ranks=(4,) * 6 + (12,) * 6"),
+                {"a4_methods_test"},
+            ),
+            "a list of ranks and another scaling": (
+                ("ratio=0.75", "ratio=0, ranks=(4,) * 6 + (12,) * 6, scaling='sqrt'"),
+                {"a4_methods_test"},
+            ),
             "no effect": (
                 ("ratio=0.75", "ratio=0, importance='random'"),
                 {"a4_methods_test", "a4_table_test", "a4_runs_test", "a4_claim_test"},

@@ -128,6 +128,16 @@ RIGHT = {
         "a4_ablation_report", "a4_methods",
         ("first_rank=8, last_rank=8, ratio=0.75", "first_rank=16, last_rank=16, ratio=0, layers=range(6)"),
     ),
+    "a slope as a list": (
+        "a4_ablation_report", "a4_methods", ("ratio=0.75", "ratio=0, ranks=[4, 5, 5, 6, 7, 8, 8, 9, 10, 11, 11, 12]"),
+    ),
+    "two steps": ("a4_ablation_report", "a4_methods", ("ratio=0.75", "ratio=0, ranks=(4,) * 6 + (12,) * 6")),
+    "a scaling of each layer's own": (
+        "a4_ablation_report", "a4_methods", ("ratio=0.75", "ratio=0, scaling=[1.0, 3.0] * 6"),
+    ),
+    "half the layers, their ranks as a list": (
+        "a4_ablation_report", "a4_methods", ("ratio=0.75", "ratio=0, ranks=[16] * 12, layers=range(6)"),
+    ),
     "sorted by value": (
         "a4_ablation_report", "a4_table", ("pd.DataFrame(rows)", "pd.DataFrame(rows).sort_values('value')"),
     ),

@@ -8,7 +8,7 @@ import pytest
 from datasets import ClassLabel, Dataset, Value
 
 from prilora_lite import Task, load_rows
-from prilora_lite.experiments.rows import check_rows
+from prilora_lite.experiments.rows import check_rows, read_file
 from prilora_lite.experiments.tasks import TASKS, get_task, task_as_json
 
 MINE = Task("mine", ("text",), ("bad", "fair", "good"))
@@ -280,3 +280,41 @@ def test_a_text_column_of_another_type_is_refused():
     rows["train"] = rows["train"].map(lambda row: {"text": 3}).cast_column("text", Value("int64"))
     with pytest.raises(ValueError, match="row 0 of mine train has no text in text: 3"):
         check_rows(MINE, rows)
+
+
+# CSV files
+
+
+def csv_file(folder, text):
+    file = folder / "train.csv"
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "text,label\nNot bad, really,1\nAwful, sadly,0\n",
+            r"line 2 has 3 fields, but there are 2 names \(text, label\)",
+        ),
+        ("text,label\nfine,1\nNot bad, really,1\n", "line 3 has 3 fields.*has to stand in quotes"),
+        ("text,label\nfine,1,\nawful,0,\n", "line 2 has 3 fields"),
+        ("text,label\nfine\nawful,0\n", "line 2 has 1 fields"),
+        ("text,text,label\nfine,x,1\n", "two of its columns are called 'text'"),
+    ],
+)
+def test_a_line_whose_fields_are_not_as_many_as_the_names_is_refused(text, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        read_file(csv_file(tmp_path, text))
+
+
+def test_commas_quotes_and_line_ends_in_quotes_are_text(tmp_path):
+    text = '\ufefftext,label\r\n"Not bad, really",1\r\n"He said ""no"",\nand left",0\r\n\r\n'
+    assert read_file(csv_file(tmp_path, text)).to_dict() == {
+        "text": ["Not bad, really", 'He said "no",\nand left'], "label": ["1", "0"]
+    }  # fmt: skip
+
+
+def test_a_long_text_is_read(tmp_path):
+    assert len(read_file(csv_file(tmp_path, f"text,label\n{'a' * 200_000},1\n"))["text"][0]) == 200_000

@@ -449,6 +449,7 @@ def test_killed_at_random_moments_and_started_again_it_ends_as_if_undisturbed(en
     [
         (["--tasks", "colla"], "did you mean 'cola'?"),
         (["--methods", "prilorra"], "did you mean 'prilora'?"),
+        (["--methods", "all", "head"], "--methods all stands alone, got all head"),
         (["--set", "epoch=1"], "unknown setting 'epoch': did you mean 'epochs'?"),
         (["--set", "epochs=many"], "--set epochs=many: expected epochs=NUMBER"),
         (["--set", "batch_size=16.0"], "--set batch_size=16.0: expected batch_size=INTEGER"),

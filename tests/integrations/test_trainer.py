@@ -9,6 +9,7 @@ import transformers as hf
 from torch import nn
 from transformers import EarlyStoppingCallback, TrainerCallback
 
+import prilora_lite.integrations.trainer as integration
 from prilora_lite import LoRALinear, PRILoRACallback, PRILoRAConfig, adapt, latest_checkpoint
 from prilora_lite.integrations.trainer import CHECKSUMS
 from tests.small_models import BUILDERS, VOCABULARY, build, checkpoint_activations
@@ -330,3 +331,16 @@ def test_a_run_is_not_resumed_with_another_scaling_or_dropout(change, tmp_path):
     other = trainer(tmp_path, config=replace(CONFIG, **change), **saving)
     with pytest.raises(RuntimeError, match=r"had rank, scaling and dropout .*: resume with the configuration that"):
         other.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+
+
+def test_what_an_adapter_will_not_hold_is_said_before_training(tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(integration.logger, "warning", told.append)
+    a_trainer = trainer(tmp_path, max_steps=1)
+    a_trainer.train()
+    assert not told
+    a_trainer = trainer(tmp_path, max_steps=1)
+    a_trainer.model.bert.encoder.layer[0].output.LayerNorm.weight.requires_grad_(True)
+    a_trainer.train()
+    assert len(told) == 1
+    assert "save_adapter will refuse this model: bert.encoder.layer.0.output.LayerNorm.weight" in told[0]

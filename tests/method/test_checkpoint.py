@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers as hf
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
@@ -319,6 +320,23 @@ def test_parameters_that_would_be_lost_are_named(saved, tmp_path):
         save_adapter(model, tmp_path / "other.safetensors")
 
 
+@pytest.mark.parametrize("options", [{}, {"layers": (1, 2)}, {"targets": ("query",)}, {"scaling": "mean"}])
+def test_scalings_that_the_configuration_does_not_give_are_not_saved(options, tmp_path):
+    model = build("bert")
+    adapt(model, PRILoRAConfig(first_rank=2, last_rank=4, **options))
+    assert save_adapter(model, tmp_path / "as_it_was.safetensors").is_file()
+    layer = next(module for module in model.modules() if isinstance(module, LoRALinear))
+    was = layer.scaling
+    layer.scaling *= 0.25
+    with pytest.raises(ValueError, match=f"scaling {was / 4:g}, but the configuration, .* gives it .* and {was:g}"):
+        save_adapter(model, tmp_path / "a.safetensors")
+    layer.scaling = was
+    model.prilora_config = dataclasses.replace(model.prilora_config, alpha=4.0)
+    with pytest.raises(ValueError, match="give scaling in the configuration"):
+        save_adapter(model, tmp_path / "a.safetensors")
+    assert [path.name for path in tmp_path.iterdir()] == ["as_it_was.safetensors"]
+
+
 def test_an_unadapted_model_has_nothing_to_save(tmp_path):
     with pytest.raises(ValueError, match="not adapted"):
         save_adapter(build("bert"), tmp_path / "a.safetensors")
@@ -371,6 +389,28 @@ def test_a_base_that_computes_otherwise_with_the_same_weights_is_refused(setting
     setattr(model.config, setting, value)
     with pytest.raises(ValueError, match=f"another base model: {setting} is .* there, {value!r} here"):
         load_adapter(model, saved[1])
+
+
+def other_positions(name):
+    if name == "llama":
+        small = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 2, "num_key_value_heads": 2}
+        small |= {"vocab_size": 99, "num_hidden_layers": 2}
+        make = lambda theta: hf.LlamaForCausalLM(hf.LlamaConfig(rope_theta=theta, **small))  # noqa: E731
+        return make(1e4), make(5e5)
+    small = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 2, "vocab_size": 99}
+    small |= {"num_hidden_layers": 2, "relative_attention": True, "share_att_key": True}
+    make = lambda kinds: hf.DebertaV2Model(hf.DebertaV2Config(pos_att_type=kinds, **small))  # noqa: E731
+    return make(["c2p", "p2c"]), make(["c2p"])
+
+
+@pytest.mark.parametrize("name", ["llama", "deberta"])
+def test_a_base_whose_positions_are_of_another_kind_is_refused(name, tmp_path):
+    one, other = other_positions(name)
+    other.load_state_dict(one.state_dict())
+    adapt(one, PRILoRAConfig(first_rank=2, last_rank=4))
+    path = save_adapter(one, tmp_path / "a.safetensors")
+    with pytest.raises(ValueError, match=r"another base model: (rope_.*theta|pos_att_type) is .* there"):
+        load_adapter(other, path)
 
 
 def test_a_file_from_before_biases_were_described_is_taken(saved):

@@ -92,7 +92,7 @@ def test_what_is_pruned_is_hatched_and_zero_afterwards(ratio, pruned):
         assert [j for j, bar in enumerate(axes.patches) if bar.get_hatch()] == pruned
     assert not any(bar.get_hatch() for axes in figure.axes[:2] for bar in axes.patches)
     after = [text.get_text() for text in figure.axes[3].texts]
-    assert after == [f"{0 if j in pruned else abs(a):.3g}" for j, a in enumerate(ROW)]
+    assert after == [f"{abs(a):.3g}" + (" \u2192 0" if j in pruned else "") for j, a in enumerate(ROW)]
     assert f"ratio {ratio:g}: k = {len(pruned)} of 8 entries are pruned" in written_on(figure)
     assert f"{len(pruned)} of them are pruned" in alt
 

@@ -1,0 +1,284 @@
+"""Which layers are pruned: what is trained and active, in whatever module the model lies."""
+
+import peft
+import pytest
+import torch
+import transformers as hf
+from torch import nn
+from transformers import Trainer, TrainingArguments
+
+from prilora_lite import LoRALinear, PRILoRACallback, PRILoRAConfig, Pruner, adapt
+from tests.small_models import batch, build
+
+CONFIG = PRILoRAConfig(first_rank=2, last_rank=4, interval=2)
+
+
+class Pairs(nn.Module):
+    """A module of one's own: two texts through one encoder, each with its own mask."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder = build("bert").bert
+
+    def forward(self, a_ids, a_mask, b_ids, b_mask, labels=None):
+        a, b = (
+            self.encoder(ids, attention_mask=mask).last_hidden_state[:, 0]
+            for ids, mask in ((a_ids, a_mask), (b_ids, b_mask))
+        )
+        return {"loss": (a - b).square().mean()}
+
+
+def halves(seed):
+    inputs = batch(seed=seed)
+    return inputs["input_ids"], inputs["attention_mask"]
+
+
+def freeze_layer(model, number):
+    for name, parameter in model.named_parameters():
+        if f".layer.{number}." in name:
+            parameter.requires_grad_(False)
+
+
+def one_step(model, pruner):
+    model(**batch()).loss.backward()
+    pruner.step()
+
+
+# What is frozen
+
+
+def test_a_frozen_adapter_stays_as_it_is_and_the_others_are_pruned():
+    model = build("bert").train()
+    adapt(model, CONFIG)
+    freeze_layer(model, 0)
+    pruner = Pruner(model, interval=1)
+    before = {name: layer.lora_A.clone() for name, layer in pruner.layers.items()}
+    one_step(model, pruner)
+    for name, layer in pruner.layers.items():
+        assert torch.equal(layer.lora_A, before[name]) == (".layer.0." in name)
+
+
+def test_an_adapter_that_is_frozen_later_is_pruned_no_more():
+    model = build("bert").train()
+    adapt(model, CONFIG)
+    pruner = Pruner(model, interval=1, decay=0.0)
+    one_step(model, pruner)
+    freeze_layer(model, 0)
+    frozen = next(layer for name, layer in pruner.layers.items() if ".layer.0." in name)
+    with torch.no_grad():
+        frozen.lora_A.fill_(1.0)
+    one_step(model, pruner)
+    assert (frozen.lora_A == 1).all()
+
+
+def test_a_rule_of_the_gradient_can_be_used_beside_a_frozen_layer():
+    def sensitivity(lora_A, gradient):
+        return (lora_A * gradient).abs()
+
+    model = build("bert").train()
+    adapt(model, CONFIG)
+    freeze_layer(model, 0)
+    pruner = Pruner(model, interval=1, importance=sensitivity)
+    one_step(model, pruner)
+    assert {name for name, layer in pruner.layers.items() if (layer.lora_A == 0).any()} == {
+        name for name in pruner.layers if ".layer.0." not in name
+    }
+
+
+def test_a_model_with_nothing_to_train_is_refused():
+    model = build("bert")
+    adapt(model, CONFIG)
+    model.requires_grad_(False)
+    with pytest.raises(ValueError, match="lora_A is frozen in all layers"):
+        Pruner(model)
+
+
+# PEFT's adapters
+
+
+def two_adapters():
+    lora = peft.LoraConfig(target_modules=["query", "value"], r=4, init_lora_weights=False)
+    model = peft.get_peft_model(build("bert"), lora, adapter_name="first").train()
+    model.add_adapter("second", lora)
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    return model
+
+
+def test_another_adapter_than_the_pruners_is_refused_and_neither_is_touched():
+    model = two_adapters()
+    pruner = Pruner(model, interval=10)
+    one_step(model, pruner)
+    before = {name: p.clone() for name, p in model.named_parameters() if "lora_A" in name}
+    model.set_adapter("second")
+    model(**batch()).loss.backward()
+    for call in (pruner.step, pruner.prune):
+        with pytest.raises(RuntimeError, match="made for PEFT's adapter 'first', which is not the active one"):
+            call()
+    for name, parameter in model.named_parameters():
+        if "lora_A" in name:
+            assert torch.equal(parameter, before[name])
+
+
+def test_passes_of_another_adapter_are_not_counted():
+    model = two_adapters()
+    pruner = Pruner(model, interval=10)
+    model(**batch()).loss.backward()
+    pruner.step()
+    alone = {name: pruner.mean_square(name).clone() for name in pruner.layers}
+    model.set_adapter("second")
+    model(**batch(seed=5)).loss.backward()
+    model.set_adapter("first")
+    model(**batch()).loss.backward()
+    pruner.step()
+    for name, mean_square in alone.items():
+        torch.testing.assert_close(pruner.mean_square(name), mean_square)
+
+
+def test_an_adapter_of_a_parameter_has_no_input():
+    config = hf.MixtralConfig(
+        vocab_size=99, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2,
+        intermediate_size=32, num_local_experts=4, num_experts_per_tok=2,
+    )  # fmt: skip
+    lora = peft.LoraConfig(r=4, target_modules=["q_proj"], target_parameters=["mlp.experts.down_proj"])
+    model = peft.get_peft_model(hf.MixtralForCausalLM(config), lora)
+    with pytest.raises(ValueError, match="leave it out of target_parameters"):
+        Pruner(model)
+
+
+# A module of one's own around the model
+
+
+def test_the_masks_of_an_encoder_inside_a_module_of_ones_own_are_read():
+    torch.manual_seed(0)
+    net = Pairs().train()
+    adapt(net.encoder, CONFIG)
+    whole, inner = Pruner(net), Pruner(net.encoder)
+    (a, a_mask), (b, b_mask) = halves(1), halves(2)
+    net(a, a_mask, b, b_mask)["loss"].backward()
+    real = int(a_mask.sum() + b_mask.sum())
+    assert real < a_mask.numel() + b_mask.numel()
+    for name, norms in whole.norms.items():
+        assert int(norms.tokens) == real
+        torch.testing.assert_close(norms.squares, inner.norms[name.removeprefix("encoder.")].squares, rtol=0, atol=0)
+
+
+def test_several_adapted_models_in_one_module_are_refused_by_name():
+    net = nn.ModuleDict({"left": build("bert").bert, "right": build("bert").bert})
+    for model in net.values():
+        adapt(model, CONFIG)
+    with pytest.raises(
+        ValueError, match=r"holds several models with adapted layers, left, right.*Pruner\(model.left\)"
+    ):
+        Pruner(net)
+    del net["right"]
+    assert Pruner(net).layers
+
+
+def test_the_callback_checkpoints_activations_of_a_model_inside_a_module_of_ones_own(tmp_path):
+    torch.manual_seed(0)
+    net = Pairs()
+    adapt(net.encoder, CONFIG)
+    net.encoder.gradient_checkpointing_enable()
+    (a, a_mask), (b, b_mask) = halves(1), halves(2)
+    rows = [
+        {"a_ids": a[i], "a_mask": a_mask[i], "b_ids": b[i], "b_mask": b_mask[i], "labels": 0} for i in range(len(a))
+    ]
+    options = {"max_steps": 2, "report_to": [], "use_cpu": True, "save_strategy": "no", "disable_tqdm": True}
+    args = TrainingArguments(str(tmp_path), remove_unused_columns=False, **options)
+    callback = PRILoRACallback()
+    Trainer(net, args, train_dataset=rows, callbacks=[callback]).train()
+    assert callback.pruner.steps == 2
+    assert callback.pruner.sparsity() == 0.5
+
+
+# Steps without a token, and without a gradient
+
+
+def test_a_step_without_a_real_token_leaves_the_statistics_as_they_were():
+    model = build("bert").train()
+    adapt(model, CONFIG)
+    pruner = Pruner(model, interval=10)
+    one_step(model, pruner)
+    before = {name: pruner.mean_square(name).clone() for name in pruner.layers}
+    inputs = batch()
+    model(**inputs | {"attention_mask": torch.zeros_like(inputs["attention_mask"])})
+    pruner.step()
+    assert pruner.steps == 2
+    for name, mean_square in before.items():
+        assert torch.equal(pruner.mean_square(name), mean_square)
+    with pytest.raises(RuntimeError, match="no forward pass in training mode"):
+        pruner.step()
+
+
+def by_gradient(lora_A, gradient):
+    return (lora_A * gradient).abs()
+
+
+@pytest.mark.parametrize("to_none", [True, False])
+def test_a_rule_of_the_gradient_sees_it_however_it_is_zeroed(to_none):
+    model = build("bert").train()
+    adapt(model, CONFIG)
+    pruner = Pruner(model, interval=1, importance=by_gradient)
+    for layer in pruner.layers.values():
+        nn.init.normal_(layer.lora_B)
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.0)
+    model(**batch()).loss.backward()
+    expected = {name: (layer.lora_A * layer.lora_A.grad).abs() for name, layer in pruner.layers.items()}
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=to_none)
+    for name in pruner.layers:
+        assert torch.equal(pruner.scores(name), expected[name])
+
+
+def test_a_gradient_that_overflows_leaves_the_one_before():
+    model = build("bert").train()
+    adapt(model, CONFIG)
+    pruner = Pruner(model, interval=1, importance=by_gradient)
+    name, layer = next(iter(pruner.layers.items()))
+    nn.init.normal_(layer.lora_B)
+    model(**batch()).loss.backward()
+    before = pruner.scores(name)
+    model.zero_grad()
+    (model(**batch()).loss * torch.inf).backward()
+    assert not layer.lora_A.grad.isfinite().all()
+    assert torch.equal(pruner.scores(name), before)
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        (by_gradient, "no gradient of lora_A of .* has been finite up to step 1"),
+        (lambda lora_A: lora_A / 0, "the importance rule gives .* though its lora_A is finite"),
+    ],
+)
+def test_scores_that_are_not_finite_are_told_from_weights_that_are_not(rule, message):
+    model = build("bert").train()
+    adapt(model, CONFIG)
+    pruner = Pruner(model, interval=1, importance=rule)
+    loss = model(**batch()).loss
+    (loss * torch.inf if rule is by_gradient else loss).backward()
+    with pytest.raises(ValueError, match=message):
+        pruner.step()
+
+
+# What no adapter reaches, or two would
+
+
+def test_layers_that_share_a_weight_are_refused():
+    model = build("bert")
+    layers = model.bert.encoder.layer
+    layers[1].attention.self.query.weight = layers[0].attention.self.query.weight
+    with pytest.raises(ValueError, match="a shared weight can't have two ranks"):
+        adapt(model, CONFIG)
+    assert not any(isinstance(module, LoRALinear) for module in model.modules())
+
+
+def test_wavlm_hands_its_weights_past_the_layers():
+    config = hf.WavLMConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, conv_dim=(16,),
+        conv_stride=(5,), conv_kernel=(10,), num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=2,
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="past the layers themselves"):
+        adapt(hf.WavLMForSequenceClassification(config), CONFIG)
