@@ -94,8 +94,8 @@ def plot_answers(answers: pd.DataFrame) -> Figure:
     axes.axvline(0, color="0.3", linewidth=1)
     axes.set_yticks(range(len(places)), [_named(*key) for key in places])
     axes.set_ylim(len(places) - 0.5, -0.5)
-    thin = "; thin: the same at each arm's best learning rate" if again.any() else ""
-    axes.set_xlabel(f"difference in points, with its 95 % interval (grey: the margin{thin})", x=0 if thin else 0.5)
+    thin = "\nthin: the same at each arm's best learning rate" if again.any() else ""
+    axes.set_xlabel(f"difference in points, with its 95 % interval (grey: the margin){thin}")
     tidy(axes)
     axes.tick_params(axis="y", labelsize=9, length=0)
     if seen:

@@ -152,7 +152,7 @@ def test_the_answers_are_those_of_the_results():
     assert (recordings.FOLDER / "questions.csv").read_bytes() == (ROOT / "results" / "questions.csv").read_bytes()
     answers = recordings.load_answers()
     assert {"contrast", "difference", "low", "high", "margin", "verdict"} <= set(answers)
-    assert answers["verdict"].str.startswith(("difference", "equal", "not")).all()
+    assert answers["verdict"].str.startswith(("difference", "equal", "not", "unfinished")).all()
 
 
 def test_the_ranks_of_adalora_are_those_of_the_results():
@@ -166,6 +166,20 @@ def test_an_answer_is_a_row_of_the_table_in_words():
     assert contrast == row["contrast"]
     assert size == f"{row['difference']:+.1f} points, 95 % interval {row['low']:.1f} to {row['high']:.1f}"
     assert verdict == f"{row['seeds']} seeds on pocket-cola, pocket-mrpc: {row['verdict']}"
+
+
+def test_an_answer_at_the_best_rates_follows_the_first(monkeypatch):
+    answers = recordings.load_answers()
+    first = answers[answers["question"] == "input norm"]
+    best = first.assign(question="input norm, best rates", difference=1.04, low=-0.46, high=2.5)
+    best = best.assign(verdict="not decided: it would take some 79 seeds")
+    alone = recordings.answer("input norm")
+    for more, added in (
+        (best, "\n  at the best learning rates +1.0 (-0.5 to 2.5): not decided"),
+        (best.assign(difference=np.nan, verdict="not run"), ""),
+    ):
+        monkeypatch.setattr(recordings, "load_answers", lambda more=more: pd.concat([answers, more]))
+        assert recordings.answer("input norm") == alone + added
 
 
 def test_a_mistyped_question_is_refused_with_the_nearest():

@@ -185,6 +185,8 @@ def load_answers() -> pd.DataFrame:
 def answer(question: str) -> str:
     """What the study says to one question: the contrast, the difference with its 95 % interval, the verdict.
 
+    Where the same was asked again at each arm's best learning rate, that answer follows.
+
     Raises:
         ValueError: no question of that name; the message has the nearest.
     """
@@ -196,7 +198,13 @@ def answer(question: str) -> str:
         return f"{row['contrast']}\n  {row['verdict']}"
     size = f"{row['difference']:+.1f} points, 95 % interval {row['low']:.1f} to {row['high']:.1f}"
     where = f"{row['seeds']} seeds on {', '.join(row['tasks'].split())}"
-    return f"{row['contrast']}\n  {size}\n  {where}: {row['verdict']}"
+    text = f"{row['contrast']}\n  {size}\n  {where}: {row['verdict']}"
+    best = f"{question}, best rates"
+    if best not in answers.index or pd.isna(answers.loc[best, "difference"]):
+        return text
+    row = answers.loc[best]
+    size = f"{row['difference']:+.1f} ({row['low']:.1f} to {row['high']:.1f})"
+    return f"{text}\n  at the best learning rates {size}: {row['verdict'].split(':')[0]}"
 
 
 def load_allocation() -> pd.DataFrame:
