@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +60,7 @@ def chosen_rates(questions: Questions, question: Question) -> dict[str, tuple[fl
     Raises:
         LookupError: rates that have not been tried yet.
     """
-    values = values_by_key(questions.rates)
-    tried = sorted({record["settings"]["learning_rate"] for record in read_runs(questions.rates)})
+    values, tried = _values(questions.rates, _version_of(questions.rates))
     chosen = {}
     for arm in questions.rate_arms(question):
         means = {}
@@ -146,8 +146,20 @@ def make_runs(
 
 def values_by_key(file: Path) -> dict[str, float]:
     """The main metric of each run of a file, by all parts of its key except precision, rows and weights."""
+    return _values(file, _version_of(file))[0]
+
+
+def _version_of(file: Path) -> tuple[int, int] | None:
+    """Changes when the file does: a report asks for the same runs some hundred times."""
+    return (file.stat().st_mtime_ns, file.stat().st_size) if file.is_file() else None
+
+
+@lru_cache(maxsize=4)
+def _values(file: Path, version: tuple[int, int] | None) -> tuple[dict[str, float], list[float]]:
+    """The metrics by key, and the learning rates of the runs."""
     values: dict[str, float] = {}
-    for record in read_runs(file):
+    records = read_runs(file)
+    for record in records:
         key = same_run(record["key"][:5])
         if key in values:
             raise ValueError(
@@ -155,7 +167,7 @@ def values_by_key(file: Path) -> dict[str, float]:
                 "or with other weights: keep one kind in a file"
             )
         values[key] = next(iter(record["metrics"].values()))
-    return values
+    return values, sorted({record["settings"]["learning_rate"] for record in records})
 
 
 def key_of(
