@@ -111,7 +111,8 @@ def _check_as_configured(model: nn.Module) -> None:
     config, numbers = model.prilora_config, {}
     linear = [n for n, m in model.named_modules() if isinstance(m, (LoRALinear, nn.Linear)) or is_conv1d(m)]
     for stack, number, _ in map(split_name, linear):
-        numbers.setdefault(stack, set()).add(number)
+        if number is not None:  # a head outside the layers
+            numbers.setdefault(stack, set()).add(number)
     for name, layer in model.named_modules():
         if isinstance(layer, LoRALinear):
             stack, number, _ = split_name(name)

@@ -337,6 +337,21 @@ def test_scalings_that_the_configuration_does_not_give_are_not_saved(options, tm
     assert [path.name for path in tmp_path.iterdir()] == ["as_it_was.safetensors"]
 
 
+def test_numbered_layers_may_stand_beside_a_layer_without_a_number(tmp_path):
+    class Bare(nn.Module):
+        def __init__(self):
+            super().__init__()
+            for number in range(3):
+                self.add_module(str(number), nn.Sequential(nn.Linear(8, 8)))
+            self.top = nn.Linear(8, 2)
+
+    model = Bare()
+    adapt(model, PRILoRAConfig(first_rank=2, last_rank=4))
+    for parameter in model.top.parameters():
+        parameter.requires_grad_(False)
+    assert save_adapter(model, tmp_path / "a.safetensors").is_file()
+
+
 def test_an_unadapted_model_has_nothing_to_save(tmp_path):
     with pytest.raises(ValueError, match="not adapted"):
         save_adapter(build("bert"), tmp_path / "a.safetensors")
