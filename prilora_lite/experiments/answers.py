@@ -19,9 +19,8 @@ from prilora_lite.experiments.study import grid
 from prilora_lite.shared.errors import unknown
 from prilora_lite.shared.files import write_whole
 
-Rates = dict[
-    str, tuple[float, dict[float, float]]
-]  # arm -> its learning rate, and the mean metric at all that were tried
+# Arm -> its learning rate, and the mean metric at all that were tried
+Rates = dict[str, tuple[float, dict[float, float]]]
 _INDENT = {"initial_indent": "  ", "subsequent_indent": "  "}
 
 
