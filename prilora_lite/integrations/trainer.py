@@ -151,10 +151,7 @@ class PRILoRACallback(SealCheckpoints, ExportableState):
             except ValueError as error:  # said before the training that it would be too late after
                 logger.warning(f"PRILoRACallback: save_adapter will refuse this model: {error}")
         if any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
-            for module in model.modules():  # the reentrant kind drops the gradient behind frozen embeddings
-                if hasattr(module, "get_input_embeddings") and hasattr(module, "enable_input_require_grads"):
-                    module.enable_input_require_grads()
-                    break  # the outermost does it for those inside
+            _require_input_gradients(model)
         self._args, self._model, self._layers, self.pruned_after_evaluation = args, model, layers, False
         if self.pruner is not None:
             self.pruner.detach()  # of a run that was interrupted
@@ -327,6 +324,15 @@ class PRILoRACallback(SealCheckpoints, ExportableState):
     def _will_be_judged(args: TrainingArguments, control: TrainerControl) -> bool:
         selects = args.load_best_model_at_end or args.save_strategy == "best"
         return selects and (control.should_evaluate or control.should_save)
+
+
+def _require_input_gradients(module: nn.Module) -> None:
+    """Without them, checkpointing of the reentrant kind drops the gradient behind frozen embeddings."""
+    if hasattr(module, "get_input_embeddings") and hasattr(module, "enable_input_require_grads"):
+        module.enable_input_require_grads()  # and does it for the models inside
+        return
+    for child in module.children():
+        _require_input_gradients(child)
 
 
 def latest_checkpoint(folder: str | Path) -> Path | None:

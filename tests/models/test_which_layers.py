@@ -8,7 +8,8 @@ from torch import nn
 from transformers import Trainer, TrainingArguments
 
 from prilora_lite import LoRALinear, PRILoRACallback, PRILoRAConfig, Pruner, adapt
-from tests.small_models import batch, build
+from prilora_lite.models.layers import lora_layers
+from tests.small_models import batch, build, checkpoint_activations
 
 CONFIG = PRILoRAConfig(first_rank=2, last_rank=4, interval=2)
 
@@ -176,11 +177,28 @@ def test_several_adapted_models_in_one_module_are_refused_by_name():
     assert Pruner(net).layers
 
 
-def test_the_callback_checkpoints_activations_of_a_model_inside_a_module_of_ones_own(tmp_path):
+class TwoTowers(nn.Module):
+    """Each text through an encoder of its own, the first of them frozen."""
+
+    def __init__(self):
+        super().__init__()
+        self.frozen = build("bert").bert.requires_grad_(False)
+        self.encoder = build("bert").bert
+
+    def forward(self, a_ids, a_mask, b_ids, b_mask, labels=None):
+        a = self.frozen(a_ids, attention_mask=a_mask).last_hidden_state[:, 0]
+        b = self.encoder(b_ids, attention_mask=b_mask).last_hidden_state[:, 0]
+        return {"loss": (a - b).square().mean()}
+
+
+@pytest.mark.parametrize("module", [Pairs, TwoTowers])
+def test_the_callback_checkpoints_activations_of_models_inside_a_module_of_ones_own(module, tmp_path):
     torch.manual_seed(0)
-    net = Pairs()
+    net = module()
     adapt(net.encoder, CONFIG)
-    net.encoder.gradient_checkpointing_enable()
+    for child in net.children():
+        checkpoint_activations(child, reentrant=True)
+        child.disable_input_require_grads()  # which transformers 4 does not ask for
     (a, a_mask), (b, b_mask) = halves(1), halves(2)
     rows = [
         {"a_ids": a[i], "a_mask": a_mask[i], "b_ids": b[i], "b_mask": b_mask[i], "labels": 0} for i in range(len(a))
@@ -191,6 +209,7 @@ def test_the_callback_checkpoints_activations_of_a_model_inside_a_module_of_ones
     Trainer(net, args, train_dataset=rows, callbacks=[callback]).train()
     assert callback.pruner.steps == 2
     assert callback.pruner.sparsity() == 0.5
+    assert all(layer.lora_B.any() for layer in lora_layers(net).values())
 
 
 # Steps without a token, and without a gradient
