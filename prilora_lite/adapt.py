@@ -53,8 +53,8 @@ def adapt(model: nn.Module, config: PRILoRAConfig | None = None) -> Report:
     expect(PRILoRAConfig, config, "a PRILoRAConfig, or None for its defaults")
     if any(isinstance(module, LoRALinear) for module in model.modules()):
         raise ValueError("this model is adapted already; load a fresh one, or merge_and_unload(model) first")
-    chosen, notes = plan(model, config)
     config = _with_ranks_written_down(model, config)
+    chosen, notes = plan(model, config)
     for layer in chosen:
         for name, module in layer.modules.items():
             check_weight(name, module)
@@ -72,7 +72,7 @@ def adapt(model: nn.Module, config: PRILoRAConfig | None = None) -> Report:
 
 
 def _with_ranks_written_down(model: nn.Module, config: PRILoRAConfig) -> PRILoRAConfig:
-    """The configuration with the ranks that a function gives in its place, for a file, if one list fits all stacks."""
+    """A function for ``ranks`` replaced by the ranks that it gives, for a file; not so if stacks differ in length."""
     lengths = {len(layers) for layers in find_stacks(model, config.targets)[0].values()}
     if not callable(config.ranks) or len(lengths) > 1:
         return config
@@ -95,16 +95,16 @@ def plan(model: nn.Module, config: PRILoRAConfig) -> tuple[list[PlannedLayer], l
         numbers = {layer.number for layer in planned}
         missing = sorted(set(config.layers) - numbers)
         if missing:
-            raise ValueError(f"layers names {missing}, but the model's {len(numbers)} layers are 0 to {max(numbers)}")
+            raise ValueError(f"layers has {missing}, but this model's {len(numbers)} layers are 0 to {max(numbers)}")
         notes.append(f"only layers {', '.join(map(str, config.layers))} of {len(numbers)} are adapted")
         planned = [layer for layer in planned if layer.number in config.layers]
     for layer in planned:
         for name, module in layer.modules.items():
-            if layer.rank > min(linear_shape(module)):
+            shape = linear_shape(module)
+            if layer.rank > min(shape):
                 raise ValueError(
-                    f"layer {layer.number} would get rank {layer.rank}, but {name} is "
-                    f"{'x'.join(map(str, linear_shape(module)))} and its rank can be {min(linear_shape(module))} at "
-                    "most: lower first_rank or last_rank, or leave it out by naming targets"
+                    f"layer {layer.number} would get rank {layer.rank}, but {name} is {'x'.join(map(str, shape))}: its "
+                    f"rank can be at most {min(shape)}: lower the ranks, or leave it out with targets"
                 )
     return planned, notes
 

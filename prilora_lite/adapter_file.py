@@ -18,6 +18,7 @@ from prilora_lite.fingerprint import check_base, fingerprint, read_fingerprint, 
 from prilora_lite.lora import LoRALinear
 from prilora_lite.models.linear import is_conv1d, linear_shape
 from prilora_lite.models.stacks import split_name
+from prilora_lite.shared.errors import first_of
 
 KEY, FORMAT = "prilora_lite", 2  # the metadata's one entry: safetensors keeps several in no fixed order
 
@@ -94,14 +95,15 @@ def _checksum(entries: dict[str, Any], tensors: dict[str, Tensor]) -> str:
 
 
 def check_all_is_stored(model: nn.Module) -> None:
-    """Raise ValueError if something would be lost: a trained parameter, or a scaling, that an adapter does not hold."""
+    """Raise ValueError if an adapter could not hold all: a trained parameter, a scaling, a function as a setting."""
+    model.prilora_config.to_dict()  # raises if a function is in it
     _check_as_configured(model)
     stored = stored_parameters(model)
     lost = [n for n, p in model.named_parameters() if p.requires_grad and n not in stored]
     if lost:
         raise ValueError(
-            f"{lost[0]} and {len(lost) - 1} more parameters are trained, but an adapter holds lora_A, lora_B, pooler "
-            "and head alone, so they would be lost: freeze them before training; or keep the whole model, "
+            f"an adapter holds lora_A, lora_B, pooler and head alone, so other trained parameters would be lost, "
+            f"{first_of(lost)}: freeze them before training; or keep the whole model, "
             "merge_and_unload(model).save_pretrained(folder)"
         )
 
@@ -120,9 +122,9 @@ def _check_as_configured(model: nn.Module) -> None:
             rank, scaling = ranks[place], config.scalings(ranks)[place]
             if layer.rank != rank or not math.isclose(layer.scaling, scaling):
                 raise ValueError(
-                    f"{name} has rank {layer.rank} and scaling {layer.scaling:g}, but the configuration, by which the "
-                    f"file is loaded again, gives it {rank} and {scaling:g}: give scaling in the configuration, as a "
-                    "number for each layer if need be, before adapt(model, config)"
+                    f"{name} has rank {layer.rank} and scaling {layer.scaling:g}, but the configuration, from which it "
+                    f"is rebuilt on loading, gives it {rank} and {scaling:g}: set ranks and scaling in the "
+                    "configuration before adapt(model, config), not on the layers"
                 )
 
 

@@ -19,14 +19,15 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return options.run(options)
     except ModuleNotFoundError as error:
-        extra = {"ray": "ray", "peft": "peft", "nbgrader": "classroom"}.get(error.name, "lab")
+        classroom = dict.fromkeys(("nbgrader", "traitlets", "bleach", "alembic"), "classroom")
+        extra = ({"ray": "ray", "peft": "peft"} | classroom).get(error.name, "lab")
         print(f"prilora-lite: {error}; it comes with: pip install 'prilora-lite[{extra}]'", file=sys.stderr)
         return 2
     except (ValueError, OSError) as error:
         print(f"prilora-lite: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\nstopped; the same command goes on with the runs that are missing", file=sys.stderr)
+        print("\nstopped; ablate, ask, record and grade go on where they were when started again", file=sys.stderr)
         return 130
 
 

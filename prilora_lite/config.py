@@ -97,14 +97,12 @@ class PRILoRAConfig:
 
     def _check_places(self) -> None:
         if isinstance(self.targets, str):
-            raise ValueError(f"targets must be several names, like ({self.targets!r},), got the one {self.targets!r}")
+            raise ValueError(f"targets must be a tuple of names, such as ({self.targets!r},), got {self.targets!r}")
         if self.targets is not None:
             targets = self.targets if isinstance(self.targets, (tuple, list)) else (self.targets,)
             object.__setattr__(self, "targets", tuple(targets))
             if not self.targets or not all(isinstance(target, str) and target for target in self.targets):
-                raise ValueError(
-                    f"targets must be names of linear layers, or None for all of them; got {self.targets!r}"
-                )
+                raise ValueError(f"targets must be names of linear layers, or None for all; got {self.targets!r}")
         if self.layers is not None:
             layers = self.layers if isinstance(self.layers, (tuple, list, range)) else (self.layers,)
             if not 0 < len(layers) <= MOST_LAYERS or not all(is_integer(layer) for layer in layers):
@@ -114,9 +112,7 @@ class PRILoRAConfig:
     def _check_pruning(self) -> None:
         check_ratio(self.ratio)
         if not is_integer(self.interval, 1):
-            raise ValueError(
-                f"the pruning interval must be an integer of at least 1 optimizer step, got {self.interval!r}"
-            )
+            raise ValueError(f"interval must be an integer of at least 1 optimizer step, got {self.interval!r}")
         if not (is_number(self.decay) and 0 <= self.decay < 1):
             raise ValueError(f"the decay of the input norms must lie in [0, 1), got {self.decay!r}")
         importance_rule(self.importance)
@@ -125,9 +121,7 @@ class PRILoRAConfig:
         if not isinstance(self.regrow, bool):
             raise ValueError(f"regrow must be True or False, got {self.regrow!r}")
         if self.seed is not None and not is_seed(self.seed):
-            raise ValueError(
-                f"seed must be an integer of at least 0 and below 2**32, or None for the run's, got {self.seed!r}"
-            )
+            raise ValueError(f"seed must be an integer from 0 to 2**32 - 1, or None for the run's, got {self.seed!r}")
 
     @classmethod
     def lora(cls, rank: int, **settings: Any) -> PRILoRAConfig:
@@ -214,9 +208,9 @@ class PRILoRAConfig:
     def canonical(self) -> PRILoRAConfig:
         """The same configuration with every setting that has no effect set to its default.
 
-        Two configurations train alike if this is equal. The ends have no effect beside ranks that are listed, the
-        schedule where both ends are equal, the rule of scaling where all ranks are equal, the settings of pruning where
-        the ratio is 0, and the seed or the decay where the importance is not a function of noise or of the inputs.
+        Two configurations train alike if this is equal. The ends have no effect beside listed ranks, the schedule where
+        both ends are equal, the rule of scaling where all ranks are equal, alpha beside listed scalings, the settings
+        of pruning where the ratio is 0, and seed or decay where the importance has no use for noise or the inputs.
         """
         idle = set()
         if not isinstance(self.ranks, str):
@@ -226,6 +220,8 @@ class PRILoRAConfig:
             idle.add("ranks")
         if flat and not callable(self.ranks) and isinstance(self.scaling, str):
             idle.add("scaling")
+        if not isinstance(self.scaling, str):
+            idle.add("alpha")
         if not self.ratio:
             idle |= {"interval", "decay", "importance", "scope", "regrow", "seed"}
         if not needs(self.importance, "generator"):
@@ -241,16 +237,11 @@ class PRILoRAConfig:
         Raises:
             ValueError: ranks or importance is a function, which no file can hold; the message says what to do.
         """
-        if callable(self.ranks):
-            raise ValueError(
-                "ranks is a function, which can't be written to a file: give the ranks themselves, "
-                "ranks=config.layer_ranks(number of layers), or put it into ranks.SCHEDULES under a name"
-            )
-        if callable(self.importance):
-            raise ValueError(
-                "importance is a function, which can't be written to a file: put it into importance.IMPORTANCE_RULES "
-                "under a name, and give that name"
-            )
+        ways = {"ranks": "give ranks=config.layer_ranks(number of layers), or put it into ranks.SCHEDULES"}
+        ways["importance"] = "put it into importance.IMPORTANCE_RULES"
+        for name, way in ways.items():
+            if callable(getattr(self, name)):
+                raise ValueError(f"{name} is a function, which no file can hold: {way} under a name, and give the name")
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
 

@@ -50,7 +50,12 @@ class InputNorms:
 
     @torch.no_grad()
     def fold(self, decay: float) -> None:
-        """Fold what was counted since the last time, at least one token, into the moving average; count anew."""
+        """Fold what was counted since the last time into the moving average; count anew. ValueError if nothing was.
+
+        The pruner folds all layers together, to the same bits: ``_fold`` in ``models/listener.py``.
+        """
+        if not self.tokens:
+            raise ValueError("no token was counted since the last fold: call add(x) first")
         q = self.squares / self.tokens
         self.mean_square = q if self.mean_square is None else decay * self.mean_square + (1 - decay) * q
         self.squares.zero_()
@@ -103,7 +108,7 @@ def random(lora_A: Tensor, generator: torch.Generator | None) -> Tensor:
 #   lora_A       A, (r, n)
 #   mean_square  s, (n,), the accumulated mean square of the layer's input
 #   gradient     of A, (r, n), in the latest optimizer step
-#   generator    a source of noise that starts at the run's seed at each prune, so that it draws the same every time
+#   generator    a torch.Generator on the CPU, seeded alike before each prune: it draws the same every time
 # It returns S, (r, n): of two entries the one with the smaller score is pruned first.
 IMPORTANCE_RULES: dict[str, Callable[..., Tensor]] = {
     "magnitude_input": magnitude_input,
@@ -150,7 +155,7 @@ def importance(
 
     Args:
         lora_A: A, (r, n).
-        mean_square: s, (n,), the accumulated mean square of the layer's input.
+        mean_square: s, (n,), the accumulated mean square of the layer's input, not below 0.
         rule: ``magnitude_input`` as above, ``magnitude`` for :math:`|A_{ij}|`, ``random`` for uniform noise; another
             name in :data:`IMPORTANCE_RULES`, or a function of your own.
         generator: source of the noise, on the CPU. None: torch's own.
@@ -160,7 +165,7 @@ def importance(
         S, (r, n).
 
     Raises:
-        ValueError: an unknown rule, a rule whose input is missing, or scores of another shape.
+        ValueError: an unknown rule, a rule whose input is missing, or an s or scores of another shape.
 
     Source: PRILoRA (Benedek & Wolf 2024) combines magnitude and accumulated input; this product as in Wanda.
     """
@@ -169,7 +174,9 @@ def importance(
     asked = [name for name in INPUTS if needs(rule, name)]
     for name in asked:
         if given[name] is None and name != "generator":
-            raise ValueError(f"the importance rule {rule!r} is a function of {name}, and there is none")
+            raise ValueError(f"the importance rule {rule!r} needs {name}, but none was given")
+    if mean_square is not None and (mean_square.shape != lora_A.shape[1:] or (mean_square < 0).any()):
+        raise ValueError(f"mean_square must be {lora_A.shape[-1]} numbers of at least 0, got {mean_square!r:.90}")
     scores = function(**{name: given[name] for name in asked})
     if not isinstance(scores, Tensor) or scores.shape != lora_A.shape:
         got = tuple(scores.shape) if isinstance(scores, Tensor) else repr(scores)

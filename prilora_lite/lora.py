@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from prilora_lite.models.linear import is_conv1d, linear_shape, product_dtype
+from prilora_lite.models.linear import is_conv1d, is_quantized, linear_shape, product_dtype
+from prilora_lite.shared.checks import is_integer, is_number
 
 
 class LoRALinear(nn.Module):
@@ -38,18 +39,18 @@ class LoRALinear(nn.Module):
         super().__init__()
         out_features, in_features = linear_shape(base)
         weight = base.weight
-        if not weight.is_floating_point():
+        if is_quantized(weight):
             raise TypeError(
                 f"the base weight is {weight.dtype}; a quantized layer can't be adapted, load it unquantized"
             )
-        if not isinstance(rank, int) or isinstance(rank, bool) or not 1 <= rank <= min(out_features, in_features):
+        if not is_integer(rank, 1) or rank > min(out_features, in_features):
             raise ValueError(
                 f"rank must be an integer from 1 to min(in, out) = {min(out_features, in_features)} "
                 f"for a layer of shape {out_features}x{in_features}, got {rank!r}"
             )
-        if not (math.isfinite(scaling) and scaling > 0):
+        if not is_number(scaling) or scaling <= 0:
             raise ValueError(f"scaling must be a finite number above 0 (LoRA's rule is alpha / rank), got {scaling!r}")
-        if not 0 <= dropout < 1:
+        if not is_number(dropout) or not 0 <= dropout < 1:
             raise ValueError(f"dropout must lie in [0, 1), got {dropout!r}")
 
         self.in_features, self.out_features = in_features, out_features

@@ -37,11 +37,11 @@ class Pruner:
         model: a model with at least one :class:`~.lora.LoRALinear`, or one of PEFT's with LoRA: there the A of the
             active adapter is pruned. It may be inside ``DistributedDataParallel`` or ``torch.compile``.
         ratio, interval, decay, importance, scope, regrow: see :class:`~.config.PRILoRAConfig`. What is left out is
-            taken from ``model.prilora_config``, where :func:`~.adapt.adapt` put it; a model of PEFT's has none, and
+            taken from ``model.prilora_config``, where :func:`~.adapt.adapt` put it; a PEFT model has none, and
             gets the defaults.
         seed: seed for the noise of ``random`` importance, the same at every prune. (A mask drawn anew each time would
-            zero trained weights in the last step, and not be a fair control for a rule that chooses much the same
-            entries each time.)
+            zero trained weights in the last step.) None: the configuration's, else 0; in a loop of your own give each
+            run's, or all runs draw one mask.
 
     Attributes:
         layers: the layers whose A is pruned, by name.
@@ -217,8 +217,8 @@ class Pruner:
             missing = [what for what, value in given.items() if value is None and needs(rule, what)]
             if missing:
                 raise RuntimeError(
-                    f"in {self.steps} steps no pass in training has reached {name}, so there is no {missing[0]} to say "
-                    "what matters in it: leave it out by naming targets, or choose the importance 'magnitude'"
+                    f"no training pass has reached {name} in {self.steps} steps, so it has no {missing[0]} to score "
+                    "its entries by: leave it out with targets, or use importance='magnitude'"
                 )
             scores[name] = importance(layer.lora_A, rule=rule, generator=generator, **given)
             check_finite(name, self.steps, layer.lora_A, given["gradient"], scores[name])

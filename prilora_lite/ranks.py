@@ -7,7 +7,7 @@ from numbers import Integral
 
 from prilora_lite.shared.checks import is_number
 
-MOST_LAYERS = 10_000  # more than any model has; a larger number is a mistake, and its schedule would take for ever
+MOST_LAYERS = 10_000  # more than any model has; a larger number is a mistake, and its schedule would take forever
 
 
 def linear_ranks(num_layers: int, first_rank: float, last_rank: float) -> list[int]:
@@ -18,7 +18,7 @@ def linear_ranks(num_layers: int, first_rank: float, last_rank: float) -> list[i
     Halves are rounded to the even neighbour; one layer alone gets :math:`r_f`.
 
     Args:
-        num_layers: L, the number of layers, at least 1.
+        num_layers: L, the number of layers, from 1 to :data:`MOST_LAYERS`.
         first_rank: r_s, the rank aimed at in the first layer.
         last_rank: r_f, the rank aimed at in the last layer. Below ``first_rank`` the slope falls; equal to
             ``first_rank`` it is flat.
@@ -27,7 +27,7 @@ def linear_ranks(num_layers: int, first_rank: float, last_rank: float) -> list[i
         L ranks, first layer first.
 
     Raises:
-        ValueError: L below 1, an end that is not a finite number, or a rank that rounds to less than 1.
+        ValueError: L out of range, an end that is not a finite number, or a rank that rounds to less than 1.
 
     Source: PRILoRA (Benedek & Wolf 2024) allocates ranks linearly; the rounding is our choice.
 
@@ -54,14 +54,14 @@ def ranks_by_depth(num_layers: int, function: Callable[[float], float]) -> list[
     .. math:: r_l = \mathrm{round}\, f\Big(\frac{l}{L-1}\Big), \qquad l = 0, \dots, L-1
 
     Args:
-        num_layers: L, the number of layers, at least 1.
+        num_layers: L, the number of layers, from 1 to :data:`MOST_LAYERS`.
         function: f, from a depth in [0, 1] to a rank. One layer alone has depth 1.
 
     Returns:
         L ranks, first layer first.
 
     Raises:
-        ValueError: L below 1, or a value that is not a finite number or rounds to less than 1.
+        ValueError: L out of range, or a value that is not a finite number or rounds to less than 1.
 
     Source: our choice.
 
@@ -74,11 +74,12 @@ def ranks_by_depth(num_layers: int, function: Callable[[float], float]) -> list[
 
 def check_layers(num_layers: int) -> None:
     """Raise ValueError unless L is an integer from 1 to :data:`MOST_LAYERS`."""
-    if not isinstance(num_layers, Integral) or not 1 <= num_layers <= MOST_LAYERS:
+    if not isinstance(num_layers, Integral) or isinstance(num_layers, bool) or not 1 <= num_layers <= MOST_LAYERS:
         raise ValueError(f"num_layers must be an integer from 1 to {MOST_LAYERS}, got {num_layers!r}")
 
 
 def _rounded(values: list[float]) -> list[int]:
+    values = [value.item() if hasattr(value, "item") else value for value in values]  # of NumPy, or torch
     for layer, value in enumerate(values):
         if not is_number(value):
             raise ValueError(f"the rank of layer {layer} must be a finite number, got {value!r}")
@@ -89,5 +90,5 @@ def at_least_one(ranks: list[int]) -> list[int]:
     """The ranks as they are; raise ValueError if one is below 1."""
     if min(ranks) < 1:
         layer = ranks.index(min(ranks))
-        raise ValueError(f"layer {layer} would get rank {ranks[layer]}; a rank is at least 1: raise the lower end")
+        raise ValueError(f"layer {layer} would get rank {ranks[layer]}; a rank is at least 1: raise the schedule there")
     return ranks

@@ -204,7 +204,8 @@ def write(questions: Questions, stem: Path) -> dict[str, Path]:
         ValueError: a file of such a name was written by somebody else; nothing is written then.
     """
     answers = table(questions)
-    paths = {kind: stem.with_suffix(end) for kind, end in (("table", ".csv"), ("markdown", ".md"), ("figure", ".png"))}
+    ends = {"table": ".csv", "markdown": ".md", "figure": ".png"}
+    paths = {kind: stem.with_name(stem.name + end) for kind, end in ends.items()}
     check_own(paths.values())
     write_whole(paths["table"], answers.to_csv(index=False, lineterminator="\n").encode())
     write_whole(paths["markdown"], markdown(questions).encode())

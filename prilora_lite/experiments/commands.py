@@ -46,7 +46,7 @@ def add_to(commands: argparse._SubParsersAction) -> None:
         "ask",
         help="answer questions that were written down before",
         description="Choose the learning rates and make the runs that a file of questions still lacks, then print the "
-        "answers and write them (.csv, .png). Stopped and started again, it goes on.",
+        "answers and write them (.csv, .md, .png). Stopped and started again, it goes on.",
     )
     ask.add_argument("file", type=Path, metavar="FILE.toml", help="the questions, as in results/questions.toml")
     ask.add_argument("--only", nargs="+", default=[], metavar="NAME", help="names of questions (default: all)")

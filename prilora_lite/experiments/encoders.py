@@ -25,6 +25,7 @@ from prilora_lite.experiments.bars import no_bars
 from prilora_lite.experiments.tasks import Task, get_task
 from prilora_lite.models.heads import head_parameters
 from prilora_lite.shared.checks import is_number
+from prilora_lite.shared.errors import first_of
 from prilora_lite.shared.files import check_sha256
 
 
@@ -79,7 +80,6 @@ class Preset:
         precision: what ``auto`` means for it; ``auto``: bf16 where the device computes in it natively.
         settings: by task; for other tasks ``default``.
         learning_rates: for the methods that need one of their own.
-        source: where the settings come from.
     """
 
     hub_name: str | None = None
@@ -92,16 +92,15 @@ class Preset:
     default: Settings = Settings()
     settings: dict[str, Settings] = field(default_factory=dict)
     learning_rates: dict[str, float] = field(default_factory=lambda: dict(LEARNING_RATES))
-    source: str = ""
 
 
+# Learning rates chosen on a part of the training rows
 _POCKET = Preset(
     package="prilora_lite.pocket",
     sha256="947ce62188479423f5b23924594684320dede88f6252eeb35b79ca315ef0fddc",
     precision="fp32",  # faster at this width, and the same on every machine
     default=Settings(learning_rate=2e-3, epochs=3, batch_size=16, max_length=64),
     learning_rates={"head": 1e-2, "full": 5e-4, "bitfit": 3e-3, "houlsby": 3e-3, "pfeiffer": 3e-3, "adalora": 5e-3},
-    source="learning rates: chosen on a part of the training rows",
 )
 
 # Half a pass over 2,000 rows in some 4 seconds: long enough to tell methods apart, not to finish learning.
@@ -110,6 +109,7 @@ POCKET_SHORT = replace(_POCKET.default, epochs=0.5)
 PRESETS = {
     "pocket": _POCKET,
     "pocket-random": replace(_POCKET, pretrained=False),
+    # Epochs: our choice; learning rates chosen on a part of the training rows of CoLA and MRPC
     "minilm": Preset(
         hub_name="sentence-transformers/all-MiniLM-L6-v2",
         revision="1110a243fdf4706b3f48f1d95db1a4f5529b4d41",
@@ -123,13 +123,14 @@ PRESETS = {
             "wnli": Settings(epochs=10),
         },
         learning_rates={"head": 3e-2, "full": 1e-4, "bitfit": 3e-3, "adalora": 3e-3},
-        source="epochs: our choice; learning rates: chosen on a part of the training rows of CoLA and MRPC",
     ),
+    # Settings of AdaLoRA's scripts (Zhang et al. 2023), the nearest published ones
     "paper": Preset(
         hub_name="microsoft/deberta-v3-base",
         revision="8ccc9b6f36199bec6961081d44eb72fb3f7353f3",
         safetensors=False,
         settings={
+            # learning rate, epochs, batch size, max length, warm-up, weight decay, head dropout, alpha
             "mnli": Settings(5e-4, 7, 32, 256, 1000, 0.0, 0.15, 16),
             "sst2": Settings(8e-4, 24, 32, 128, 1000, 0.01, 0.0, 16),
             "cola": Settings(8e-4, 25, 32, 64, 100, 0.0, 0.1, 32),
@@ -139,7 +140,6 @@ PRESETS = {
             "mrpc": Settings(1e-3, 30, 32, 320, 0.1, 0.01, 0.0, 32),
             "stsb": Settings(2.2e-3, 25, 32, 128, 100, 0.1, 0.2, 32),
         },
-        source="settings: AdaLoRA's scripts (Zhang et al. 2023), the nearest published ones",
     ),
 }
 
@@ -221,7 +221,7 @@ def load_encoder(
     lacking = [name for name, _ in model.named_parameters() if name in lacking and name not in head]
     if lacking:
         raise ValueError(
-            f"{name} has no weights for {lacking[0]} and {len(lacking) - 1} more: is it the checkpoint of an adapted "
+            f"{name} has no weights for {first_of(lacking)}: is it the checkpoint of an adapted "
             "model? Then load its base encoder, and the adapter with load_adapter"
         )
     if model.config.pad_token_id is None:  # a decoder's classifier looks for the last token that is not padding

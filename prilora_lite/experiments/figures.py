@@ -14,6 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator, NullFormatter
 from scipy import stats
 
+from prilora_lite.config import PRILoRAConfig
+from prilora_lite.experiments.frames import UNUSUAL
 from prilora_lite.experiments.looks import LOOKS, MARKERS, Look, looks_of
 from prilora_lite.shared.files import write_whole
 
@@ -236,13 +238,15 @@ def plot_allocation(ranks: pd.DataFrame, line: Sequence[int]) -> Figure:
 
 def grid_cells(runs: pd.DataFrame) -> pd.DataFrame:
     """The runs whose configurations differ only in slope and ratio, at one mean rank; adds the column ``slope``."""
-    if "ranks" in runs:
-        runs = runs[runs["ranks"] == "linear"]
+    for name, default in UNUSUAL.items():
+        if name in runs:
+            runs = runs[runs[name].isna() if default is None else runs[name] == default]
     flat = runs["first_rank"] == runs["last_rank"]  # all scalings are one
     usual = runs[(flat | (runs["scaling"] == "layer")) & runs["layers"].isna()]
     total = usual["first_rank"] + usual["last_rank"]
     usual = usual[total == total.mode().max()]
-    pruned = (usual["interval"] == 40) & (usual["importance"] == "magnitude_input")
+    pruned = usual["interval"] == PRILoRAConfig.interval
+    pruned &= usual["importance"] == PRILoRAConfig.importance
     usual = usual[pruned | (usual["ratio"] == 0)]
     return usual.assign(slope=(usual["last_rank"] - usual["first_rank"]).astype(int))
 

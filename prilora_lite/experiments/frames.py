@@ -11,10 +11,12 @@ import pandas as pd
 
 from prilora_lite.config import PRILoRAConfig
 from prilora_lite.experiments.encoders import settings_for
-from prilora_lite.experiments.identity import as_floats, parts_of, same_method
+from prilora_lite.experiments.identity import as_floats, parts_of, same_method, same_settings
 from prilora_lite.experiments.methods import method_name
 
-CONFIGURATION = ("first_rank", "last_rank", "ranks", "scaling", "layers", "ratio", "interval", "importance")
+CONFIGURATION = ("first_rank", "last_rank", "scaling", "layers", "ratio", "interval", "importance")
+# Columns only where some run's is not the default: tables of the usual runs are what they were
+UNUSUAL = {name: getattr(PRILoRAConfig, name) for name in ("ranks", "dropout", "targets", "decay", "scope", "regrow")}
 
 
 def to_dataframe(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
@@ -23,8 +25,8 @@ def to_dataframe(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
     ``group`` is the encoder with what departs from its preset's settings; where runs of one group differ in precision,
     rows, weights or the task's definition, these too. Methods of one name whose configurations differ have what differs
     in their names. A run that was stored twice counts once. The configuration's columns are empty for a method that has
-    none. ``ranks`` is a column only if some run's ranks are not linear: tables of linear runs are what they were before
-    there were others. Listed ranks have no first and last rank.
+    none; those of :data:`UNUSUAL` are there only if some run's is not the default. Listed ranks have no first and last
+    rank.
     """
     records = _each_once(records)
     titles = _titles(records)
@@ -38,15 +40,15 @@ def to_dataframe(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
                 "group": title, "encoder": record["encoder"], "task": record["task"],
                 "method": name,
                 "seed": record["seed"], "metric": metric, "value": value,
-                **{name: config.get(name) for name in CONFIGURATION}, **record["counts"],
+                **{name: config.get(name) for name in (*CONFIGURATION, *UNUSUAL)}, **record["counts"],
                 "steps": record["steps"], "epochs": record["settings"]["epochs"],
                 "learning_rate": record["settings"]["learning_rate"],
                 "seconds_per_step": record["seconds_per_step"], "seconds": record["seconds"],
             }
         )  # fmt: skip
     frame = pd.DataFrame(rows)
-    linear = rows and (frame["ranks"].dropna() == PRILoRAConfig.ranks).all()
-    return frame.drop(columns="ranks") if linear else frame
+    usual = [name for name, default in UNUSUAL.items() if rows and (frame[name].dropna() == default).all()]
+    return frame.drop(columns=usual)
 
 
 def groups(records: Iterable[dict[str, Any]]) -> dict[str, pd.DataFrame]:
@@ -67,7 +69,7 @@ def _each_once(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     for record in records:
         parts = parts_of(record)
         of_key = [parts["task"], parts["weights"] or record["encoder"], parts["precision"], parts["rows"]]
-        own = [record["task"], record["seed"], record["method"], record["settings"]]
+        own = [record["task"], record["seed"], same_method(record["method"]), same_settings(record["settings"])]
         once.setdefault(json.dumps(as_floats([*of_key, *own]), sort_keys=True), record)
     return list(once.values())
 
@@ -138,7 +140,7 @@ def _configuration(method: str | dict[str, Any]) -> dict[str, Any]:
     """The columns of a stored configuration; none for a method without one."""
     if isinstance(method, str):
         return {}
-    config = {"ranks": PRILoRAConfig.ranks} | method  # the first records are older than other schedules
+    config = UNUSUAL | method  # the first records are older than other schedules
     if isinstance(config["ranks"], list):
         config |= {"first_rank": None, "last_rank": None}
     return {name: " ".join(map(str, value)) if isinstance(value, list) else value for name, value in config.items()}

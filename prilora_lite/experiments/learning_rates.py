@@ -47,11 +47,11 @@ def choose_rate(means: dict[float, float], rule: str = "safe") -> tuple[float | 
     return rates[max(0, place)], []
 
 
-def training_split(rows: Dataset) -> dict[str, Dataset]:
-    """Training rows in a fixed random order, four fifths to train on and one fifth to judge by."""
+def training_split(task: str, rows: Dataset) -> dict[str, Dataset]:
+    """Training rows in a fixed random order, four fifths to train on and one fifth as all validation splits."""
     rows = rows.shuffle(seed=0)
     cut = len(rows) * 4 // 5
-    return {"train": rows.select(range(cut)), "validation": rows.select(range(cut, len(rows)))}
+    return {"train": rows.select(range(cut))} | dict.fromkeys(get_task(task).splits, rows.select(range(cut, len(rows))))
 
 
 def chosen_rates(questions: Questions, question: Question) -> dict[str, tuple[float, dict[float, float]]]:
@@ -83,7 +83,7 @@ def tune(
     questions: Questions, question: Question, arm: str, rows: Any, jobs: int, tell: Callable[[str], None]
 ) -> float:
     """Try learning rates for an arm, on a part of the training rows, until :func:`choose_rate` has one."""
-    split = {task: training_split(load_rows(task, rows)["train"]) for task in question.tasks}
+    split = {task: training_split(task, load_rows(task, rows)["train"]) for task in question.tasks}
     runs = grid([questions.arms[arm]], question.tasks, RATE_SEEDS)
     means: dict[float, float] = {}
     rate, wanted = None, list(RATES)

@@ -12,15 +12,26 @@ from prilora_lite.config import PRILoRAConfig
 
 @dataclass(frozen=True)
 class Method:
-    """A named method of the ablation: what is trained, how tables call it, and its share of the settings' alpha."""
+    """A named method of the ablation: what is trained, what tables call it, and its share of the settings' alpha.
+
+    Raises:
+        ValueError: a configuration with an alpha of its own, which all methods share.
+    """
 
     name: str
     trains: str | PRILoRAConfig
     label: str
     alpha_share: float = 1.0
 
+    def __post_init__(self) -> None:
+        if isinstance(self.trains, PRILoRAConfig) and self.trains.canonical().alpha != PRILoRAConfig.alpha:
+            raise ValueError(
+                f"{self.name}: alpha={self.trains.alpha:g} would have no effect, for all methods of a study share the "
+                "alpha of its settings: give it there, or to this method its alpha_share"
+            )
 
-_LORA = PRILoRAConfig(first_rank=8, last_rank=8, ratio=0.0)
+
+_LORA = PRILoRAConfig.lora(8)
 
 # Equal budgets: ranks 4..12 over the layers cost what rank 8 costs everywhere.
 METHODS = {
@@ -41,7 +52,7 @@ METHODS = {
 
 # One setting turned far: a rank of one, with LoRA's rule s = alpha / r and with the s of rank 8; four layers of twelve
 # alone; hardly any of A left; a quarter of A, drawn before the first step; rising ranks under the other two scalings.
-_ONE = replace(_LORA, first_rank=1, last_rank=1)
+_ONE = PRILoRAConfig.lora(1)
 CONTRASTS = {
     method.name: method
     for method in (

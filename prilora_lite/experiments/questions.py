@@ -108,10 +108,9 @@ def _arm(name: str, given: Any, file: Path) -> Method:
             raise unknown(f"method in {file}, arm {name}:", given, METHODS)
         return replace(METHODS[given], name=name)
     try:
-        config = PRILoRAConfig.from_dict(given)
+        return Method(name, PRILoRAConfig.from_dict(given), name)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{file}, arm {name}: {error}") from error
-    return Method(name, config, name)
 
 
 def _question(given: dict[str, Any], arms: dict[str, Method], file: Path) -> Question:

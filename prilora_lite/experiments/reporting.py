@@ -104,8 +104,9 @@ def write(file: Path, folder: Path | None = None) -> dict[str, Path]:
 def paths_of(file: Path, folder: Path | None = None) -> dict[str, Path]:
     """Every file that :func:`write` may write, by its kind."""
     stem = (file.parent if folder is None else folder) / file.stem
-    paths = {"table": stem.with_suffix(".csv"), "markdown": stem.with_suffix(".md"), "figure": stem.with_suffix(".png")}
-    return paths | {kind: stem.with_name(f"{stem.name}_{kind}.png") for kind in ("ideas", "cost", "grid", "allocation")}
+    ends = {"table": ".csv", "markdown": ".md", "figure": ".png"}
+    ends |= {kind: f"_{kind}.png" for kind in ("ideas", "cost", "grid", "allocation")}
+    return {kind: stem.with_name(stem.name + end) for kind, end in ends.items()}  # lr0.01.csv for lr0.01.jsonl
 
 
 def _figures(runs: pd.DataFrame) -> dict[str, Figure]:
@@ -150,7 +151,7 @@ def format_table(summary: pd.DataFrame) -> str:
     count = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
     lines.append(f"mean (standard deviation) over {count} seed{'s' if seeds[-1] > 1 else ''}; parameters in thousands")
     if "full" in set(summary.method):
-        lines.append("head: pooler and classifier; of full fine-tuning all weights")
+        lines.append("head: pooler and classifier; for full fine-tuning, all weights")
     return "\n".join(lines)
 
 

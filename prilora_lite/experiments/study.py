@@ -29,7 +29,7 @@ from prilora_lite.experiments.methods import configurations as configurations  #
 from prilora_lite.experiments.rows import check_rows
 from prilora_lite.experiments.stored import check_stored
 from prilora_lite.experiments.tasks import Task, get_task, load_rows, task_as_json
-from prilora_lite.shared.checks import check_seed
+from prilora_lite.shared.checks import check_seed, is_integer
 from prilora_lite.shared.errors import expect, unknown
 from prilora_lite.shared.records import Records, read_records
 
@@ -183,11 +183,11 @@ def _runs_at_a_time(jobs: int | None, backend: str, runs: int) -> int:
     """The number of jobs, at most one for each run; -1: as many as a Ray cluster has processors."""
     if backend not in list(BACKENDS):
         raise unknown("backend", backend, BACKENDS)
-    if jobs is not None and not (isinstance(jobs, int) and jobs >= 1):
+    if jobs is not None and not is_integer(jobs, 1):
         raise ValueError(f"jobs must be an integer of at least 1, got {jobs!r}")
     jobs = min(jobs, max(1, runs)) if jobs else (-1 if backend == "ray" else 1)
     if jobs != 1 and PROCESSES > 1:
-        raise ValueError("several jobs under torchrun: either several runs at a time, or several processes for one run")
+        raise ValueError("use jobs=1 under torchrun, where several processes already share each run")
     return jobs
 
 

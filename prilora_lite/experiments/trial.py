@@ -125,7 +125,7 @@ def _unreadable(model: nn.Module, collate: Any, row: dict[str, Any], max_length:
 
     tokens, reason = len(row["input_ids"]), f"{type(error).__name__}: {error}"
     if tokens <= SHORT or can_read(tokens) or not can_read(SHORT):
-        return ValueError(f"a batch of two rows, the longest of {tokens} tokens, can't pass the model: {reason}")
+        return ValueError(f"a batch of two rows, the longest of {tokens} tokens, can't go through the model: {reason}")
     most, least = tokens, SHORT
     while most - least > 1:
         middle = (most + least) // 2

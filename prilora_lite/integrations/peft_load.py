@@ -144,6 +144,8 @@ def _configuration(
     for name in layers:
         if name not in places:
             raise ValueError(f"{folder} adapts {name}, which is not a linear layer in a layer of this model")
+    adapted = {split_name(name)[0] for name in layers}
+    stacks = {stack: numbered for stack, numbered in stacks.items() if stack in adapted}
     longest = max(stacks, key=lambda stack: len(stacks[stack]))
     rank = {split_name(name)[1]: r for name, (r, _) in reversed(layers.items()) if split_name(name)[0] == longest}
     insides, all_insides = (list(dict.fromkeys(split_name(name)[2] for name in some)) for some in (layers, places))

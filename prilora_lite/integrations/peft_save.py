@@ -65,7 +65,7 @@ def save_peft_adapter(
     layers = {name: layer for name, layer in lora_layers(model).items() if isinstance(layer, LoRALinear)}
     if config is None or not layers:
         raise ValueError(
-            "this model is not adapted by adapt(model, config), so there is no adapter to write; a model of PEFT's is "
+            "this model is not adapted by adapt(model, config), so there is no adapter to write; a PEFT model is "
             "written by its own save_pretrained"
         )
     check_all_is_stored(model)

@@ -24,9 +24,9 @@ def rank_pattern_for(
 ) -> dict[str, dict[str, float]]:
     r"""Rising ranks for PEFT: ``LoraConfig(..., **rank_pattern_for(model))``.
 
-    .. math:: r_l = \mathrm{round}\Big(r_s + (r_f - r_s)\,\frac{l}{L-1}\Big), \qquad \alpha_l = s\, r_l
+    .. math:: r_l = \mathrm{round}\Big(r_s + (r_f - r_s)\,\frac{l}{L-1}\Big), \qquad \alpha_l = s_l\, r_l
 
-    so that PEFT's own scaling, :math:`\alpha_l / r_l`, is s; not under ``use_rslora``, which divides by the root of
+    so that PEFT's own scaling, :math:`\alpha_l / r_l`, is s_l; not under ``use_rslora``, which divides by the root of
     r_l. Each key is a layer's whole name from the model's root on, so that layer 1 is not taken for layer 11, nor
     attention's ``output.dense`` for that of feed-forward.
 
@@ -34,7 +34,7 @@ def rank_pattern_for(
         model: the base model, before ``get_peft_model``.
         first_rank, last_rank: r_s and r_f, ranks of the first and the last layer.
         ranks: the schedule between them, or the ranks themselves, see :class:`~.config.PRILoRAConfig`.
-        alpha, scaling: s, see :class:`~.config.PRILoRAConfig`.
+        alpha, scaling: s_l, see :class:`~.config.PRILoRAConfig`.
         targets: the linear layers that PEFT is going to adapt, None for any; ranks must fit them.
 
     Returns:

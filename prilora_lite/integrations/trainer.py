@@ -21,6 +21,7 @@ from prilora_lite.integrations.trainer_arguments import check_checkpoints, check
 from prilora_lite.lora import LoRALinear
 from prilora_lite.models.layers import PeftLayer, check_patterns, configuration_of, lora_layers
 from prilora_lite.pruner import Pruner
+from prilora_lite.shared.errors import first_of
 from prilora_lite.shared.files import sha256_of, write_whole
 
 logger = logging.get_logger("transformers.prilora_lite")
@@ -96,14 +97,14 @@ class PRILoRACallback(SealCheckpoints, ExportableState):
     when it was evaluated. The pruner's state travels in the checkpoint's ``trainer_state.json``; a resumed run takes it
     from there, and stops if it is missing or the weights that Trainer loaded, then or as the best ones at the end, are
     not those that were saved. What Trainer would not find again by name, the callback saves itself, as
-    ``trained.safetensors``: ViT's weights, or what is trained beside an adapter of PEFT's. It writes the SHA-256 of a
+    ``trained.safetensors``: ViT's weights, or what is trained beside a PEFT adapter. It writes the SHA-256 of a
     checkpoint's files beside them, ``checksums.json``; a run that is resumed from a checkpoint in its own
     ``output_dir``, or in the folder that ``TrainingArguments(resume_from_checkpoint=...)`` names, stops if one differs.
     In any other folder, :func:`latest_checkpoint` checks them. With ``restore_callback_states_from_checkpoint`` Trainer
     makes a callback of its own; it is in ``trainer.callback_handler.callbacks``.
 
     Args:
-        config: gives the pruning settings for a model of PEFT's; default: those of :class:`~.config.PRILoRAConfig`.
+        config: gives the pruning settings for a PEFT model; default: those of :class:`~.config.PRILoRAConfig`.
             A model that ``adapt`` was called on has its own.
 
     Attributes:
@@ -138,7 +139,7 @@ class PRILoRACallback(SealCheckpoints, ExportableState):
         config = self._settled_config(model)
         if not any(layer.lora_A.requires_grad for layer in layers.values()):
             raise RuntimeError(
-                "lora_A is frozen in all layers, so nothing would be trained, and A would still be pruned: "
+                "lora_A is frozen in all layers, so the adapter would be neither trained nor pruned: "
                 "PeftModel.from_pretrained needs is_trainable=True for an adapter that is to go on training"
             )
         if any(layer.merged for layer in layers.values()):
@@ -280,8 +281,8 @@ class PRILoRACallback(SealCheckpoints, ExportableState):
                 )
         if changed := sorted(saved["weights"].keys() ^ trained(self._model).keys()):
             raise RuntimeError(
-                f"in the checkpoint of step {step} {changed[0]} and {len(changed) - 1} more were trained and now are "
-                "not, or the reverse: freeze what was frozen when it was written, and nothing else"
+                f"in the checkpoint of step {step} {first_of(changed)} were trained and now are not, "
+                "or the reverse: freeze what was frozen when it was written, and nothing else"
             )
         self._restore(folder, saved)
         try:
@@ -313,8 +314,8 @@ class PRILoRACallback(SealCheckpoints, ExportableState):
         """See to it that the model has the weights that a checkpoint was saved with."""
         if lacking := restore(self._model, folder, saved["weights"]):
             raise RuntimeError(
-                f"the weights that Trainer loaded are not those that {folder} was saved with: {lacking[0]} and "
-                f"{len(lacking) - 1} more did not arrive. It is damaged or belongs to another model, or transformers "
+                f"the weights that Trainer loaded are not those that {folder} was saved with: "
+                f"{first_of(lacking)} did not arrive. It is damaged or belongs to another model, or transformers "
                 f"saved it under other names than the model has (as it does with ViT) and there is no {TRAINED} in it; "
                 f"{LAST_WHOLE}. If you resume from another folder, name it in "
                 "TrainingArguments(resume_from_checkpoint=...), too"

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from prilora_lite.lora import LoRALinear
-from prilora_lite.shared.errors import expect
+from prilora_lite.shared.errors import expect, first_of
 
 if TYPE_CHECKING:
     from prilora_lite.config import PRILoRAConfig
@@ -109,7 +109,7 @@ def layers_to_prune(model: nn.Module) -> dict[str, LoRALinear | PeftLayer]:
     layers = lora_layers(model)
     if not layers:
         raise ValueError(
-            "the model has no LoRALinear to prune, and no LoRA of PEFT's that is active; adapt(model, config) first"
+            "the model has neither a LoRALinear nor an active LoRA adapter of PEFT: call adapt(model, config) first"
         )
     if not any(layer.lora_A.requires_grad for layer in layers.values()):
         raise ValueError(
@@ -121,7 +121,7 @@ def layers_to_prune(model: nn.Module) -> dict[str, LoRALinear | PeftLayer]:
 
 
 def check_prunable(layers: dict[str, LoRALinear | PeftLayer]) -> None:
-    """Raise RuntimeError if a layer is merged, or its adapter of PEFT's is no longer the active one."""
+    """Raise RuntimeError if a layer is merged, or its PEFT adapter is no longer the active one."""
     for name, layer in layers.items():
         if layer.merged:
             raise RuntimeError(f"{name} is merged: its pruned A would not match its weight; call unmerge() first")
@@ -146,7 +146,7 @@ def check_patterns(model: nn.Module, layers: dict[str, LoRALinear | PeftLayer]) 
             keys = getattr(configs[adapter], pattern, None) or {}
             if keys and not any(re.match(rf"(.*\.)?({key})$", name) for key in keys for name in names):
                 raise ValueError(
-                    f"PEFT's {pattern} has {next(iter(keys))!r} and {len(keys) - 1} more, but the adapted layers are "
+                    f"PEFT's {pattern} has {first_of(list(keys))}, but the adapted layers are "
                     f"called {names[0]!r} and the like, so none of them has the rank that it was to have: call "
                     "rank_pattern_for with the very model that get_peft_model is given, before it is"
                 )

@@ -35,10 +35,14 @@ def product_dtype(x: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(device)
 
 
+def is_quantized(weight: Tensor) -> bool:
+    """Whether a weight is held in integers, or in float8."""
+    return not weight.is_floating_point() or weight.element_size() == 1
+
+
 def check_weight(name: str, module: nn.Module) -> None:
     """Raise ValueError if the weight of a linear layer is quantized or not loaded."""
-    quantized = not module.weight.is_floating_point() or module.weight.element_size() == 1  # float8
-    if module.weight.device.type == "meta" or quantized:
+    if module.weight.device.type == "meta" or is_quantized(module.weight):
         raise ValueError(
             f"{name} holds {module.weight.dtype} on {module.weight.device}: load the model unquantized and "
             "with its weights before adapting it; or adapt a quantized one with PEFT's "

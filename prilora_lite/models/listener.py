@@ -13,6 +13,7 @@ from prilora_lite.importance import InputNorms, number_of_tokens, sum_of_squares
 from prilora_lite.lora import LoRALinear
 from prilora_lite.models.layers import PeftLayer, stacked
 from prilora_lite.models.tokens import Hook, RealTokens
+from prilora_lite.shared.errors import first_of
 
 
 class Listener:
@@ -40,7 +41,7 @@ class Listener:
         self._tokens = RealTokens(model)
         self._latest: tuple[Tensor, str, Tensor] | None = None  # an input, its source, its sums of squares
         self._counted: dict[str, tuple[Tensor, int | Tensor]] = {}  # of one pass: each layer's sums, and its tokens
-        self._number: tuple[Tensor, Tensor] | None = None  # truth values that rows were told by, and how many are true
+        self._number: tuple[Tensor, Tensor] | None = None  # the mask that was counted last, and its sum
         self.gradients: dict[str, Tensor] = {}
         self._hooks = list(self._tokens.hooks)
         for name, layer in layers.items():
@@ -88,8 +89,8 @@ class Listener:
         bad = [name for name, total in zip(norms, totals, strict=True) if not math.isfinite(total)]
         if bad:
             raise ValueError(
-                f"NaN or infinity in the input of {bad[0]} and {len(bad) - 1} more layers in optimizer step "
-                f"{step}: check the batch, then try a lower learning rate or float32"
+                f"NaN or infinity in the input of {first_of(bad)} in optimizer step {step}: "
+                "check the batch, then try a lower learning rate or float32"
             )
         seen = {n: number for n, number in zip(norms.values(), tokens, strict=True) if number}
         first, later = ([n for n in seen if (n.mean_square is None) == new] for new in (True, False))
@@ -134,8 +135,9 @@ class Listener:
                 norms.add(x, tokens.rows(name, source, x))  # the compiler sees for itself what is squared twice
                 return
             rows = tokens.rows(name, source, x)
-            if self._latest is None or self._latest[0] is not x or self._latest[1] != source:
-                self._latest = x, source, sum_of_squares(x, rows)  # query, key and value read one tensor: squared once
+            seen = source, x.is_inference() or x._version  # which grows when x is written in place
+            if self._latest is None or self._latest[0] is not x or self._latest[1] != seen:
+                self._latest = x, seen, sum_of_squares(x, rows)  # query, key and value read one tensor: squared once
             if name in self._counted:  # another pass
                 self._settle()
             self._counted[name] = self._latest[2], self._number_of(x, rows)
@@ -201,7 +203,7 @@ def check_finite(name: str, step: int, lora_A: Tensor, gradient: Tensor | None, 
             )
         raise ValueError(
             f"the importance rule gives {name} scores that are NaN or infinite at step {step}, though its lora_A is "
-            "finite: see what it divides by, or takes the root or the logarithm of"
+            "finite: check its divisions, roots and logarithms"
         )
 
 

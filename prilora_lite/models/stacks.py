@@ -87,8 +87,8 @@ def _refuse_other_structures(backbone: nn.Module, config: object) -> None:
     for inside, module in backbone.named_modules():
         if isinstance(module, nn.MultiheadAttention):
             raise ValueError(
-                f"{inside} is torch's nn.MultiheadAttention, which reads its weights past any layer in their place, "
-                "so an adapter would have no effect; use a model with linear layers of its own"
+                f"{inside} is torch's nn.MultiheadAttention, which uses its weights directly, without calling its "
+                "layers, so an adapter would have no effect; use a model with linear layers of its own"
             )
         if inside.rpartition(".")[2] == "experts":
             raise ValueError(f"{inside} {EXPERTS}")
@@ -105,13 +105,13 @@ def _refuse_other_structures(backbone: nn.Module, config: object) -> None:
             raise ValueError(f"{name} ({attribute}={getattr(config, attribute)}) {EXPERTS}")
     if getattr(config, "model_type", None) == "wavlm":
         raise ValueError(
-            f"{name} hands the weights of its attention's layers to a function of torch's, past the layers themselves, "
+            f"{name} passes its attention weights straight to a function of torch, without calling the layers, "
             "so adapters there would have no effect; use Wav2Vec2 or HuBERT"
         )
     groups = getattr(config, "num_hidden_groups", None)
     if groups is not None and groups < getattr(config, "num_hidden_layers", groups):
         raise ValueError(
-            f"{name} shares {groups} group of weights among {config.num_hidden_layers} layers, "
+            f"{name} has {config.num_hidden_layers} layers but only {groups} set{'s' * (groups > 1)} of weights, "
             "so the ranks can't differ from layer to layer; use a model with layers of their own"
         )
 

@@ -97,8 +97,8 @@ class RealTokens:
         """
         if self._real[source] is None:
             raise RuntimeError(
-                f"{name} ran, but not the module of the model where the attention mask comes in, or that one "
-                "in evaluation mode, so padding can't be told from tokens: call the whole model, after train()"
+                f"{name} ran, but the module that takes the attention mask did not, or ran in evaluation mode, so "
+                "padding can't be told from real tokens: call the whole model, after model.train()"
             )
         shape, rows = self._real[source]
         if shape is None:
@@ -181,8 +181,8 @@ def _read(mask: Tensor | None) -> Mask:
     if not isinstance(mask, Tensor) or mask.ndim != 2:
         got = f"one of {tuple(mask.shape)}" if isinstance(mask, Tensor) else f"a {type(mask).__name__}"
         raise ValueError(
-            f"the pruner counts tokens by an attention mask of shape (batch, tokens), got {got}: give the plain mask, "
-            "from which the model makes others itself, or none where nothing is padded"
+            f"the pruner counts tokens by an attention mask of shape (batch, tokens), got {got}: pass the mask as "
+            "the tokenizer gives it, from which the model builds any other, or none if nothing is padded"
         )
     return mask.shape, _real_rows(mask.flatten())
 

@@ -1,9 +1,9 @@
-"""What to say when a name is not known."""
+"""How errors name things: what is not known, and the first of many."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 def unknown(kind: str, name: object, valid: Iterable[str]) -> ValueError:
@@ -12,6 +12,11 @@ def unknown(kind: str, name: object, valid: Iterable[str]) -> ValueError:
     near = difflib.get_close_matches(str(name).lower(), valid, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
     return ValueError(f"unknown {kind} {name!r}: {hint}valid are {', '.join(valid)}")
+
+
+def first_of(names: Sequence[str]) -> str:
+    """The first of some names, and how many follow: ``'a'``, or ``'a' and 3 more``."""
+    return repr(names[0]) + (f" and {len(names) - 1} more" if len(names) > 1 else "")
 
 
 def expect(kind: type, value: object, what: str) -> None:

@@ -7,6 +7,9 @@ on after a stop, and say in one line what was odd about each and why points were
 from __future__ import annotations
 
 import csv
+import hashlib
+import io
+import json
 import os
 import re
 import shutil
@@ -117,20 +120,24 @@ def grade(
         )
     if protected:
         _require_sandbox()
-    _register(assignment, course)
     journal = course / "grades" / f"{assignment}.jsonl"
     journal.parent.mkdir(exist_ok=True)
-    keys = {student: [student, _digest(submitted / student / assignment)] for student in students}
+    written = read_records(journal, ("student", "status", "notes", "seconds"))
+    source = _digest_of_source(course / "source" / assignment)
+    _register(assignment, course, known=bool(written) and written[-1]["key"][2:3] == [source])
+    keys = {student: [student, _digest(submitted / student / assignment), source] for student in students}
     report = on_done or (lambda count, record: None)
-    finished = {r["student"]: r for r in read_records(journal) if keys.get(r["student"]) == r["key"]}
+    latest = {r["student"]: r for r in written}  # its marks are in the gradebook, whatever was graded before it
+    finished = {student: r for student, r in latest.items() if r["key"][:3] == keys.get(student)}
     for record in finished.values():
         report(len(students), record)
     missing = [student for student in students if student not in finished]
     options = {"protected": protected, "shown": python_path(course)}
     parallel = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered", pre_dispatch="n_jobs")
     for record in parallel(joblib.delayed(_grade)(student, assignment, course, options) for student in missing):
-        finished[record["student"]] = {"key": keys[record["student"]], **record}
-        append_record(journal, finished[record["student"]])
+        student = record["student"]
+        finished[student] = {"key": [*keys[student], len(written)], **record}  # who hands in the first version again
+        append_record(journal, finished[student])
         report(len(students), record)
     return _write_table(assignment, course, [finished[student] for student in students])
 
@@ -178,6 +185,18 @@ def _digest(folder: Path) -> str:
         return f"can't be read: {error.errno}"
 
 
+def _digest_of_source(folder: Path) -> str:
+    """A number for what grades: the notebooks' cells, but not outputs, which a look at them leaves; and other files."""
+    found = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file() and ".ipynb_checkpoints" not in path.parts):
+        content = path.read_bytes()
+        if path.suffix == ".ipynb":
+            cells = [(c["cell_type"], "".join(c["source"]), c["metadata"]) for c in json.loads(content)["cells"]]
+            content = json.dumps([(kind, text, about.get("nbgrader")) for kind, text, about in cells]).encode()
+        found.update(f"{path.relative_to(folder)}\n{len(content)}\n".encode(errors="surrogateescape") + content)
+    return found.hexdigest()
+
+
 def _write_table(assignment: str, course: Path, records: list[dict[str, Any]]) -> Path:
     """One row for each student: scores by task from the gradebook, status and notes."""
     from nbgrader.api import Gradebook
@@ -199,10 +218,11 @@ def _write_table(assignment: str, course: Path, records: list[dict[str, Any]]) -
             rows.append({name: _field(value) for name, value in row.items()})
     columns = ["student", "status", "score", "of", "late penalty", "by hand", *tasks, "seconds", "notes"]
     path = course / "grades" / f"{assignment}.csv"
-    with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(rows)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns)
+    writer.writeheader()
+    writer.writerows(rows)
+    write_whole(path, text.getvalue().encode("utf-8", "backslashreplace"))
     return path
 
 
@@ -231,8 +251,8 @@ def _newest_schema() -> str:
     return str(ScriptDirectory(str(Path(nbgrader.__file__).parent / "alembic")).get_current_head())
 
 
-def _register(assignment: str, course: Path) -> None:
-    """Let the gradebook know the assignment's cells, if it does not."""
+def _register(assignment: str, course: Path, known: bool) -> None:
+    """Let the gradebook know the assignment's cells, if it does not know them as they are."""
     import nbgrader.api
     from nbgrader.api import Gradebook, MissingEntry
     from nbgrader.apps import NbGraderAPI
@@ -242,6 +262,8 @@ def _register(assignment: str, course: Path) -> None:
         with Gradebook(_database(course)) as gradebook:
             gradebook.find_assignment(assignment)
     except MissingEntry:
+        known = False
+    if not known:
         config = _config(course)
         config.NbGraderAPI.log_level = "WARN"
         result = NbGraderAPI(config=config).generate_assignment(assignment)

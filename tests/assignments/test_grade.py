@@ -14,7 +14,7 @@ import pytest
 
 from prilora_lite.teaching import grading as classroom
 from tests.assignments.hostile import HOSTILE, A
-from tests.assignments.submissions import COURSE, notebook, perfect, points
+from tests.assignments.submissions import COURSE, named, notebook, perfect, points
 
 try:
     classroom._require_sandbox()
@@ -65,6 +65,35 @@ def test_a_killed_run_goes_on_and_what_was_handed_in_anew_is_graded_anew(tmp_pat
     rows = table(classroom.grade(A, course, jobs=2))
     assert {student: float(row["score"]) for student, row in rows.items()} == {"ann": FULL, "ben": FULL, "cem": 0}
     assert journal.read_bytes().split(b"\n")[0] == first, "what was graded before the kill was graded again"
+
+
+def test_who_goes_back_to_an_earlier_version_gets_its_marks(tmp_path):
+    course = new_course(tmp_path / "course")
+    for submission, score in ((perfect(A), FULL), (notebook(A, "release"), 0), (perfect(A), FULL)):
+        hand_in(course, "ann", submission)
+        assert float(table(classroom.grade(A, course))["ann"]["score"]) == score
+
+
+def test_a_hidden_test_that_was_corrected_grades_all_anew_and_outputs_of_a_look_do_not(tmp_path):
+    course = new_course(tmp_path / "course")
+    hand_in(course, "ann", perfect(A))
+    assert float(table(classroom.grade(A, course))["ann"]["score"]) == FULL
+    file = course / "source" / A / f"{A}.ipynb"
+    source = json.loads(file.read_text(encoding="utf-8"))
+    stream = {"output_type": "stream", "name": "stdout", "text": ["looked"]}
+    next(cell for cell in source["cells"] if cell["cell_type"] == "code")["outputs"] = [stream]
+    file.write_text(json.dumps(source), encoding="utf-8")
+    journal = course / "grades" / f"{A}.jsonl"
+    before = journal.read_bytes()
+    classroom.grade(A, course)
+    assert journal.read_bytes() == before
+    test = named(source)["a2_line_test"]
+    test["source"] = "".join(test["source"]) + "\nassert False, 'the corrected test'\n"
+    test["metadata"]["nbgrader"]["points"] += 1
+    file.write_text(json.dumps(source), encoding="utf-8")
+    row = table(classroom.grade(A, course))["ann"]
+    assert [float(row["score"]), float(row["of"])] == [FULL - points(A)["a2_line_test"], FULL + 1]
+    assert "the corrected test" in row["notes"]
 
 
 def test_a4s_runs_are_made_again_and_a_forged_one_is_found(tmp_path):

@@ -78,6 +78,19 @@ def test_a_run_that_was_stored_twice_counts_once():
     assert len(to_dataframe([one, twin, one, stored(seed=1)])) == 2
 
 
+def test_a_run_that_is_older_than_a_setting_counts_once_beside_its_newer_twin():
+    newer = stored("prilora", seed=0, value=0.6)
+    older = {**newer, "method": {name: v for name, v in newer["method"].items() if name not in ("layers", "ranks")}}
+    assert len(to_dataframe([newer, older])) == 1
+
+
+def test_configurations_that_differ_in_a_seldom_setting_have_a_column_of_it():
+    matrix = replace(METHODS["prilora"].trains, scope="matrix").to_dict()
+    frame = to_dataframe([stored("prilora", seed=0), {**stored("prilora", seed=1), "method": matrix}])
+    assert frame["scope"].tolist() == ["row", "matrix"]
+    assert not {"regrow", "decay", "ranks", "targets", "dropout"} & set(frame)
+
+
 def test_one_encoder_in_two_places_is_one_group():
     runs = [stored(seed=0, encoder="here/encoder"), stored(seed=1, encoder="/there/encoder")]
     ((title, frame),) = groups(runs).items()

@@ -185,7 +185,7 @@ def test_a_batch_that_can_not_be_shared_is_refused(encoder, rows, monkeypatch):
 def test_several_runs_at_a_time_and_several_processes_a_run_are_refused(rows, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(study, "PROCESSES", 2)
     assert main(["ablate", "--jobs", "2", "--output", str(tmp_path / "runs.jsonl")]) == 2
-    assert "several jobs under torchrun" in capsys.readouterr().err
+    assert "use jobs=1 under torchrun" in capsys.readouterr().err
 
 
 # Ways to train in which no process has whole weights

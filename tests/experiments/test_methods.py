@@ -2,8 +2,10 @@
 
 from dataclasses import replace
 
+import pytest
+
 from prilora_lite import PRILoRAConfig
-from prilora_lite.experiments.methods import CONTRASTS, METHODS, configurations, method_name
+from prilora_lite.experiments.methods import CONTRASTS, METHODS, Method, configurations, method_name
 from prilora_lite.ranks import SCHEDULES
 
 
@@ -14,6 +16,12 @@ def test_the_low_rank_methods_have_equal_budgets():
     assert {sum(config.layer_ranks(12)) for config in configs.values()} == {96}
     assert {config.scaling for config in configs.values()} == {"layer"}
     assert {name for name, config in configs.items() if config.ratio} == {"pruning", "prilora"}
+
+
+def test_an_alpha_that_would_have_no_effect_is_refused():
+    with pytest.raises(ValueError, match="mine: alpha=64 would have no effect"):
+        Method("mine", PRILoRAConfig(alpha=64), "mine")
+    Method("mine", PRILoRAConfig(alpha=64, scaling=(1.0, 2.0)), "mine")  # beside which alpha counts for nothing
 
 
 def test_every_schedule_meets_every_pruning_once():

@@ -1,6 +1,7 @@
 """The report: what it says follows from the raw runs, and fits a terminal."""
 
 import re
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -146,6 +147,13 @@ def test_the_command_prints_it_and_writes_tables_and_figures(tmp_path, capsys):
     named = [Path(line.split(": ")[1]) for line in out.rstrip().split("\n\n")[-1].split("\n")]
     assert sorted(named) == sorted(tmp_path.iterdir())
     assert {path.suffix for path in named} == {".csv", ".md", ".png"}
+
+
+def test_a_name_with_a_dot_keeps_it_in_every_file(tmp_path):
+    for name in ("lr0.001.jsonl", "lr0.002.jsonl"):
+        shutil.copy(FILES[1], tmp_path / name)
+        write(tmp_path / name)
+    assert {path.stem.split("_")[0] for path in tmp_path.iterdir()} == {"lr0.001", "lr0.002"}
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path, capsys):

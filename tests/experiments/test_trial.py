@@ -123,7 +123,7 @@ def test_a_study_is_refused_before_its_first_run_where_the_longest_row_can_not_b
 
 def test_a_pair_that_an_encoder_can_not_tell_apart_is_refused(rows, tmp_path, untrained):
     one_kind = hf.BertModel(hf.BertConfig(**BERT, type_vocab_size=1))
-    with pytest.raises(ValueError, match=r"a batch of two rows, .* can't pass the model: IndexError"):
+    with pytest.raises(ValueError, match=r"a batch of two rows, .* can't go through the model: IndexError"):
         run(encoder_of(one_kind, tmp_path / "encoder"), rows, "rte")
 
 
@@ -153,9 +153,9 @@ def test_validation_rows_on_which_a_metric_has_no_value_are_refused(labels, mess
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("BertForTokenClassification", "a batch of two rows, .* can't pass the model: ValueError"),
-        ("BertForMultipleChoice", "can't pass the model: |gives predictions of "),
-        ("BertForMaskedLM", "can't pass the model: ValueError"),
+        ("BertForTokenClassification", "a batch of two rows, .* can't go through the model: ValueError"),
+        ("BertForMultipleChoice", "can't go through the model: |gives predictions of "),
+        ("BertForMaskedLM", "can't go through the model: ValueError"),
         ("BertModel", r"gives no loss, but cola needs a loss and predictions of \(2, 2\)"),
         ("BertForQuestionAnswering", "gives no loss"),
     ],

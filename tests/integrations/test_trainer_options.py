@@ -226,7 +226,7 @@ def test_a_run_is_not_resumed_with_other_weights_frozen(tmp_path):
     model = adapted()
     model.classifier.bias.requires_grad_(False)
     model.bert.embeddings.LayerNorm.bias.requires_grad_(True)
-    with pytest.raises(RuntimeError, match=r"LayerNorm\.bias and 1 more were trained and now are not, or the reverse"):
+    with pytest.raises(RuntimeError, match=r"LayerNorm\.bias' and 1 more were trained and now are not, or the reverse"):
         run_of(tmp_path, model, **SAVING).train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
 
 

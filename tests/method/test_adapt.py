@@ -46,9 +46,16 @@ def test_chosen_layers_alone_are_adapted_with_the_ranks_of_the_whole_schedule(na
     assert result.notes == (f"only layers 1 of {LAYERS} are adapted",)
 
 
+def test_a_function_for_the_ranks_is_asked_once():
+    ranks = iter([3, 4, 1, 2, 2, 5, 3, 1])
+    config = PRILoRAConfig(ranks=lambda depth: next(ranks))
+    result = adapt(model := build("bert"), config)
+    assert model.prilora_config.ranks == tuple(result.ranks) == (3, 4, 1, 2)[:LAYERS]
+
+
 def test_a_layer_that_is_not_there_is_named():
     model = build("bert")
-    with pytest.raises(ValueError, match=rf"layers names \[7\], but the model's {LAYERS} layers are 0 to {LAYERS - 1}"):
+    with pytest.raises(ValueError, match=rf"layers has \[7\], but this model's {LAYERS} layers are 0 to {LAYERS - 1}"):
         adapt(model, PRILoRAConfig(layers=(0, 7)))
     assert not hasattr(model, "prilora_config")
 
@@ -259,7 +266,7 @@ def test_other_structures_are_refused_by_name():
         embedding_size=8,
         vocab_size=50,
     )
-    refused(hf.AlbertModel(albert), "shares 1 group of weights among 3 layers")
+    refused(hf.AlbertModel(albert), "has 3 layers but only 1 set of weights")
     mixtral = hf.MixtralConfig(
         hidden_size=24, num_hidden_layers=2, num_attention_heads=2, intermediate_size=40, num_key_value_heads=1,
         num_local_experts=2, vocab_size=50,

@@ -59,6 +59,9 @@ def test_what_has_no_effect_makes_no_other_training():
     assert PRILoRAConfig(seed=3).canonical() == PRILoRAConfig()
     for changed in ({"scaling": "mean"}, {"interval": 7}, {"decay": 0.5}, {"importance": "random", "seed": 3}):
         assert replace(PRILoRAConfig(), **changed).canonical() != PRILoRAConfig().canonical()
+    listed = PRILoRAConfig(scaling=(1.0, 2.0))
+    assert replace(listed, alpha=32).canonical() == listed.canonical()
+    assert replace(PRILoRAConfig(), alpha=32).canonical() != PRILoRAConfig().canonical()
     random = PRILoRAConfig(importance="random")
     assert replace(random, seed=3).canonical() != random.canonical()
 
@@ -91,7 +94,7 @@ def test_a_mistyped_setting_gets_the_nearest_name():
         ({"scaling": (1.0, 0)}, r"one finite number above 0 for each layer, got \(1\.0, 0\)"),
         ({"dropout": 1}, r"dropout must lie in \[0, 1\), got 1"),
         ({"dropout": None}, r"dropout must lie in \[0, 1\), got None"),
-        ({"targets": "query"}, r"targets must be several names, like \('query',\)"),
+        ({"targets": "query"}, r"targets must be a tuple of names, such as \('query',\)"),
         ({"targets": ()}, "targets must be names of linear layers, or None"),
         ({"targets": (3,)}, "targets must be names of linear layers, or None"),
         ({"layers": ()}, r"layers must be numbers of layers from 0 up, or None for all; got \(\)"),

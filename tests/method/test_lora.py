@@ -224,7 +224,7 @@ def test_ranks_that_do_not_fit_are_refused(rank):
         make(rank=rank)
 
 
-@pytest.mark.parametrize("scaling", [0, -1.0, math.nan, math.inf])
+@pytest.mark.parametrize("scaling", [0, -1.0, math.nan, math.inf, "2", True, None])
 def test_scalings_out_of_range_are_refused(scaling):
     with pytest.raises(ValueError, match="scaling must be a finite number above 0"):
         make(scaling=scaling)
@@ -235,7 +235,7 @@ def test_the_scaling_is_never_implied():
         LoRALinear(nn.Linear(7, 5), 2)
 
 
-@pytest.mark.parametrize("dropout", [-0.1, 1.0, math.nan])
+@pytest.mark.parametrize("dropout", [-0.1, 1.0, math.nan, "0.1", True])
 def test_dropout_out_of_range_is_refused(dropout):
     with pytest.raises(ValueError, match="dropout must lie in"):
         make(dropout=dropout)

@@ -1,11 +1,13 @@
 from fractions import Fraction
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from prilora_lite import PRILoRAConfig, adapt, adapter_parameters, budget_ranks, linear_ranks
-from prilora_lite.ranks import SCHEDULES
+from prilora_lite.ranks import SCHEDULES, ranks_by_depth
 from tests.small_models import build
 
 layers = st.integers(1, 60)
@@ -97,6 +99,7 @@ def test_the_count_is_that_of_an_adapted_model():
         ((0, 4, 12), "num_layers must be an integer from 1 to 10000, got 0"),
         ((10**12, 4, 12), "num_layers must be an integer from 1 to 10000, got 1000000000000"),
         ((2.5, 4, 12), "num_layers must be an integer"),
+        ((True, 4, 12), "num_layers must be an integer"),
         ((12, 0, 12), "layer 0 would get rank 0"),
         ((12, 4, -3), "layer 11 would get rank -3"),
         ((12, float("nan"), 12), "first_rank must be a finite number, got nan"),
@@ -107,6 +110,13 @@ def test_the_count_is_that_of_an_adapted_model():
 def test_impossible_schedules_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         linear_ranks(*arguments)
+
+
+@pytest.mark.parametrize("number", [np.int64, np.float32, torch.tensor])
+def test_a_function_of_the_depth_may_give_numbers_of_numpy_and_torch(number):
+    ranks = ranks_by_depth(3, lambda depth: number(2 + 4 * depth))
+    assert ranks == [2, 4, 6]
+    assert {type(rank) for rank in ranks} == {int}
 
 
 def test_an_impossible_budget_is_refused():

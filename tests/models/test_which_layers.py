@@ -299,5 +299,5 @@ def test_wavlm_hands_its_weights_past_the_layers():
         hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, conv_dim=(16,),
         conv_stride=(5,), conv_kernel=(10,), num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=2,
     )  # fmt: skip
-    with pytest.raises(ValueError, match="past the layers themselves"):
+    with pytest.raises(ValueError, match="without calling the layers"):
         adapt(hf.WavLMForSequenceClassification(config), CONFIG)

@@ -133,7 +133,7 @@ def test_a_rule_that_asks_for_a_gradient_says_so_where_there_is_none(monkeypatch
     explorer = widgets.explore_importance(torch.ones(1, 2), [torch.tensor([[1.0, 2.0]])])
     explorer.controls["rule"].value = "gradient"
     assert "Not possible" in explorer.label.value
-    assert "is a function of gradient, and there is none" in explorer.label.value
+    assert "needs gradient, but none was given" in explorer.label.value
 
 
 def test_the_importance_says_what_the_newest_and_the_first_step_weigh():
