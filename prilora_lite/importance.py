@@ -175,7 +175,7 @@ def importance(
     for name in asked:
         if given[name] is None and name != "generator":
             raise ValueError(f"the importance rule {rule!r} needs {name}, but none was given")
-    if mean_square is not None and (mean_square.shape != lora_A.shape[1:] or (mean_square < 0).any()):
+    if "mean_square" in asked and (mean_square.shape != lora_A.shape[1:] or not (mean_square >= 0).all()):
         raise ValueError(f"mean_square must be {lora_A.shape[-1]} numbers of at least 0, got {mean_square!r:.90}")
     scores = function(**{name: given[name] for name in asked})
     if not isinstance(scores, Tensor) or scores.shape != lora_A.shape:

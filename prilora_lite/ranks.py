@@ -79,7 +79,7 @@ def check_layers(num_layers: int) -> None:
 
 
 def _rounded(values: list[float]) -> list[int]:
-    values = [value.item() if hasattr(value, "item") else value for value in values]  # of NumPy, or torch
+    values = [v.item() if hasattr(v, "item") and getattr(v, "ndim", 0) == 0 else v for v in values]  # NumPy's, torch's
     for layer, value in enumerate(values):
         if not is_number(value):
             raise ValueError(f"the rank of layer {layer} must be a finite number, got {value!r}")

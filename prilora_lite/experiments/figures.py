@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator, NullFormatter
 from scipy import stats
 
-from prilora_lite.config import PRILoRAConfig
+from prilora_lite.config import SCALINGS, PRILoRAConfig
 from prilora_lite.experiments.frames import UNUSUAL
 from prilora_lite.experiments.looks import LOOKS, MARKERS, Look, looks_of
 from prilora_lite.shared.files import write_whole
@@ -240,8 +240,11 @@ def grid_cells(runs: pd.DataFrame) -> pd.DataFrame:
     """The runs whose configurations differ only in slope and ratio, at one mean rank; adds the column ``slope``."""
     for name, default in UNUSUAL.items():
         if name in runs:
-            runs = runs[runs[name].isna() if default is None else runs[name] == default]
-    flat = runs["first_rank"] == runs["last_rank"]  # all scalings are one
+            usual = runs[name].isna() if default is None else runs[name] == default
+            if name in ("decay", "scope", "regrow"):
+                usual |= runs["ratio"] == 0  # no effect where nothing is pruned
+            runs = runs[usual]
+    flat = (runs["first_rank"] == runs["last_rank"]) & runs["scaling"].isin(SCALINGS)  # all three are one
     usual = runs[(flat | (runs["scaling"] == "layer")) & runs["layers"].isna()]
     total = usual["first_rank"] + usual["last_rank"]
     usual = usual[total == total.mode().max()]

@@ -15,7 +15,8 @@ class Method:
     """A named method of the ablation: what is trained, what tables call it, and its share of the settings' alpha.
 
     Raises:
-        ValueError: a configuration with an alpha of its own, which all methods share.
+        ValueError: a configuration with an alpha of its own, which all methods share; or an alpha_share beside listed
+            scalings, which have no alpha.
     """
 
     name: str
@@ -24,11 +25,16 @@ class Method:
     alpha_share: float = 1.0
 
     def __post_init__(self) -> None:
-        if isinstance(self.trains, PRILoRAConfig) and self.trains.canonical().alpha != PRILoRAConfig.alpha:
+        if isinstance(self.trains, str):
+            return
+        if self.trains.canonical().alpha != PRILoRAConfig.alpha:
             raise ValueError(
-                f"{self.name}: alpha={self.trains.alpha:g} would have no effect, for all methods of a study share the "
-                "alpha of its settings: give it there, or to this method its alpha_share"
+                f"alpha={self.trains.alpha:g} of {self.name} would have no effect: all methods of a study share the "
+                "alpha of its settings; set it there (a question's settings, ablate's overrides), or in Python give "
+                "Method an alpha_share"
             )
+        if self.alpha_share != 1 and not isinstance(self.trains.scaling, str):
+            raise ValueError(f"alpha_share of {self.name} would have no effect beside listed scalings")
 
 
 _LORA = PRILoRAConfig.lora(8)

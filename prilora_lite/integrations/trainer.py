@@ -330,7 +330,9 @@ class PRILoRACallback(SealCheckpoints, ExportableState):
 def _require_input_gradients(module: nn.Module) -> None:
     """Without them, checkpointing of the reentrant kind drops the gradient behind frozen embeddings."""
     if hasattr(module, "get_input_embeddings") and hasattr(module, "enable_input_require_grads"):
-        module.enable_input_require_grads()  # and does it for the models inside
+        trained = any(parameter.requires_grad for parameter in module.parameters())
+        if trained and any(getattr(inner, "gradient_checkpointing", False) for inner in module.modules()):
+            module.enable_input_require_grads()  # and does it for the models inside
         return
     for child in module.children():
         _require_input_gradients(child)

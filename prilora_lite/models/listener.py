@@ -39,7 +39,8 @@ class Listener:
     def __init__(self, model: nn.Module, layers: dict[str, LoRALinear | PeftLayer], keeps_gradients: bool) -> None:
         self._norms = {name: InputNorms(layer.in_features, layer.lora_A.device) for name, layer in layers.items()}
         self._tokens = RealTokens(model)
-        self._latest: tuple[Tensor, str, Tensor] | None = None  # an input, its source, its sums of squares
+        # An input, its mask, its source and version, and its sums of squares
+        self._latest: tuple[Tensor, Tensor | None, tuple[str, int], Tensor] | None = None
         self._counted: dict[str, tuple[Tensor, int | Tensor]] = {}  # of one pass: each layer's sums, and its tokens
         self._number: tuple[Tensor, Tensor] | None = None  # the mask that was counted last, and its sum
         self.gradients: dict[str, Tensor] = {}
@@ -135,12 +136,12 @@ class Listener:
                 norms.add(x, tokens.rows(name, source, x))  # the compiler sees for itself what is squared twice
                 return
             rows = tokens.rows(name, source, x)
-            seen = source, x.is_inference() or x._version  # which grows when x is written in place
-            if self._latest is None or self._latest[0] is not x or self._latest[1] != seen:
-                self._latest = x, seen, sum_of_squares(x, rows)  # query, key and value read one tensor: squared once
+            seen, latest = (source, x.is_inference() or x._version), self._latest  # the version grows with each write
+            if latest is None or latest[0] is not x or latest[1] is not rows or latest[2] != seen:
+                self._latest = x, rows, seen, sum_of_squares(x, rows)  # query, key and value read one: squared once
             if name in self._counted:  # another pass
                 self._settle()
-            self._counted[name] = self._latest[2], self._number_of(x, rows)
+            self._counted[name] = self._latest[3], self._number_of(x, rows)
 
         return count
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import functools
 import json
 import os
 import shutil
@@ -110,7 +109,6 @@ def _reasons(node: Any) -> list[str]:
     return reasons
 
 
-@functools.cache
 def _source(assignment: str, course: Path) -> Any:
     return json.loads((course / "source" / assignment / f"{assignment}.ipynb").read_text(encoding="utf-8"))
 

@@ -123,8 +123,13 @@ def grade(
     journal = course / "grades" / f"{assignment}.jsonl"
     journal.parent.mkdir(exist_ok=True)
     written = read_records(journal, ("student", "status", "notes", "seconds"))
-    source = _digest_of_source(course / "source" / assignment)
-    _register(assignment, course, known=bool(written) and written[-1]["key"][2:3] == [source])
+    source, registered = _digest_of_source(course / "source" / assignment), journal.with_suffix(".source")
+    known = registered.is_file() and registered.read_text(encoding="utf-8") == source
+    if not known:
+        registered.unlink(missing_ok=True)  # until the gradebook has what this file says
+    if not _register(assignment, course, known=known):
+        written = []  # of a gradebook that is gone
+    write_whole(registered, source.encode())
     keys = {student: [student, _digest(submitted / student / assignment), source] for student in students}
     report = on_done or (lambda count, record: None)
     latest = {r["student"]: r for r in written}  # its marks are in the gradebook, whatever was graded before it
@@ -132,6 +137,9 @@ def grade(
     for record in finished.values():
         report(len(students), record)
     missing = [student for student in students if student not in finished]
+    for student in set(missing) & latest.keys():  # if this stops half-way, its marks are of neither version
+        begun = {"key": [student, "begun", source, len(written)], "student": student}
+        append_record(journal, begun | {"status": "begun", "notes": [], "seconds": 0})
     options = {"protected": protected, "shown": python_path(course)}
     parallel = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered", pre_dispatch="n_jobs")
     for record in parallel(joblib.delayed(_grade)(student, assignment, course, options) for student in missing):
@@ -186,13 +194,14 @@ def _digest(folder: Path) -> str:
 
 
 def _digest_of_source(folder: Path) -> str:
-    """A number for what grades: the notebooks' cells, but not outputs, which a look at them leaves; and other files."""
-    found = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file() and ".ipynb_checkpoints" not in path.parts):
+    """A number for what grades: the notebooks' cells, and other files, but not what a look at them leaves behind."""
+    found, left_out = hashlib.sha256(), handin.LEFT_OUT | {"runs.jsonl"}  # which A4's notebook writes
+    for path in sorted(path for path in folder.rglob("*") if path.is_file() and left_out.isdisjoint(path.parts)):
         content = path.read_bytes()
         if path.suffix == ".ipynb":
             cells = [(c["cell_type"], "".join(c["source"]), c["metadata"]) for c in json.loads(content)["cells"]]
-            content = json.dumps([(kind, text, about.get("nbgrader")) for kind, text, about in cells]).encode()
+            cells = [(kind, text, about.get("nbgrader")) for kind, text, about in cells]
+            content = json.dumps([cell for cell in cells if cell[1].strip() or cell[2]]).encode()
         found.update(f"{path.relative_to(folder)}\n{len(content)}\n".encode(errors="surrogateescape") + content)
     return found.hexdigest()
 
@@ -251,8 +260,8 @@ def _newest_schema() -> str:
     return str(ScriptDirectory(str(Path(nbgrader.__file__).parent / "alembic")).get_current_head())
 
 
-def _register(assignment: str, course: Path, known: bool) -> None:
-    """Let the gradebook know the assignment's cells, if it does not know them as they are."""
+def _register(assignment: str, course: Path, known: bool) -> bool:
+    """Let the gradebook know the assignment's cells, if it does not know them as they are; whether it had them."""
     import nbgrader.api
     from nbgrader.api import Gradebook, MissingEntry
     from nbgrader.apps import NbGraderAPI
@@ -261,14 +270,18 @@ def _register(assignment: str, course: Path, known: bool) -> None:
     try:
         with Gradebook(_database(course)) as gradebook:
             gradebook.find_assignment(assignment)
+        found = True
     except MissingEntry:
-        known = False
+        found = known = False
     if not known:
         config = _config(course)
         config.NbGraderAPI.log_level = "WARN"
-        result = NbGraderAPI(config=config).generate_assignment(assignment)
+        with tempfile.TemporaryDirectory(prefix="prilora-") as made:  # nbgrader deletes the copy in release/ first
+            config.CourseDirectory.release_directory = str(Path(made).resolve())
+            result = NbGraderAPI(config=config).generate_assignment(assignment)
         if not result["success"]:
             text = f"{result.get('error') or ''}\n{result.get('log') or ''}"
             lines = [line.strip() for line in text.splitlines() if re.match(r"\s*[\w.]+(Error|Entry)\b", line)]
             reason = lines[-1] if lines else "it gave no reason"
             raise ValueError(f"nbgrader can't take {assignment} into the gradebook: {reason}") from None
+    return found

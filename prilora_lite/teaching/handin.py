@@ -145,7 +145,7 @@ def rebuild(handed: dict[str, Any], source: dict[str, Any]) -> tuple[dict[str, A
         if name in names:
             cell = cells[names.index(name)]
             if fixed and _bare(cell["source"]) != _bare(_released(ours[name])):
-                notes.append(f"cell {name} was changed and put back")
+                notes.append(f"cell {name} is not as in the course's source, and was put back")
         elif fixed:
             notes.append(f"cell {name} was deleted and put back")
             before = [names.index(other) + 1 for other in order[place - 1 : place] if other in names]

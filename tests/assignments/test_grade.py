@@ -74,6 +74,50 @@ def test_who_goes_back_to_an_earlier_version_gets_its_marks(tmp_path):
         assert float(table(classroom.grade(A, course))["ann"]["score"]) == score
 
 
+def test_a_version_that_was_being_graded_when_it_stopped_leaves_no_marks_behind(tmp_path, monkeypatch):
+    course = new_course(tmp_path / "course")
+    hand_in(course, "ann", perfect(A))
+    classroom.grade(A, course)
+    hand_in(course, "ann", notebook(A, "release"))
+    write = classroom.append_record
+    monkeypatch.setattr(
+        classroom, "append_record", lambda path, r: 1 / 0 if r["status"] == "graded" else write(path, r)
+    )
+    with pytest.raises(ZeroDivisionError):  # it is in the gradebook, and stopped before it is in the journal
+        classroom.grade(A, course)
+    monkeypatch.undo()
+    hand_in(course, "ann", perfect(A))
+    assert float(table(classroom.grade(A, course))["ann"]["score"]) == FULL
+
+
+def test_a_gradebook_that_was_deleted_is_filled_again(tmp_path):
+    course = new_course(tmp_path / "course")
+    hand_in(course, "ann", perfect(A))
+    classroom.grade(A, course)
+    (course / "gradebook.db").unlink()
+    assert float(table(classroom.grade(A, course))["ann"]["score"]) == FULL
+
+
+def test_a_source_with_another_cell_is_refused_once_somebody_is_graded_and_nothing_is_lost(tmp_path):
+    course = new_course(tmp_path / "course")
+    hand_in(course, "ann", perfect(A))
+    classroom.grade(A, course)
+    copies = {path: path.read_bytes() for path in (course / "release").rglob("*") if path.is_file()}
+    file = course / "source" / A / f"{A}.ipynb"
+    right = file.read_bytes()
+    source = json.loads(right)
+    cell = json.loads(json.dumps(named(source)["a2_line_test"]))
+    cell["id"], cell["metadata"]["nbgrader"]["grade_id"] = "another", "a2_another_test"
+    source["cells"].append(cell)
+    file.write_text(json.dumps(source), encoding="utf-8")
+    for _ in range(2):
+        with pytest.raises(ValueError, match="Cannot add or remove cells"):
+            classroom.grade(A, course)
+    assert {path: path.read_bytes() for path in (course / "release").rglob("*") if path.is_file()} == copies
+    file.write_bytes(right)
+    assert float(table(classroom.grade(A, course))["ann"]["score"]) == FULL
+
+
 def test_a_hidden_test_that_was_corrected_grades_all_anew_and_outputs_of_a_look_do_not(tmp_path):
     course = new_course(tmp_path / "course")
     hand_in(course, "ann", perfect(A))
@@ -82,6 +126,9 @@ def test_a_hidden_test_that_was_corrected_grades_all_anew_and_outputs_of_a_look_
     source = json.loads(file.read_text(encoding="utf-8"))
     stream = {"output_type": "stream", "name": "stdout", "text": ["looked"]}
     next(cell for cell in source["cells"] if cell["cell_type"] == "code")["outputs"] = [stream]
+    source["cells"].append(
+        {"cell_type": "code", "id": "e", "metadata": {}, "outputs": [], "execution_count": None, "source": []}
+    )
     file.write_text(json.dumps(source), encoding="utf-8")
     journal = course / "grades" / f"{A}.jsonl"
     before = journal.read_bytes()

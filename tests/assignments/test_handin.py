@@ -292,8 +292,8 @@ def test_what_was_changed_deleted_doubled_or_is_missing_is_said():
     _, notes = rebuilt(submission)
     assert notes == [
         "cell a2_line is there twice: the last one counts",
-        "cell a2_given was changed and put back",
-        "cell a2_cost_test was changed and put back",
+        "cell a2_given is not as in the course's source, and was put back",
+        "cell a2_cost_test is not as in the course's source, and was put back",
         "cell a2_names is missing",
     ]
 

@@ -93,8 +93,13 @@ def test_the_grid_leaves_out_runs_that_differ_in_more():
     small = runs.iloc[:4].assign(first_rank=1, last_rank=1, value=0.0)
     schedule = runs.iloc[:4].assign(ranks="steep", value=0.0)
     usual = runs.assign(ranks="linear", scope="row", targets=None)
-    scope, targets = usual.iloc[:4].assign(scope="matrix", value=0.0), usual.iloc[:4].assign(targets="query", value=0.0)
-    with_more = pd.concat([usual, odd, layers, small, schedule, scope, targets], ignore_index=True)
+    usual.loc[usual["ratio"] == 0, "scope"] = "matrix"  # which has no effect there
+    scope, targets = (
+        usual.assign(scope="matrix", ratio=0.5, value=0.0).iloc[:4],
+        usual.iloc[:4].assign(targets="query", value=0.0),
+    )
+    tilted = usual.assign(first_rank=8, last_rank=8, scaling="1.0 2.0", value=0.0).iloc[:4]
+    with_more = pd.concat([usual, odd, layers, small, schedule, scope, targets, tilted], ignore_index=True)
     assert figures.grid_values(with_more) == figures.grid_values(runs) == ([-8, -4, 0, 4, 8], [0.0, 0.5])
     assert figures.grid_cells(with_more)["value"].tolist() == runs["value"].tolist()
 

@@ -19,9 +19,12 @@ def test_the_low_rank_methods_have_equal_budgets():
 
 
 def test_an_alpha_that_would_have_no_effect_is_refused():
-    with pytest.raises(ValueError, match="mine: alpha=64 would have no effect"):
+    with pytest.raises(ValueError, match="alpha=64 of mine would have no effect"):
         Method("mine", PRILoRAConfig(alpha=64), "mine")
-    Method("mine", PRILoRAConfig(alpha=64, scaling=(1.0, 2.0)), "mine")  # beside which alpha counts for nothing
+    listed = PRILoRAConfig(alpha=64, scaling=(1.0, 2.0))
+    Method("mine", listed, "mine")  # beside which alpha counts for nothing
+    with pytest.raises(ValueError, match="alpha_share of mine would have no effect"):
+        Method("mine", listed, "mine", alpha_share=1 / 8)
 
 
 def test_every_schedule_meets_every_pruning_once():

@@ -20,7 +20,7 @@ from prilora_lite.experiments.learning_rates import RATE_SEEDS, RATES, choose_ra
 from prilora_lite.experiments.methods import METHODS
 from prilora_lite.experiments.questions import read_questions
 from prilora_lite.experiments.stored import COUNTS
-from prilora_lite.experiments.tasks import load_rows
+from prilora_lite.experiments.tasks import get_task, load_rows
 
 RESULTS = Path(__file__).parents[2] / "results"
 FILE = """
@@ -173,14 +173,14 @@ def test_whatever_the_metric_does_the_search_ends(value):
 
 def test_rates_are_judged_on_training_rows_that_were_not_trained_on():
     rows = load_rows("pocket-rte")["train"]
-    split = training_split("pocket-mrpc", rows)
+    split = training_split("pocket-rte", rows)
     texts = [{(r["sentence1"], r["sentence2"], r["label"]) for r in split[name]} for name in ("train", "validation")]
     assert len(split["train"]) == 4 * len(split["validation"]) == 1600
     assert texts[0] | texts[1] == {(r["sentence1"], r["sentence2"], r["label"]) for r in rows}
     assert split["train"]["sentence1"][:50] != rows["sentence1"][:50]  # in another order
-    assert (
-        training_split("pocket-mrpc", rows)["train"]["sentence1"] == split["train"]["sentence1"]
-    )  # the same for every arm
+    assert training_split("pocket-rte", rows)["train"]["sentence1"] == split["train"]["sentence1"]  # for every arm
+    assert set(training_split("mnli", rows)) == {"train", *get_task("mnli").splits}
+    assert len(get_task("mnli").splits) == 2
 
 
 def test_each_arm_has_the_rate_that_was_best_for_it(file):

@@ -344,3 +344,4 @@ def test_what_an_adapter_will_not_hold_is_said_before_training(tmp_path, monkeyp
     a_trainer.train()
     assert len(told) == 1
     assert "save_adapter will refuse this model: an adapter holds lora_A, lora_B, pooler and head alone" in told[0]
+    assert "'bert.encoder.layer.0.output.LayerNorm.weight'" in told[0]

@@ -117,6 +117,8 @@ def test_a_function_of_the_depth_may_give_numbers_of_numpy_and_torch(number):
     ranks = ranks_by_depth(3, lambda depth: number(2 + 4 * depth))
     assert ranks == [2, 4, 6]
     assert {type(rank) for rank in ranks} == {int}
+    with pytest.raises(ValueError, match="the rank of layer 0 must be a finite number"):
+        ranks_by_depth(3, lambda depth: number([2, 4]) if number is torch.tensor else None)
 
 
 def test_an_impossible_budget_is_refused():
