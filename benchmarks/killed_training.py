@@ -37,8 +37,8 @@ from prilora_lite import (
     save_adapter,
 )
 from prilora_lite.experiments import finetune as library
-from prilora_lite.experiments.encoders import settings_for
 from prilora_lite.experiments.loop import GlueTrainer
+from prilora_lite.experiments.presets import settings_for
 from prilora_lite.experiments.tasks import get_task
 from prilora_lite.shared.files import write_whole
 

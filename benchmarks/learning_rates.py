@@ -15,9 +15,9 @@ from pathlib import Path
 import pandas as pd
 
 from prilora_lite.experiments.device import pick_precision
-from prilora_lite.experiments.encoders import settings_for
 from prilora_lite.experiments.finetune import finetune
 from prilora_lite.experiments.methods import METHODS
+from prilora_lite.experiments.presets import settings_for
 from prilora_lite.experiments.study import describe_environment
 from prilora_lite.experiments.tasks import TASKS, load_rows
 from prilora_lite.shared.records import append_record, read_records

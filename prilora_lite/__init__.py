@@ -28,11 +28,11 @@ _LOADED_WHEN_USED = {
     "save_adapter": "checkpoint", "load_adapter": "checkpoint",
     "rank_pattern_for": "integrations.rank_patterns", "save_peft_adapter": "integrations.peft_save",
     "load_peft_adapter": "integrations.peft_load",
-    "PRILoRACallback": "integrations.trainer", "latest_checkpoint": "integrations.trainer",
+    "PRILoRACallback": "integrations.trainer", "latest_checkpoint": "integrations.checkpoints",
     "finetune": "experiments.finetune", "evaluate": "experiments.finetune",
     "Task": "experiments.task", "TASKS": "experiments.tasks", "load_rows": "experiments.tasks",
     "compute_metrics": "experiments.tasks",
-    "Settings": "experiments.encoders", "load_encoder": "experiments.encoders",
+    "Settings": "experiments.presets", "load_encoder": "experiments.encoders",
     "ablate": "experiments.study", "grid": "experiments.study",
 }  # fmt: skip
 _MODULES = {

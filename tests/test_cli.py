@@ -8,8 +8,8 @@ import pytest
 from prilora_lite.cli import _parser, main
 from prilora_lite.config import SCALINGS
 from prilora_lite.experiments import study_options
-from prilora_lite.experiments.encoders import PRESETS
 from prilora_lite.experiments.methods import METHODS
+from prilora_lite.experiments.presets import PRESETS
 from prilora_lite.experiments.tasks import TASKS
 from prilora_lite.importance import IMPORTANCE_RULES
 from prilora_lite.ranks import SCHEDULES

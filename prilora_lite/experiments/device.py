@@ -6,7 +6,7 @@ import os
 
 import torch
 
-from prilora_lite.experiments.encoders import PRESETS, Preset
+from prilora_lite.experiments.presets import PRESETS, Preset
 
 PRECISIONS = ("auto", "fp32", "bf16")
 # Set by torchrun and `accelerate launch` for several processes that make one run together: this one's number, from 0

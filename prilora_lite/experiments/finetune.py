@@ -21,7 +21,7 @@ from prilora_lite.adapt import plan
 from prilora_lite.config import PRILoRAConfig
 from prilora_lite.experiments.bars import no_bars
 from prilora_lite.experiments.device import pick_precision
-from prilora_lite.experiments.encoders import Settings, load_encoder, settings_for
+from prilora_lite.experiments.encoders import load_encoder
 from prilora_lite.experiments.identity import described, encoder_digest, method_as_json, rows_digest, run_key
 from prilora_lite.experiments.loop import (
     GlueTrainer,
@@ -35,13 +35,15 @@ from prilora_lite.experiments.loop import (
     schedule,
     show_progress,
 )
+from prilora_lite.experiments.presets import Settings, settings_for
 from prilora_lite.experiments.rows import check_rows
 from prilora_lite.experiments.saving import claim, save_trained, writing
 from prilora_lite.experiments.tasks import Task, get_task, load_rows
 from prilora_lite.experiments.tokens import check_length, tokenize
 from prilora_lite.experiments.trainable import METHODS_BY_NAME, count, make_trainable
 from prilora_lite.experiments.trial import try_out
-from prilora_lite.integrations.trainer import PRILoRACallback, RunIsFinished, SealCheckpoints, latest_checkpoint
+from prilora_lite.integrations.checkpoints import RunIsFinished, SealCheckpoints, latest_checkpoint
+from prilora_lite.integrations.trainer import PRILoRACallback
 from prilora_lite.integrations.trainer_arguments import SEVERAL_GPUS
 from prilora_lite.report import Report
 from prilora_lite.shared.checks import check_seed, is_integer

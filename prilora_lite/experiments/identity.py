@@ -18,7 +18,8 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from prilora_lite.config import PRILoRAConfig
-from prilora_lite.experiments.encoders import Settings, load_encoder
+from prilora_lite.experiments.encoders import load_encoder
+from prilora_lite.experiments.presets import Settings
 from prilora_lite.experiments.tasks import Task, task_as_json
 
 KEY = ("task", "seed", "encoder", "method", "settings", "precision", "rows", "weights")

@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from prilora_lite.experiments.device import PROCESS, PROCESSES, pick_device, pick_precision
-from prilora_lite.experiments.encoders import Settings
+from prilora_lite.experiments.presets import Settings
 from prilora_lite.experiments.tasks import Task, compute_metrics
 from prilora_lite.experiments.trial import logits_of
 from prilora_lite.shared.checks import check_seed

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from prilora_lite.config import PRILoRAConfig
-from prilora_lite.experiments.encoders import Settings
 from prilora_lite.experiments.methods import METHODS, Method
+from prilora_lite.experiments.presets import Settings
 from prilora_lite.experiments.tasks import get_task
 from prilora_lite.shared.checks import is_number
 from prilora_lite.shared.errors import unknown

@@ -18,7 +18,7 @@ from prilora_lite.config import PRILoRAConfig
 from prilora_lite.experiments.bars import no_bars
 from prilora_lite.experiments.device import PROCESS
 from prilora_lite.experiments.identity import same_fields
-from prilora_lite.integrations.trainer import latest_checkpoint
+from prilora_lite.integrations.checkpoints import latest_checkpoint
 from prilora_lite.shared.files import not_written, write_whole
 
 TORCH_CANT_WRITE = ("PytorchStreamWriter", "iostream error")  # in torch.save's RuntimeError on a full disk

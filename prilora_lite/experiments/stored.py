@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from prilora_lite.config import PRILoRAConfig
-from prilora_lite.experiments.encoders import Settings
+from prilora_lite.experiments.presets import Settings
 from prilora_lite.shared.errors import unknown
 
 COUNTS = ("adapter", "adapter_nonzero", "head", "head_nonzero", "base")

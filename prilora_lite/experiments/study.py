@@ -21,11 +21,11 @@ from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from prilora_lite.config import PRILoRAConfig
 from prilora_lite.experiments.device import PROCESS, PROCESSES, pick_device, pick_precision
-from prilora_lite.experiments.encoders import Settings, settings_for
 from prilora_lite.experiments.finetune import check_encoder, finetune, result_record
 from prilora_lite.experiments.identity import KEY, digest_of, method_as_json, rows_digest, run_key, same_run
 from prilora_lite.experiments.methods import METHODS, Method
 from prilora_lite.experiments.methods import configurations as configurations  # for notebooks: study.configurations
+from prilora_lite.experiments.presets import Settings, settings_for
 from prilora_lite.experiments.rows import check_rows
 from prilora_lite.experiments.stored import check_stored
 from prilora_lite.experiments.tasks import Task, get_task, load_rows, task_as_json

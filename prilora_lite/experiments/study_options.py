@@ -115,8 +115,8 @@ OPTIONS: dict[
 def names() -> dict[str, str]:
     """What the help names, from the tables that the runs use: they take seconds to load."""
     from prilora_lite.config import SCALINGS
-    from prilora_lite.experiments.encoders import PRESETS
     from prilora_lite.experiments.methods import CONTRASTS, METHODS
+    from prilora_lite.experiments.presets import PRESETS
     from prilora_lite.experiments.tasks import TASKS
     from prilora_lite.importance import IMPORTANCE_RULES
     from prilora_lite.ranks import SCHEDULES
@@ -233,7 +233,7 @@ def _words(name: str, value: Any) -> list[str]:
 
 def read_settings(pairs: list[str]) -> dict[str, Any]:
     """``["epochs=1"]`` -> ``{"epochs": 1}``, checked against the settings there are."""
-    from prilora_lite.experiments.encoders import Settings
+    from prilora_lite.experiments.presets import Settings
 
     kinds = {field.name: field for field in dataclasses.fields(Settings)}
     values: dict[str, Any] = {}

@@ -1,82 +1,29 @@
-"""PRILoRA in ``transformers.Trainer``: the callback that prunes, and checkpoints that tell whether they are whole."""
+"""PRILoRA in ``transformers.Trainer``: the callback that prunes."""
 
 from __future__ import annotations
 
 import base64
 import io
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from transformers.trainer_callback import ExportableState, TrainerCallback, TrainerControl, TrainerState
+from transformers.trainer_callback import ExportableState, TrainerControl, TrainerState
 from transformers.training_args import TrainingArguments
 from transformers.utils import logging
 
 from prilora_lite.adapter_file import check_all_is_stored
 from prilora_lite.config import PRILoRAConfig
+from prilora_lite.integrations.checkpoints import LAST_WHOLE, SealCheckpoints, checkpoint_of, damaged_file, resumed_from
 from prilora_lite.integrations.trained import TRAINED, digests, keep_what_is_lacking, restore, trained
 from prilora_lite.integrations.trainer_arguments import check_checkpoints, check_processes
 from prilora_lite.lora import LoRALinear
 from prilora_lite.models.layers import PeftLayer, check_patterns, configuration_of, lora_layers
 from prilora_lite.pruner import Pruner
 from prilora_lite.shared.errors import first_of
-from prilora_lite.shared.files import sha256_of, write_whole
 
 logger = logging.get_logger("transformers.prilora_lite")
-
-CHECKSUMS = "checksums.json"
-LAST_WHOLE = "latest_checkpoint(folder) finds the last whole one"
-
-
-class RunIsFinished(RuntimeError):
-    """A checkpoint of the run's last step was resumed from in mid-epoch, where Trainer would train one step more."""
-
-
-class SealCheckpoints(TrainerCallback):
-    """Writes the SHA-256 of each file of a checkpoint beside them, when Trainer has written them all."""
-
-    def on_step_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        if state.global_step >= state.max_steps > 0:
-            raise RunIsFinished(
-                f"the run ends at step {state.max_steps}, and the checkpoint is of step {state.global_step}, so there "
-                "is nothing left to train, but Trainer would make one step more: to go on, give more steps or epochs; "
-                "to use what is there, load the checkpoint's weights"
-            )
-
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        folder = _checkpoint(args, state)
-        args.distributed_state.wait_for_everyone()  # each process writes the state of its own generators
-        if args.should_save and folder.is_dir():  # Trainer's search for hyperparameters has other folders
-            files = sorted(file for file in folder.iterdir() if file.is_file() and file.name != CHECKSUMS)
-            write_whole(folder / CHECKSUMS, json.dumps({file.name: sha256_of(file) for file in files}).encode())
-
-
-def _checkpoint(args: TrainingArguments, state: TrainerState) -> Path:
-    """Where Trainer keeps the checkpoint of this step."""
-    return Path(args.output_dir) / f"checkpoint-{state.global_step}"
-
-
-def _resumed_from(args: TrainingArguments, state: TrainerState) -> Path:
-    """Where a checkpoint lies that is resumed from: Trainer tells a callback only what the arguments say."""
-    given = Path(str(args.resume_from_checkpoint))
-    return given if given.is_dir() else _checkpoint(args, state)
-
-
-def damaged_file(checkpoint: Path) -> Path | None:
-    """The first file of a checkpoint that is not as it was written; None if all are, or if there are no checksums."""
-    sums = checkpoint / CHECKSUMS
-    if not sums.exists():
-        return None
-    try:
-        expected = json.loads(sums.read_text(encoding="utf-8"))
-        files = [(checkpoint / Path(name).name, digest) for name, digest in expected.items()]
-    except (OSError, ValueError, AttributeError, RecursionError):
-        return sums
-    return next((file for file, digest in files if not file.is_file() or sha256_of(file) != digest), None)
 
 
 class PRILoRACallback(SealCheckpoints, ExportableState):
@@ -158,7 +105,7 @@ class PRILoRACallback(SealCheckpoints, ExportableState):
             self.pruner.detach()  # of a run that was interrupted
         self.pruner = Pruner(model, **config.pruning(args.seed)) if config.ratio else None
         if state.global_step:
-            folder = _resumed_from(args, state)
+            folder = resumed_from(args, state)
             if damaged := damaged_file(folder):
                 raise RuntimeError(f"{damaged} is not as it was written: it is damaged; {LAST_WHOLE}")
             self._resume(folder, state)
@@ -166,7 +113,7 @@ class PRILoRACallback(SealCheckpoints, ExportableState):
                 self.on_step_end(args, state, control)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        folder = _checkpoint(args, state)
+        folder = checkpoint_of(args, state)
         if args.should_save and self._model is not None and folder.is_dir():
             keep_what_is_lacking(self._model, folder)
         super().on_save(args, state, control, **kwargs)
@@ -336,23 +283,3 @@ def _require_input_gradients(module: nn.Module) -> None:
         return
     for child in module.children():
         _require_input_gradients(child)
-
-
-def latest_checkpoint(folder: str | Path) -> Path | None:
-    """The newest checkpoint of a Trainer in a folder that was written to its end, None if there is none.
-
-    Trainer writes ``trainer_state.json`` last; a checkpoint without a readable one was cut off and is passed over, and
-    so is one with a file whose SHA-256 is not the one that :class:`PRILoRACallback` wrote down.
-
-    Raises:
-        TypeError, ValueError, OSError: not a path.
-    """
-    found = []
-    for path in Path(folder).glob("checkpoint-*"):
-        try:
-            step = json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))["global_step"]
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
-            continue
-        if isinstance(step, int):
-            found.append((step, path))
-    return next((path for _, path in sorted(found, reverse=True) if damaged_file(path) is None), None)

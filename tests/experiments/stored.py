@@ -3,8 +3,8 @@
 import json
 from dataclasses import asdict
 
-from prilora_lite.experiments.encoders import settings_for
 from prilora_lite.experiments.methods import METHODS
+from prilora_lite.experiments.presets import settings_for
 
 
 def stored(name="lora", seed=0, value=0.5, task="cola", *, method=None, encoder="pocket", settings=None, **parts):

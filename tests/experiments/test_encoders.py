@@ -9,8 +9,8 @@ from safetensors.torch import load_file, save_file
 
 import prilora_lite.experiments.encoders as encoders
 from prilora_lite import PRILoRAConfig, Settings, adapt, load_encoder
-from prilora_lite.experiments.encoders import PRESETS, settings_for
 from prilora_lite.experiments.identity import digest_of
+from prilora_lite.experiments.presets import PRESETS, settings_for
 from prilora_lite.experiments.tasks import TASKS
 from prilora_lite.shared.files import check_sha256
 from tests.small_models import build, write_encoder
@@ -84,7 +84,7 @@ def test_an_encoder_with_a_part_of_another_shape_is_refused(encoder, tmp_path):
     weights = load_file(tmp_path / "model.safetensors")
     weights["encoder.layer.1.output.dense.bias"] = torch.zeros(3)
     save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
-    with pytest.raises(ValueError, match=r"has no weights for bert\.encoder\.layer\.1\.output\.dense\.bias"):
+    with pytest.raises(ValueError, match=r"has no weights for 'bert\.encoder\.layer\.1\.output\.dense\.bias'"):
         load_encoder(str(tmp_path), "cola")
 
 

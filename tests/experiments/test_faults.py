@@ -21,7 +21,7 @@ from benchmarks import killed_training
 from prilora_lite import PRILoRAConfig, Settings, finetune, latest_checkpoint, load_encoder, load_rows
 from prilora_lite.cli import main
 from prilora_lite.experiments.tasks import TASKS
-from prilora_lite.integrations.trainer import CHECKSUMS
+from prilora_lite.integrations.checkpoints import CHECKSUMS
 from prilora_lite.shared.files import write_whole
 from prilora_lite.shared.records import append_record, read_records
 from tests.experiments.test_study import QUICK, command

@@ -10,7 +10,7 @@ import pytest
 import transformers as hf
 
 from prilora_lite.experiments import published
-from prilora_lite.experiments.encoders import PRESETS
+from prilora_lite.experiments.presets import PRESETS
 from prilora_lite.experiments.tasks import TASKS
 from prilora_lite.shared.records import read_records
 from tests.small_models import WORDS, write_rows

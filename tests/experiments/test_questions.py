@@ -15,9 +15,9 @@ from prilora_lite.cli import main
 from prilora_lite.experiments import learning_rates
 from prilora_lite.experiments.answers import answer, by_task, decisions, differences, report, table, write
 from prilora_lite.experiments.comparison import decide
-from prilora_lite.experiments.encoders import settings_for
 from prilora_lite.experiments.learning_rates import RATE_SEEDS, RATES, choose_rate, chosen_rates, training_split
 from prilora_lite.experiments.methods import METHODS
+from prilora_lite.experiments.presets import settings_for
 from prilora_lite.experiments.questions import read_questions
 from prilora_lite.experiments.stored import COUNTS
 from prilora_lite.experiments.tasks import get_task, load_rows

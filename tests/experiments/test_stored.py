@@ -6,8 +6,8 @@ from dataclasses import asdict
 import pytest
 
 from prilora_lite.cli import main
-from prilora_lite.experiments.encoders import settings_for
 from prilora_lite.experiments.methods import METHODS
+from prilora_lite.experiments.presets import settings_for
 from prilora_lite.experiments.stored import check_stored, settings_from
 from prilora_lite.experiments.study import read_runs
 

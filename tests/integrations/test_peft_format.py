@@ -29,7 +29,7 @@ from prilora_lite import (
     save_adapter,
     save_peft_adapter,
 )
-from prilora_lite.experiments.encoders import PRESETS
+from prilora_lite.experiments.presets import PRESETS
 from prilora_lite.experiments.tasks import get_task
 from prilora_lite.models.layers import lora_layers
 from tests.method.test_checkpoint import trained

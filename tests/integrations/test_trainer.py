@@ -11,7 +11,7 @@ from transformers import EarlyStoppingCallback, TrainerCallback
 
 import prilora_lite.integrations.trainer as integration
 from prilora_lite import LoRALinear, PRILoRACallback, PRILoRAConfig, adapt, latest_checkpoint
-from prilora_lite.integrations.trainer import CHECKSUMS
+from prilora_lite.integrations.checkpoints import CHECKSUMS
 from tests.small_models import BUILDERS, VOCABULARY, build, checkpoint_activations
 from tests.training import CONFIG, StopAfter, assert_same_weights, callback_of, trainer
 

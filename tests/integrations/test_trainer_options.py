@@ -16,8 +16,8 @@ from torch import nn
 
 from prilora_lite import PRILoRACallback, PRILoRAConfig, adapt, rank_pattern_for
 from prilora_lite.integrations import trainer as integration
+from prilora_lite.integrations.checkpoints import CHECKSUMS
 from prilora_lite.integrations.trained import TRAINED
-from prilora_lite.integrations.trainer import CHECKSUMS
 from prilora_lite.integrations.trainer_arguments import check_processes
 from tests.integrations.test_trainer import trainer_of_pictures, vit
 from tests.small_models import build

@@ -22,8 +22,8 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from prilora_lite import Settings, evaluate, finetune, load_adapter, load_encoder, load_rows
 from prilora_lite.experiments.device import pick_precision
-from prilora_lite.experiments.encoders import POCKET_SHORT, PRESETS
 from prilora_lite.experiments.methods import METHODS
+from prilora_lite.experiments.presets import POCKET_SHORT, PRESETS
 from prilora_lite.experiments.tasks import TASKS
 from prilora_lite.pocket import grammar, pretrain, tasks
 from prilora_lite.shared.records import read_records
