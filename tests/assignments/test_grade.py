@@ -67,43 +67,47 @@ def test_a_killed_run_goes_on_and_what_was_handed_in_anew_is_graded_anew(tmp_pat
     assert journal.read_bytes().split(b"\n")[0] == first, "what was graded before the kill was graded again"
 
 
-def test_who_goes_back_to_an_earlier_version_gets_its_marks(tmp_path):
-    course = new_course(tmp_path / "course")
-    for submission, score in ((perfect(A), FULL), (notebook(A, "release"), 0), (perfect(A), FULL)):
-        hand_in(course, "ann", submission)
-        assert float(table(classroom.grade(A, course))["ann"]["score"]) == score
-
-
-def test_a_version_that_was_being_graded_when_it_stopped_leaves_no_marks_behind(tmp_path, monkeypatch):
-    course = new_course(tmp_path / "course")
+@pytest.fixture(scope="module")
+def after_one_grading(tmp_path_factory):
+    course = new_course(tmp_path_factory.mktemp("graded") / "course")
     hand_in(course, "ann", perfect(A))
-    classroom.grade(A, course)
-    hand_in(course, "ann", notebook(A, "release"))
+    assert float(table(classroom.grade(A, course))["ann"]["score"]) == FULL
+    return course
+
+
+@pytest.fixture
+def graded(after_one_grading, tmp_path):
+    """A course in which ann's right answers are graded."""
+    return Path(shutil.copytree(after_one_grading, tmp_path / "course"))
+
+
+def test_who_goes_back_to_an_earlier_version_gets_its_marks(graded):
+    for submission, score in ((notebook(A, "release"), 0), (perfect(A), FULL)):
+        hand_in(graded, "ann", submission)
+        assert float(table(classroom.grade(A, graded))["ann"]["score"]) == score
+
+
+def test_a_version_that_was_being_graded_when_it_stopped_leaves_no_marks_behind(graded, monkeypatch):
+    hand_in(graded, "ann", notebook(A, "release"))
     write = classroom.append_record
     monkeypatch.setattr(
         classroom, "append_record", lambda path, r: 1 / 0 if r["status"] == "graded" else write(path, r)
     )
     with pytest.raises(ZeroDivisionError):  # it is in the gradebook, and stopped before it is in the journal
-        classroom.grade(A, course)
+        classroom.grade(A, graded)
     monkeypatch.undo()
-    hand_in(course, "ann", perfect(A))
-    assert float(table(classroom.grade(A, course))["ann"]["score"]) == FULL
+    hand_in(graded, "ann", perfect(A))
+    assert float(table(classroom.grade(A, graded))["ann"]["score"]) == FULL
 
 
-def test_a_gradebook_that_was_deleted_is_filled_again(tmp_path):
-    course = new_course(tmp_path / "course")
-    hand_in(course, "ann", perfect(A))
-    classroom.grade(A, course)
-    (course / "gradebook.db").unlink()
-    assert float(table(classroom.grade(A, course))["ann"]["score"]) == FULL
+def test_a_gradebook_that_was_deleted_is_filled_again(graded):
+    (graded / "gradebook.db").unlink()
+    assert float(table(classroom.grade(A, graded))["ann"]["score"]) == FULL
 
 
-def test_a_source_with_another_cell_is_refused_once_somebody_is_graded_and_nothing_is_lost(tmp_path):
-    course = new_course(tmp_path / "course")
-    hand_in(course, "ann", perfect(A))
-    classroom.grade(A, course)
-    copies = {path: path.read_bytes() for path in (course / "release").rglob("*") if path.is_file()}
-    file = course / "source" / A / f"{A}.ipynb"
+def test_a_source_with_another_cell_is_refused_once_somebody_is_graded_and_nothing_is_lost(graded):
+    copies = {path: path.read_bytes() for path in (graded / "release").rglob("*") if path.is_file()}
+    file = graded / "source" / A / f"{A}.ipynb"
     right = file.read_bytes()
     source = json.loads(right)
     cell = json.loads(json.dumps(named(source)["a2_line_test"]))
@@ -112,17 +116,14 @@ def test_a_source_with_another_cell_is_refused_once_somebody_is_graded_and_nothi
     file.write_text(json.dumps(source), encoding="utf-8")
     for _ in range(2):
         with pytest.raises(ValueError, match="Cannot add or remove cells"):
-            classroom.grade(A, course)
-    assert {path: path.read_bytes() for path in (course / "release").rglob("*") if path.is_file()} == copies
+            classroom.grade(A, graded)
+    assert {path: path.read_bytes() for path in (graded / "release").rglob("*") if path.is_file()} == copies
     file.write_bytes(right)
-    assert float(table(classroom.grade(A, course))["ann"]["score"]) == FULL
+    assert float(table(classroom.grade(A, graded))["ann"]["score"]) == FULL
 
 
-def test_a_hidden_test_that_was_corrected_grades_all_anew_and_outputs_of_a_look_do_not(tmp_path):
-    course = new_course(tmp_path / "course")
-    hand_in(course, "ann", perfect(A))
-    assert float(table(classroom.grade(A, course))["ann"]["score"]) == FULL
-    file = course / "source" / A / f"{A}.ipynb"
+def test_a_hidden_test_that_was_corrected_grades_all_anew_and_outputs_of_a_look_do_not(graded):
+    file = graded / "source" / A / f"{A}.ipynb"
     source = json.loads(file.read_text(encoding="utf-8"))
     stream = {"output_type": "stream", "name": "stdout", "text": ["looked"]}
     next(cell for cell in source["cells"] if cell["cell_type"] == "code")["outputs"] = [stream]
@@ -130,15 +131,15 @@ def test_a_hidden_test_that_was_corrected_grades_all_anew_and_outputs_of_a_look_
         {"cell_type": "code", "id": "e", "metadata": {}, "outputs": [], "execution_count": None, "source": []}
     )
     file.write_text(json.dumps(source), encoding="utf-8")
-    journal = course / "grades" / f"{A}.jsonl"
+    journal = graded / "grades" / f"{A}.jsonl"
     before = journal.read_bytes()
-    classroom.grade(A, course)
+    classroom.grade(A, graded)
     assert journal.read_bytes() == before
     test = named(source)["a2_line_test"]
     test["source"] = "".join(test["source"]) + "\nassert False, 'the corrected test'\n"
     test["metadata"]["nbgrader"]["points"] += 1
     file.write_text(json.dumps(source), encoding="utf-8")
-    row = table(classroom.grade(A, course))["ann"]
+    row = table(classroom.grade(A, graded))["ann"]
     assert [float(row["score"]), float(row["of"])] == [FULL - points(A)["a2_line_test"], FULL + 1]
     assert "the corrected test" in row["notes"]
 
