@@ -128,7 +128,8 @@ def grade(
     if not known:
         registered.unlink(missing_ok=True)  # until the gradebook has what this file says
     if not _register(assignment, course, known=known):
-        written = []  # of a gradebook that is gone
+        journal.unlink(missing_ok=True)  # of a gradebook that is gone
+        written = []
     write_whole(registered, source.encode())
     keys = {student: [student, _digest(submitted / student / assignment), source] for student in students}
     report = on_done or (lambda count, record: None)
@@ -196,13 +197,15 @@ def _digest(folder: Path) -> str:
 def _digest_of_source(folder: Path) -> str:
     """A number for what grades: the notebooks' cells, and other files, but not what a look at them leaves behind."""
     found, left_out = hashlib.sha256(), handin.LEFT_OUT | {"runs.jsonl"}  # which A4's notebook writes
-    for path in sorted(path for path in folder.rglob("*") if path.is_file() and left_out.isdisjoint(path.parts)):
-        content = path.read_bytes()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        name, content = path.relative_to(folder), path.read_bytes()
+        if not left_out.isdisjoint(name.parts):
+            continue
         if path.suffix == ".ipynb":
             cells = [(c["cell_type"], "".join(c["source"]), c["metadata"]) for c in json.loads(content)["cells"]]
             cells = [(kind, text, about.get("nbgrader")) for kind, text, about in cells]
             content = json.dumps([cell for cell in cells if cell[1].strip() or cell[2]]).encode()
-        found.update(f"{path.relative_to(folder)}\n{len(content)}\n".encode(errors="surrogateescape") + content)
+        found.update(f"{name}\n{len(content)}\n".encode(errors="surrogateescape") + content)
     return found.hexdigest()
 
 

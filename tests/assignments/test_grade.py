@@ -77,8 +77,8 @@ def after_one_grading(tmp_path_factory):
 
 @pytest.fixture
 def graded(after_one_grading, tmp_path):
-    """A course in which ann's right answers are graded."""
-    return Path(shutil.copytree(after_one_grading, tmp_path / "course"))
+    """A course in which ann's right answers are graded; below a folder of an editor's name, which is no part of it."""
+    return Path(shutil.copytree(after_one_grading, tmp_path / ".vscode" / "course"))
 
 
 def test_who_goes_back_to_an_earlier_version_gets_its_marks(graded):
@@ -102,7 +102,10 @@ def test_a_version_that_was_being_graded_when_it_stopped_leaves_no_marks_behind(
 
 def test_a_gradebook_that_was_deleted_is_filled_again(graded):
     (graded / "gradebook.db").unlink()
-    assert float(table(classroom.grade(A, graded))["ann"]["score"]) == FULL
+    hand_in(graded, "abe", perfect(A))
+    with pytest.raises(ZeroDivisionError):  # stopped after abe, and before ann, who is in the journal of the old one
+        classroom.grade(A, graded, on_done=lambda count, record: 1 / 0)
+    assert {float(row["score"]) for row in table(classroom.grade(A, graded)).values()} == {FULL}
 
 
 def test_a_source_with_another_cell_is_refused_once_somebody_is_graded_and_nothing_is_lost(graded):
