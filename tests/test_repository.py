@@ -17,7 +17,7 @@ from benchmarks import environments, learning_rates, show
 from benchmarks.environments import COLAB
 from prilora_lite.cli import _parser
 from prilora_lite.experiments import reporting
-from prilora_lite.experiments.comparison import compare
+from prilora_lite.experiments.comparison import compare, decide, paired_differences
 from prilora_lite.shared.records import read_records
 from prilora_lite.teaching import recordings
 from tests import architectures
@@ -176,19 +176,22 @@ def test_the_readme_says_how_long_the_notebooks_take():
     assert max(int(re.search(r"runs in (\d+) s", head).group(1)) for head in heads) <= int(stated)
 
 
-DIFFERENCE = r"([+-]?\d+\.\d) points?(?: [^.()]*)? \((-?\d+\.\d) to (-?\d+\.\d)\)"
+DIFFERENCE = r"([+-]?\d+\.\d)(?: points?(?: [^.()]*)?)? \((-?\d+\.\d) to (-?\d+\.\d)\)"
 
 
-def test_the_readmes_answers_are_those_of_the_questions():
+def test_the_readmes_answers_are_those_of_the_questions_and_of_minilm():
     answers = pd.read_csv(ROOT / "results" / "questions.csv")
     found = {
         tuple(f"{value:.1f}" for value in (row.difference, row.low, row.high))
         for row in answers.itertuples()
         if np.isfinite(row.difference)
     }
+    minilm = reporting.groups(read_records(ROOT / "results" / "minilm_glue.jsonl"))["minilm"]
+    for row in compare(minilm, "prilora", "lora").itertuples():
+        found.add(tuple(f"{100 * value:.1f}" for value in (row.mean, row.low, row.high)))
     text = " ".join(README.split("## Does it work?")[1].split("\n## ")[0].split())
     said = re.findall(DIFFERENCE, text)
-    assert len(said) >= 5
+    assert len(said) == len(re.findall(r"\d to -?\d+\.\d\)", text))  # every interval has its difference
     for mean, low, high in said:
         assert (mean.lstrip("+"), low, high) in found, (mean, low, high)
 
@@ -210,6 +213,33 @@ def test_the_page_on_pocket_says_what_the_raw_runs_say():
         table = compare(parts[part], method, "lora").set_index("task")
         mean, low, high = (f"{100 * table.loc[task, name]:.1f}" for name in ("mean", "low", "high"))
         assert f"{mean} ({low} to {high})" in text, (method, task)
+
+
+def test_the_results_page_says_what_the_runs_of_minilm_say():
+    page = (ROOT / "results" / "README.md").read_text(encoding="utf-8")
+    minilm = reporting.groups(read_records(ROOT / "results" / "minilm_glue.jsonl"))["minilm"]
+    table = compare(minilm, "prilora", "lora").set_index("task")
+    for task, name in (("cola", "CoLA"), ("mrpc", "MRPC"), ("stsb", "STS-B"), ("all", "all three")):
+        mean, low, high = (100 * table.loc[task, column] for column in ("mean", "low", "high"))
+        word = decide(100 * paired_differences(minilm, "prilora", "lora")[task], 1).word
+        assert f"| {name} | {mean:+.1f} | {low:.1f} to {high:.1f} | {word} |" in page
+
+
+def test_the_pages_say_how_lora_does_on_cola_at_both_rates():
+    """0.0005 in the study, 0.001 in the runs of eight methods, ten seeds each."""
+    means = {}
+    for name in ("questions", "minilm_glue"):
+        runs = [
+            r for r in read_records(ROOT / "results" / f"{name}.jsonl") if (r["task"], r["name"]) == ("cola", "lora")
+        ]
+        (rate,) = {r["settings"]["learning_rate"] for r in runs}
+        means[rate] = 100 * np.mean([r["metrics"]["matthews"] for r in runs])
+        assert len(runs) == 10
+    text = " ".join((ROOT / "results" / "README.md").read_text(encoding="utf-8").split())
+    assert f"{means[0.0005]:.1f} over ten seeds at 0.0005, {means[0.001]:.1f} over ten other seeds at 0.001" in text
+    (page,) = (ROOT / "notebooks").glob("07_*.ipynb")
+    said = f"LoRA reaches {means[0.0005]:.1f} at the smaller rate and {means[0.001]:.1f} at the larger one"
+    assert said in page.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", STUDIES)

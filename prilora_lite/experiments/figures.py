@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -51,8 +51,7 @@ def plot_ablation(runs: pd.DataFrame, labels: dict[str, str] | None = None) -> F
                 spread = np.linspace(-0.12, 0.12, len(values)) if len(values) > 1 else np.zeros(1)
                 axes.plot(values, place + spread, "o", color=colour, markersize=7, alpha=0.75, clip_on=False)
                 axes.plot([values.mean()] * 2, [place - 0.32, place + 0.32], color=colour, linewidth=3)
-        seeds = here["seed"].nunique()
-        axes.set_title(f"{task} ({seeds} {'seed' if seeds == 1 else 'seeds'})")
+        axes.set_title(f"{task} ({in_seeds(here.groupby('method')['seed'].nunique())})")
         axes.set_xlabel(f"{here['metric'].iloc[0]} on validation (%)")
         axes.grid(axis="x", color="0.85")
         axes.set_axisbelow(True)
@@ -61,6 +60,12 @@ def plot_ablation(runs: pd.DataFrame, labels: dict[str, str] | None = None) -> F
     axes.set_yticks(range(len(methods)), [labels.get(method, method) for method in methods])
     axes.set_ylim(len(methods) - 0.5, -0.5)
     return figure
+
+
+def in_seeds(counts: Iterable[int]) -> str:
+    """How many seeds methods have: ``5 seeds``, or ``5 to 10 seeds``."""
+    fewest, most = min(counts), max(counts)
+    return f"{fewest if fewest == most else f'{fewest} to {most}'} {'seed' if most == 1 else 'seeds'}"
 
 
 def plot_answers(answers: pd.DataFrame) -> Figure:
@@ -207,7 +212,7 @@ def plot_allocation(ranks: pd.DataFrame, line: Sequence[int]) -> Figure:
     """
     tasks = list(dict.fromkeys(ranks["task"]))
     adalora, prilora = LOOKS["adalora"], LOOKS["prilora"]
-    columns = min(len(tasks), 2)
+    columns = len(tasks) if len(tasks) <= 3 else 2
     rows = -(-len(tasks) // columns)
     figure = Figure(figsize=(10, 1 + 2.6 * rows), layout="constrained")
     panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat

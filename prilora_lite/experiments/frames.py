@@ -25,8 +25,8 @@ def to_dataframe(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
     ``group`` is the encoder with what departs from its preset's settings; where runs of one group differ in precision,
     rows, weights or the task's definition, these too. Methods of one name whose configurations differ have what differs
     in their names. A run that was stored twice counts once. The configuration's columns are empty for a method that has
-    none; those of :data:`UNUSUAL` are there only if some run's is not the default. Listed ranks have no first and last
-    rank.
+    none; those of :data:`UNUSUAL` are there only if some run's is not the default, and ``machine`` only if there were
+    several. Listed ranks have no first and last rank.
     """
     records = _each_once(records)
     titles = _titles(records)
@@ -44,10 +44,12 @@ def to_dataframe(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
                 "steps": record["steps"], "epochs": record["settings"]["epochs"],
                 "learning_rate": record["settings"]["learning_rate"],
                 "seconds_per_step": record["seconds_per_step"], "seconds": record["seconds"],
+                "machine": record["environment"].get("machine"),
             }
         )  # fmt: skip
     frame = pd.DataFrame(rows)
     usual = [name for name, default in UNUSUAL.items() if rows and (frame[name].dropna() == default).all()]
+    usual += ["machine"] if rows and frame["machine"].nunique() <= 1 else []
     return frame.drop(columns=usual)
 
 

@@ -147,9 +147,7 @@ def format_table(summary: pd.DataFrame) -> str:
             f"  {label:<24}{f'{100 * row.mean:.1f}{sd}':>12} "
             f"{counts[0]:>7}{counts[1]:>7} {counts[2]:>7}{counts[3]:>7}{row.seconds_per_step:>7.3f}"
         )
-    seeds = sorted(set(summary.seeds))
-    count = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
-    lines.append(f"mean (standard deviation) over {count} seed{'s' if seeds[-1] > 1 else ''}; parameters in thousands")
+    lines.append(f"mean (standard deviation) over {figures.in_seeds(summary.seeds)}; parameters in thousands")
     if "full" in set(summary.method):
         lines.append("head: pooler and classifier; for full fine-tuning, all weights")
     return "\n".join(lines)
@@ -237,6 +235,7 @@ def _section(title: str, runs: pd.DataFrame) -> str:
     for run in runs.drop(finite(runs).index).itertuples():
         left_out = f"left out: {_label(run.method)} on {run.task}, seed {run.seed}, whose {run.metric} is {run.value}"
         parts += textwrap.wrap(left_out, 80)
+    parts += _machines_lines(runs)
     methods, reference = set(runs["method"]), PRIMARY[1]
     if set(PRIMARY) <= methods:
         first, second = map(_label, PRIMARY)
@@ -252,6 +251,19 @@ def _section(title: str, runs: pd.DataFrame) -> str:
         for name in apart:
             parts += textwrap.wrap(f" {name}: no seed of a task in common with {_label(reference)}", 80)
     return "\n".join(parts)
+
+
+def _machines_lines(runs: pd.DataFrame) -> list[str]:
+    """A warning for each task whose runs were not all made on one machine."""
+    lines = []
+    for task, here in runs.groupby("task", sort=False) if "machine" in runs else ():
+        if here["machine"].nunique() > 1:
+            said = f"{task} was run on several machines: a difference may be theirs, and times can't be compared"
+            lines += textwrap.wrap(said, 80)
+            for machine, methods in here.groupby("machine", sort=False)["method"].unique().items():
+                made = f"{machine}: {'; '.join(map(_label, methods))}"
+                lines += textwrap.wrap(made, 80, initial_indent="  ", subsequent_indent="    ")
+    return lines
 
 
 def _in_common(runs: pd.DataFrame, first: str, second: str) -> bool:

@@ -26,6 +26,7 @@ def test_the_figure_shows_every_run_and_every_mean():
     assert bars == [pytest.approx([10, 10]), pytest.approx([50, 50])]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["head only", "LoRA"]
     assert axes.get_xlabel() == "matthews on validation (%)"
+    assert axes.get_title() == "cola (1 to 2 seeds)"
 
 
 def test_the_figure_draws_each_difference_its_interval_and_its_margin():

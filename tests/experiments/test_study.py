@@ -35,7 +35,7 @@ def record(method="lora", task="cola", seed=0, value=0.5, **counts):
     return {
         "key": [method, task, seed], "name": method, "method": method, "encoder": "e", "task": task, "seed": seed,
         "settings": {"epochs": 1, "learning_rate": 1e-3}, "metrics": {"matthews": value, "accuracy": 0.1},
-        "counts": counts, "steps": 5, "seconds_per_step": 0.25, "seconds": 2.0,
+        "counts": counts, "steps": 5, "seconds_per_step": 0.25, "seconds": 2.0, "environment": {},
     }  # fmt: skip
 
 
