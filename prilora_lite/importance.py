@@ -36,12 +36,12 @@ class InputNorms:
         self.tokens = torch.zeros((), device=device)
         self.mean_square: Tensor | None = None  # s, once folded
 
-    def add(self, x: Tensor, rows: Tensor | None = None) -> None:
-        """Count one input x (..., n); ``rows`` says which of its tokens are real, see :func:`sum_of_squares`."""
-        squares = sum_of_squares(x, rows)
+    def add(self, x: Tensor, real: Tensor | None = None) -> None:
+        """Count one input x (..., n); ``real`` says which of its tokens are, see :func:`sum_of_squares`."""
+        squares = sum_of_squares(x, real)
         self.take_type_of(squares)
         self.squares.add_(squares)  # in place, like the buffers of batch norm: one graph when compiled
-        self.tokens.add_(number_of_tokens(x, rows))
+        self.tokens.add_(number_of_tokens(x, real))
 
     def take_type_of(self, squares: Tensor) -> None:
         """Go to the device, and the precision, in which sums of squares come."""
@@ -63,18 +63,18 @@ class InputNorms:
 
 
 @torch.no_grad()
-def sum_of_squares(x: Tensor, rows: Tensor | None = None) -> Tensor:
+def sum_of_squares(x: Tensor, real: Tensor | None = None) -> Tensor:
     r""":math:`\sum_t x_{tj}^2` over the real tokens of an input, (n,), in float32 or wider.
 
     Real tokens are selected, not multiplied by a mask: 0 times the NaN of a padded place would be NaN.
 
     Args:
         x: the input, (..., n).
-        rows: the places of the real ones among its tokens; or for each token whether it is real; None if all are.
+        real: the places of the real ones among its tokens; or for each token whether it is real; None if all are.
     """
     x = counted = x.flatten(0, -2)
-    if rows is not None:
-        counted = torch.where(rows[:, None], x, 0) if rows.dtype == torch.bool else x.index_select(0, rows)
+    if real is not None:
+        counted = torch.where(real[:, None], x, 0) if real.dtype == torch.bool else x.index_select(0, real)
     dtype = torch.promote_types(x.dtype, torch.float32)
     if x.device.type != "cpu" and not torch.compiler.is_compiling():
         return torch.linalg.vector_norm(counted, dim=0, dtype=dtype).square()  # one reading, and no copy in float32
@@ -82,11 +82,11 @@ def sum_of_squares(x: Tensor, rows: Tensor | None = None) -> Tensor:
     return (counted.square() if counted is x else counted.square_()).sum(0)  # a copy is squared in place
 
 
-def number_of_tokens(x: Tensor, rows: Tensor | None = None) -> int | Tensor:
-    """T, the number of real tokens of an input; a tensor on its device where ``rows`` holds truth values."""
-    if rows is not None and rows.dtype == torch.bool:
-        return rows.sum(dtype=torch.float32)
-    return x[..., 0].numel() if rows is None else len(rows)
+def number_of_tokens(x: Tensor, real: Tensor | None = None) -> int | Tensor:
+    """T, the number of real tokens of an input; a tensor on its device where ``real`` holds truth values."""
+    if real is not None and real.dtype == torch.bool:
+        return real.sum(dtype=torch.float32)
+    return x[..., 0].numel() if real is None else len(real)
 
 
 def magnitude_input(lora_A: Tensor, mean_square: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from benchmarks import environments, learning_rates, show
 from benchmarks.environments import COLAB
 from prilora_lite.cli import _parser
 from prilora_lite.experiments import reporting
-from prilora_lite.experiments.comparison import compare, decide, paired_differences
+from prilora_lite.experiments.comparison import compare, decide, paired_differences, paired_interval
 from prilora_lite.shared.records import read_records
 from prilora_lite.teaching import recordings
 from tests import architectures
@@ -225,21 +225,52 @@ def test_the_results_page_says_what_the_runs_of_minilm_say():
         assert f"| {name} | {mean:+.1f} | {low:.1f} to {high:.1f} | {word} |" in page
 
 
-def test_the_pages_say_how_lora_does_on_cola_at_both_rates():
-    """0.0005 in the study, 0.001 in the runs of eight methods, ten seeds each."""
-    means = {}
-    for name in ("questions", "minilm_glue"):
-        runs = [
-            r for r in read_records(ROOT / "results" / f"{name}.jsonl") if (r["task"], r["name"]) == ("cola", "lora")
-        ]
-        (rate,) = {r["settings"]["learning_rate"] for r in runs}
-        means[rate] = 100 * np.mean([r["metrics"]["matthews"] for r in runs])
-        assert len(runs) == 10
+def scores(name, task, method):
+    """Seed -> the main metric of a method's runs with MiniLM, in percent."""
+    runs = [r for r in read_records(ROOT / "results" / f"{name}.jsonl") if r["encoder"] == "minilm"]
+    return {
+        r["seed"]: 100 * next(iter(r["metrics"].values())) for r in runs if (r["task"], r["name"]) == (task, method)
+    }
+
+
+def test_the_pages_say_how_both_do_on_cola_at_the_rates_tried():
+    """LoRA at 0.0005 in the study, all else at 0.001; ten seeds each."""
+    rates = {
+        (r["name"], r["settings"]["learning_rate"])
+        for name in ("questions", "minilm_glue")
+        for r in read_records(ROOT / "results" / f"{name}.jsonl")
+        if r["encoder"] == "minilm" and r["task"] == "cola" and r["name"] in ("lora", "prilora")
+    }
+    assert rates == {("lora", 0.0005), ("lora", 0.001), ("prilora", 0.001)}
+    found = [scores(name, "cola", m) for m in ("lora", "prilora") for name in ("minilm_glue", "questions")]
+    assert all(len(runs) == 10 for runs in found)
+    lora, slower_lora, prilora, again = (f"{np.mean(list(runs.values())):.1f}" for runs in found)
     text = " ".join((ROOT / "results" / "README.md").read_text(encoding="utf-8").split())
-    assert f"{means[0.0005]:.1f} over ten seeds at 0.0005, {means[0.001]:.1f} over ten other seeds at 0.001" in text
+    assert f"{slower_lora} over ten seeds at 0.0005, {lora} over ten other seeds at 0.001" in text
     (page,) = (ROOT / "notebooks").glob("07_*.ipynb")
-    said = f"LoRA reaches {means[0.0005]:.1f} at the smaller rate and {means[0.001]:.1f} at the larger one"
+    said = f"LoRA reaches {lora} at 0.001 and {slower_lora} at 0.0005; PRILoRA reaches {prilora} and {again}"
     assert said in page.read_text(encoding="utf-8")
+
+
+def test_the_results_page_says_what_changes_with_the_machine():
+    text = " ".join((ROOT / "results" / "README.md").read_text(encoding="utf-8").split())
+
+    def interval(first, second):
+        mean, half = paired_interval(
+            *zip(*((first[seed], second[seed]) for seed in first if seed in second), strict=True)
+        )
+        return f"{mean:+.1f}", f"{mean - half:.1f} to {mean + half:.1f}"
+
+    methods = {"head": "head alone", "bitfit": "BitFit", "full": "full fine-tuning", "adalora": "AdaLoRA"}
+    for method, label in (methods | {"pruning": "pruning alone"}).items():
+        mean, between = interval(scores("minilm_glue", "cola", method), scores("minilm_cpu", "cola", "lora"))
+        assert f"| {label} | {mean} | {between} |" in text
+    for task, words in (("cola", "CoLA is {} points better ({})"), ("mrpc", "MRPC {} ({})")):
+        mean, between = interval(scores("minilm_cpu", task, "lora"), scores("minilm_glue", task, "lora"))
+        assert words.format(mean.lstrip("+"), between) in text
+    lora = scores("questions", "cola", "lora")
+    mean, between = interval(scores("questions", "cola", "prilora") | scores("minilm_cpu", "cola", "prilora"), lora)
+    assert f"the answer would be {mean} ({between})" in text
 
 
 @pytest.mark.parametrize("name", STUDIES)

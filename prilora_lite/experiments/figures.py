@@ -51,7 +51,7 @@ def plot_ablation(runs: pd.DataFrame, labels: dict[str, str] | None = None) -> F
                 spread = np.linspace(-0.12, 0.12, len(values)) if len(values) > 1 else np.zeros(1)
                 axes.plot(values, place + spread, "o", color=colour, markersize=7, alpha=0.75, clip_on=False)
                 axes.plot([values.mean()] * 2, [place - 0.32, place + 0.32], color=colour, linewidth=3)
-        axes.set_title(f"{task} ({in_seeds(here.groupby('method')['seed'].nunique())})")
+        axes.set_title(f"{_title(task, here)} ({in_seeds(here.groupby('method')['seed'].nunique())})")
         axes.set_xlabel(f"{here['metric'].iloc[0]} on validation (%)")
         axes.grid(axis="x", color="0.85")
         axes.set_axisbelow(True)
@@ -66,6 +66,11 @@ def in_seeds(counts: Iterable[int]) -> str:
     """How many seeds methods have: ``5 seeds``, or ``5 to 10 seeds``."""
     fewest, most = min(counts), max(counts)
     return f"{fewest if fewest == most else f'{fewest} to {most}'} {'seed' if most == 1 else 'seeds'}"
+
+
+def _title(task: str, runs: pd.DataFrame) -> str:
+    """A task's name, with a warning where its runs come from several machines."""
+    return f"{task}, several machines" if "machine" in runs and runs["machine"].nunique() > 1 else task
 
 
 def plot_answers(answers: pd.DataFrame) -> Figure:
@@ -101,7 +106,7 @@ def plot_answers(answers: pd.DataFrame) -> Figure:
     axes.axvline(0, color="0.3", linewidth=1)
     axes.set_yticks(range(len(places)), [_named(*key) for key in places])
     axes.set_ylim(len(places) - 0.5, -0.5)
-    thin = "\nthin: the same at each arm's best learning rate" if again.any() else ""
+    thin = "\nthin: the same at each configuration's best learning rate" if again.any() else ""
     axes.set_xlabel(f"difference in points, with its 95 % interval (grey: the margin){thin}")
     tidy(axes)
     axes.tick_params(axis="y", labelsize=9, length=0)
@@ -147,7 +152,7 @@ def plot_ideas(runs: pd.DataFrame) -> Figure:
         axes.axhline(_mean_and_half(here, "lora")[0], color=LOOKS["lora"].colour, linestyle=":", zorder=1)
         axes.set_xticks([0, 1], ["not pruned", "half of A pruned"])
         axes.set_xlim(-0.4, 1.4)
-        axes.set_title(task)
+        axes.set_title(_title(task, here[here["method"].isin(IDEAS)]))
         axes.set_ylabel(f"{here['metric'].iloc[0]} on validation (%)")
     figure.legend(loc="outside upper center", ncols=len(IDEAS), frameon=False)
     figure.supxlabel(f"bars: 95 % interval of the difference to LoRA{_SEEDS}", fontsize=11)
@@ -194,7 +199,7 @@ def plot_cost(runs: pd.DataFrame, labels: dict[str, str] | None = None) -> Figur
                 _draw_mean(axes, mean, place, looks[method], hollow=seeds == 1)
         if reference in set(here["method"]):
             axes.axvline(_mean_and_half(here, reference)[0], color=LOOKS["lora"].colour, linestyle=":", zorder=1)
-        axes.set_title(f"{task}\n{here['metric'].iloc[0]} (%)")
+        axes.set_title(f"{_title(task, here)}\n{here['metric'].iloc[0]} (%)")
     bars.set_title("trained\nand not zero")
     bars.set_yticks(range(len(methods)), [labels.get(method, method) for method in methods])
     bars.set_ylim(len(methods) - 0.5, -0.5)

@@ -180,10 +180,14 @@ def markdown_table(runs: pd.DataFrame) -> str:
     for method, rows in _in_order(summary).groupby("method", sort=False):
         by_task = {row.task: row for row in rows.itertuples()}
         values = [_cell(by_task.get(task), usual) for task in tasks]
-        row = rows.iloc[0]
-        counts = ("-", "-") if not row["adapter"] else (f"{row['adapter']:,}", f"{row['adapter_nonzero']:,}")
-        lines.append([_label(method), *values, *counts, f"{row['head']:,}"])
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+        counts = [_span(rows[name]) for name in ("adapter", "adapter_nonzero", "head")]
+        if not rows["adapter"].any():
+            counts[:2] = "-", "-"
+        lines.append([_label(method), *values, *counts])
+    parts = [_in_markdown(lines)]
+    for warning, made in _of_several_machines(runs).items():
+        parts += [warning, _in_markdown([["machine", "methods"], ["---", "---"], *map(list, made.items())])]
+    return "\n\n".join(parts)
 
 
 def conclusion(runs: pd.DataFrame, margin: float) -> str:
@@ -235,7 +239,10 @@ def _section(title: str, runs: pd.DataFrame) -> str:
     for run in runs.drop(finite(runs).index).itertuples():
         left_out = f"left out: {_label(run.method)} on {run.task}, seed {run.seed}, whose {run.metric} is {run.value}"
         parts += textwrap.wrap(left_out, 80)
-    parts += _machines_lines(runs)
+    for warning, made in _of_several_machines(runs).items():
+        parts += textwrap.wrap(warning, 80)
+        for machine, methods in made.items():
+            parts += textwrap.wrap(f"{machine}: {methods}", 80, initial_indent="  ", subsequent_indent="    ")
     methods, reference = set(runs["method"]), PRIMARY[1]
     if set(PRIMARY) <= methods:
         first, second = map(_label, PRIMARY)
@@ -253,17 +260,15 @@ def _section(title: str, runs: pd.DataFrame) -> str:
     return "\n".join(parts)
 
 
-def _machines_lines(runs: pd.DataFrame) -> list[str]:
-    """A warning for each task whose runs were not all made on one machine."""
-    lines = []
+def _of_several_machines(runs: pd.DataFrame) -> dict[str, dict[str, str]]:
+    """For each task whose runs were not all made on one machine: a warning, and each machine's methods."""
+    said = {}
     for task, here in runs.groupby("task", sort=False) if "machine" in runs else ():
         if here["machine"].nunique() > 1:
-            said = f"{task} was run on several machines: a difference may be theirs, and times can't be compared"
-            lines += textwrap.wrap(said, 80)
-            for machine, methods in here.groupby("machine", sort=False)["method"].unique().items():
-                made = f"{machine}: {'; '.join(map(_label, methods))}"
-                lines += textwrap.wrap(made, 80, initial_indent="  ", subsequent_indent="    ")
-    return lines
+            methods = here.groupby("machine", sort=False)["method"].unique()
+            warning = f"{task} was run on several machines: a difference may be theirs, and times can't be compared"
+            said[warning] = {machine: "; ".join(map(_label, names)) for machine, names in methods.items()}
+    return said
 
 
 def _in_common(runs: pd.DataFrame, first: str, second: str) -> bool:
@@ -347,6 +352,16 @@ def _cell(row: Any, usual_seeds: int) -> str:
         return "-"
     sd = "" if pd.isna(row.sd) else f" ({100 * row.sd:.1f})"
     return f"{100 * row.mean:.1f}{sd}" + (f" [{row.seeds}]" if row.seeds != usual_seeds else "")
+
+
+def _in_markdown(lines: list[list[str]]) -> str:
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def _span(counts: pd.Series) -> str:
+    """A number, or the smallest and the largest where tasks differ."""
+    low, high = counts.min(), counts.max()
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
 def _thousands(count: int) -> str:

@@ -133,24 +133,24 @@ class Listener:
                 return
             x = args[0]
             if torch.compiler.is_compiling():
-                norms.add(x, tokens.rows(name, source, x))  # the compiler sees for itself what is squared twice
+                norms.add(x, tokens.real(name, source, x))  # the compiler sees for itself what is squared twice
                 return
-            rows = tokens.rows(name, source, x)
+            real = tokens.real(name, source, x)
             seen, latest = (source, x.is_inference() or x._version), self._latest  # the version grows with each write
-            if latest is None or latest[0] is not x or latest[1] is not rows or latest[2] != seen:
-                self._latest = x, rows, seen, sum_of_squares(x, rows)  # query, key and value read one: squared once
+            if latest is None or latest[0] is not x or latest[1] is not real or latest[2] != seen:
+                self._latest = x, real, seen, sum_of_squares(x, real)  # query, key and value read one: squared once
             if name in self._counted:  # another pass
                 self._settle()
-            self._counted[name] = self._latest[3], self._number_of(x, rows)
+            self._counted[name] = self._latest[3], self._number_of(x, real)
 
         return count
 
-    def _number_of(self, x: Tensor, rows: Tensor | None) -> int | Tensor:
+    def _number_of(self, x: Tensor, real: Tensor | None) -> int | Tensor:
         """The number of real tokens, counted once for all layers where they are told by the same truth values."""
-        if rows is None or rows.dtype != torch.bool:
-            return number_of_tokens(x, rows)
-        if self._number is None or self._number[0] is not rows:
-            self._number = rows, number_of_tokens(x, rows)
+        if real is None or real.dtype != torch.bool:
+            return number_of_tokens(x, real)
+        if self._number is None or self._number[0] is not real:
+            self._number = real, number_of_tokens(x, real)
         return self._number[1]
 
     @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Which rows of a layer's input are real tokens, not padding: the attention masks of the current forward pass."""
+"""Which of a layer's inputs are real tokens, not padding: the attention masks of the current forward pass."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Hook:
 
 
 class RealTokens:
-    """Reads attention masks where they come into a model, and tells which rows of a layer's input are real.
+    """Reads attention masks where they come into a model, and tells which tokens of a layer's input are real.
 
     Only passes that train are counted: in training mode, with gradients. A forward pass may leave out the head, but not
     the modules that the masks come into: the backbone, or the encoder and the decoder of a model with both.
@@ -88,7 +88,7 @@ class RealTokens:
         self._ran.add(name)
         return first
 
-    def rows(self, name: str, source: str, x: Tensor) -> Tensor | None:
+    def real(self, name: str, source: str, x: Tensor) -> Tensor | None:
         """Which tokens of the input x (..., n) are real, as :func:`~prilora_lite.importance.sum_of_squares` reads it.
 
         Raises:
@@ -100,14 +100,14 @@ class RealTokens:
                 f"{name} ran, but the module that takes the attention mask did not, or ran in evaluation mode, so "
                 "padding can't be told from real tokens: call the whole model, after model.train()"
             )
-        shape, rows = self._real[source]
+        shape, real = self._real[source]
         if shape is None:
             return None
-        if rows is not None and rows.device != x.device:  # the model is spread over devices
-            rows = rows.to(x.device)
-            self._real[source] = shape, rows
+        if real is not None and real.device != x.device:  # the model is spread over devices
+            real = real.to(x.device)
+            self._real[source] = shape, real
         if x.shape[:-1] in (shape, (shape.numel(),)):  # OPT's feed-forward has its tokens in one row
-            return rows
+            return real
         if source == "head":
             return None  # behind the pooling there is no padding
         way = "leave layers behind the pooling out of the targets"
@@ -184,10 +184,10 @@ def _read(mask: Tensor | None) -> Mask:
             f"the pruner counts tokens by an attention mask of shape (batch, tokens), got {got}: pass the mask as "
             "the tokenizer gives it, from which the model builds any other, or none if nothing is padded"
         )
-    return mask.shape, _real_rows(mask.flatten())
+    return mask.shape, _which_are_real(mask.flatten())
 
 
-def _real_rows(mask: Tensor) -> Tensor | None:
+def _which_are_real(mask: Tensor) -> Tensor | None:
     """Which tokens are real: their places, None where all are; or for each token whether it is.
 
     Places are faster on a CPU. How many there are depends on the data: a GPU would be waited for, and a compiled graph
@@ -195,8 +195,8 @@ def _real_rows(mask: Tensor) -> Tensor | None:
     """
     if mask.device.type != "cpu" or torch.compiler.is_compiling():
         return mask != 0
-    rows = mask.nonzero().squeeze(1)
-    return rows if len(rows) < len(mask) else None
+    places = mask.nonzero().squeeze(1)
+    return places if len(places) < len(mask) else None
 
 
 def _without_padding(ids: Tensor | None, padding: int | None) -> Tensor | None:

@@ -220,12 +220,12 @@ def plot_pruning(trace: dict, step: int | None = None) -> Figure:
     losses.plot(steps, pd.Series(trace["losses"]).rolling(10, min_periods=1).mean(), color=colour, linewidth=2)
     losses.set_ylabel("loss (line: mean of 10)")
     losses.set_ylim(0, None)
-    mass.plot(steps, 100 * np.array(trace["sparsity"]), color="0.75", linewidth=1, label="zeros")
+    mass.plot(steps, 100 * np.array(trace["sparsity"]), color="0.75", linewidth=1, label="zeros, of all entries")
     mass.plot(
         trace["mass"].keys(), [100 * share for share in trace["mass"].values()], "o-", color=colour,
-        label="mass that a prune removes",
+        label="mass of a prune, of the squared norm",
     )  # fmt: skip
-    mass.set_ylabel("share of all A (%)")
+    mass.set_ylabel("share, over all A (%)")
     mass.set_ylim(-3, 103)
     mass.legend(
         frameon=False, fontsize=10, loc="lower center", bbox_to_anchor=(0.45, 1), ncols=2, borderaxespad=0.2
@@ -233,7 +233,7 @@ def plot_pruning(trace: dict, step: int | None = None) -> Figure:
     prunes = [at for at in trace["masks"] if step is None or at <= step]
     if prunes:
         keep = trace["masks"][prunes[-1]]
-        _mask(mask_axes, keep, f"A of layer 5, query, after step {prunes[-1]}")
+        _mask(mask_axes, keep, f"A of layer 5, query, after step {prunes[-1]} (dashed above)")
         mask_axes.set_xlabel("input feature j (black survives)")
         mass.axvline(prunes[-1], color="0.4", linestyle="--", linewidth=1)
     else:

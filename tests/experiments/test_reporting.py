@@ -9,7 +9,8 @@ import pytest
 
 from prilora_lite.cli import main
 from prilora_lite.experiments.comparison import compare, decide, detectable_by_seeds, explore, paired_differences
-from prilora_lite.experiments.reporting import conclusion, groups, report, summarize, write
+from prilora_lite.experiments.figures import plot_cost
+from prilora_lite.experiments.reporting import conclusion, groups, markdown_table, report, summarize, write
 from prilora_lite.shared.records import read_records
 
 RESULTS = Path(__file__).parents[2] / "results"
@@ -92,6 +93,9 @@ def test_runs_from_several_machines_are_said_to_be_so():
     said = "pocket-rte was run on several machines: a difference may be theirs, and times can't be compared"
     assert said in " ".join(text.split())
     assert "\n  another: BitFit (biases)\n" in text
+    runs = groups(records)["pocket"]
+    assert f"{said}\n\n| machine | methods |\n" in markdown_table(runs)
+    assert plot_cost(runs).axes[1].get_title().startswith("pocket-rte, several machines\n")
 
 
 def test_the_conclusion_is_a_sentence_for_each_task():

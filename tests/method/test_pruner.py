@@ -264,7 +264,7 @@ def test_without_a_mask_every_token_counts():
 
 def test_nan_at_padded_places_does_no_harm():
     norms, x = InputNorms(2), torch.tensor([[[1.0, 2.0], [3.0, 4.0], [float("nan"), float("inf")]]])
-    norms.add(x, rows=torch.tensor([0, 1]))
+    norms.add(x, real=torch.tensor([0, 1]))
     norms.fold(0.9)
     assert norms.mean_square.tolist() == [5.0, 10.0]
 
@@ -341,9 +341,9 @@ def test_a_value_of_another_width_is_no_source_for_the_query():
 def test_an_input_that_query_key_and_value_share_is_squared_once(monkeypatch):
     model, squared = adapted("bert"), []
 
-    def counted(x, rows=None):
+    def counted(x, real=None):
         squared.append(x)
-        return sum_of_squares(x, rows)
+        return sum_of_squares(x, real)
 
     monkeypatch.setattr("prilora_lite.models.listener.sum_of_squares", counted)
     Pruner(model)

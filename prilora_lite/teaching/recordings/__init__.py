@@ -185,7 +185,7 @@ def load_answers() -> pd.DataFrame:
 def answer(question: str) -> str:
     """What the study says to one question: the contrast, the difference with its 95 % interval, the verdict.
 
-    Where the same was asked again at each arm's best learning rate, that answer follows.
+    Where the same was asked again at each configuration's best learning rate, that answer follows.
 
     Raises:
         ValueError: no question of that name; the message has the nearest.
