@@ -220,12 +220,12 @@ def plot_pruning(trace: dict, step: int | None = None) -> Figure:
     losses.plot(steps, pd.Series(trace["losses"]).rolling(10, min_periods=1).mean(), color=colour, linewidth=2)
     losses.set_ylabel("loss (line: mean of 10)")
     losses.set_ylim(0, None)
-    mass.plot(steps, 100 * np.array(trace["sparsity"]), color="0.75", linewidth=1, label="zeros, of all entries")
+    mass.plot(steps, 100 * np.array(trace["sparsity"]), color="0.75", linewidth=1, label="zeros")
     mass.plot(
         trace["mass"].keys(), [100 * share for share in trace["mass"].values()], "o-", color=colour,
-        label="mass of a prune, of the squared norm",
+        label="mass of a prune",
     )  # fmt: skip
-    mass.set_ylabel("share, over all A (%)")
+    mass.set_ylabel("share of the entries;\nof the squared norm (%)")
     mass.set_ylim(-3, 103)
     mass.legend(
         frameon=False, fontsize=10, loc="lower center", bbox_to_anchor=(0.45, 1), ncols=2, borderaxespad=0.2
