@@ -1,5 +1,6 @@
 """Settings for all tests: no network, one thread (tiny matrices gain nothing from more), a clean environment."""
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -19,6 +20,12 @@ from tests.small_models import write_encoder, write_rows
 torch.set_num_threads(1)
 settings.register_profile("project", deadline=None, print_blob=True)
 settings.load_profile("project")
+
+
+def pytest_collection_finish():
+    """All is imported: Trainer collects garbage whenever it begins, and need not walk through all of that each time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
