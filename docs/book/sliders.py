@@ -176,7 +176,8 @@ def prepare(notebook: NotebookNode, folder: Path, address: str) -> None:
             explorer = explorer_of([above.source for above in code[: number + 1]])
             if explorer:
                 shown = to_html(explorer, folder, address, f"slider-{number}")
-                cell.outputs = [nbformat.v4.new_output("display_data", {"text/html": shown})]
+                printed = [output for output in cell.outputs if output.output_type == "stream"]
+                cell.outputs = [*printed, nbformat.v4.new_output("display_data", {"text/html": shown})]
 
 
 def _read(app: Sphinx, page: str, source: list[str]) -> None:

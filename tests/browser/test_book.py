@@ -148,6 +148,11 @@ def test_a_slider_begins_with_the_picture_that_the_notebook_was_committed_with(p
     assert np.abs(now - then).mean() < 4  # of 255: a palette and another processor are less, another curve is more
 
 
+def test_what_a_cell_prints_stays_above_its_slider(book):
+    page = (book / "notebooks" / "08_ablation.html").read_text(encoding="utf-8")
+    assert page.index("means minus LoRA&#39;s, by slope and ratio") < page.index('class="slider-picture"')
+
+
 @pytest.fixture(scope="session")
 def address(book):
     """Of the book on a local server."""
