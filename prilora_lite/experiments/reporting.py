@@ -217,6 +217,8 @@ def conclusion(runs: pd.DataFrame, margin: float) -> str:
             f"{found.mean:+.1f} points{interval}. {found.sentence}",
             80,
         )
+    for warning in _of_several_machines(runs[runs["method"].isin([first, second])]):
+        sentences += textwrap.wrap(f"{warning}.", 80)
     return "\n".join(sentences)
 
 
