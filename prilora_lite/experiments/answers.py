@@ -12,7 +12,14 @@ import pandas as pd
 
 from prilora_lite.experiments import figures
 from prilora_lite.experiments.comparison import Decision, decide
-from prilora_lite.experiments.learning_rates import chosen_rates, key_of, make_runs, tune, values_by_key
+from prilora_lite.experiments.learning_rates import (
+    chosen_rates,
+    keys_of,
+    make_runs,
+    records_by_key,
+    tune,
+    values_by_key,
+)
 from prilora_lite.experiments.own_files import check_own
 from prilora_lite.experiments.questions import Question, Questions
 from prilora_lite.experiments.study import grid
@@ -71,19 +78,41 @@ def differences(questions: Questions, question: Question, rates: Rates | None = 
     Raises:
         LookupError: learning rates that have not been tried yet.
     """
-    rates = rates or chosen_rates(questions, question)
     values = values_by_key(questions.runs)
 
-    def mean(arms: tuple[str, ...], seed: int) -> float:
-        keys = [
-            key_of(questions, question, arm, task, seed, question.overrides(rates[question.rate_of or arm][0]))
-            for arm in arms
-            for task in question.tasks
-        ]
-        return 100 * float(np.mean([values.get(key, np.nan) for key in keys]))
+    def mean(runs: list[str]) -> float:
+        return 100 * float(np.mean([values.get(run, np.nan) for run in runs]))
 
-    by_seed = {seed: mean(question.plus, seed) - mean(question.minus, seed) for seed in question.seeds}
-    return pd.Series(by_seed, dtype=float).dropna()
+    pairs = _pairs(questions, question, rates or chosen_rates(questions, question))
+    return pd.Series({seed: mean(plus) - mean(minus) for seed, (plus, minus) in pairs.items()}, dtype=float).dropna()
+
+
+def of_several_machines(questions: Questions, question: Question) -> list[int]:
+    """The seeds whose runs were not all made on one machine: their differences may be the machines'.
+
+    Raises:
+        LookupError: learning rates that have not been tried yet.
+    """
+    records = records_by_key(questions.runs)
+    pairs = _pairs(questions, question, chosen_rates(questions, question))
+    return [
+        seed
+        for seed, (plus, minus) in pairs.items()
+        if len({records[run]["environment"].get("machine") for run in plus + minus if run in records}) > 1
+    ]
+
+
+def _pairs(questions: Questions, question: Question, rates: Rates) -> dict[int, tuple[list[str], list[str]]]:
+    """Seed -> the keys of the runs that count with a plus, and of those with a minus."""
+
+    def keys(arms: tuple[str, ...]) -> list[list[str]]:
+        each = []
+        for arm in arms:
+            overrides = question.overrides(rates[question.rate_of or arm][0])
+            each += [keys_of(questions, question, arm, task, question.seeds, overrides) for task in question.tasks]
+        return [list(runs) for runs in zip(*each, strict=True)]
+
+    return dict(zip(question.seeds, zip(keys(question.plus), keys(question.minus), strict=True), strict=True))
 
 
 def decisions(questions: Questions) -> dict[str, Decision | None]:
@@ -108,6 +137,8 @@ def table(questions: Questions) -> pd.DataFrame:
         if decision is not None:
             rates = chosen_rates(questions, question)
             settings += "; learning rate " + ", ".join(f"{arm} {rate:g}" for arm, (rate, _) in rates.items())
+            mixed = of_several_machines(questions, question)
+            settings += f"; seeds run on several machines: {len(mixed)}" if mixed else ""
         rows.append(
             {
                 "question": question.name,
@@ -160,7 +191,7 @@ def report(questions: Questions) -> str:
             said = (
                 f"{question.contrast}; {where}: {decision.mean:+.1f} points "
                 f"(95 % interval {decision.low:.1f} to {decision.high:.1f}). {decision.sentence}"
-            )
+            ) + _mixed(questions, question)
         paragraphs.append("\n".join([*textwrap.wrap(question.asks, 80), *textwrap.wrap(said, 78, **_INDENT)]))
     return "\n\n".join(paragraphs)
 
@@ -168,6 +199,7 @@ def report(questions: Questions) -> str:
 def markdown(questions: Questions) -> str:
     """The answers; the same task by task; and every rate that was tried for each arm, with the mean of the metric."""
     answers = table(questions)
+    mixed = ""
     lines = [
         ["question", "contrast", "tasks", "seeds", "difference", "95 % interval", "margin", "verdict"],
         ["---"] * 8,
@@ -182,12 +214,21 @@ def markdown(questions: Questions) -> str:
     rates = [["question", "arm", "learning rate", "tried: mean of the metric, %"], ["---"] * 4]
     for question, difference in zip(questions.questions, answers["difference"], strict=True):
         if np.isfinite(difference):
+            if several := _mixed(questions, question):
+                mixed += f"\n\n{question.name}:{several}"
             for arm, (rate, means) in chosen_rates(questions, question).items():
                 tried = ", ".join(f"{value:g}: {100 * mean:.1f}" for value, mean in means.items())
                 rates.append([question.name, arm, f"{rate:g}", tried])
     tables = ["\n".join("| " + " | ".join(cells) + " |" for cells in rows) for rows in (lines, tasks, rates)]
+    tables[0] += mixed
     titles = ("Answers, in percentage points", "Task by task (not asked beforehand)", "Learning rates")
     return "\n\n".join(f"{title}\n\n{text}" for title, text in zip(titles, tables, strict=True)) + "\n"
+
+
+def _mixed(questions: Questions, question: Question) -> str:
+    seeds = of_several_machines(questions, question)
+    several = f" {len(seeds)} of its seeds were run on several machines: the difference may be theirs."
+    return several if seeds else ""
 
 
 def _numbers(row: dict[str, float]) -> tuple[str, str]:

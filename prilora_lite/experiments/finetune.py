@@ -277,7 +277,7 @@ def check_encoder(
 
 def _some(data: Dataset, task: Task) -> Dataset:
     """The first hundred rows, and the ten with the longest texts."""
-    letters = sum(np.array([len(text) for text in data[column]]) for column in task.columns)
+    letters = sum(np.array([len(text) for text in data[column][:]]) for column in task.columns)
     return data.select(sorted({*range(min(100, len(data))), *np.argsort(letters)[-10:].tolist()}))
 
 

@@ -75,7 +75,7 @@ def rows_digest(task: Task, rows: dict[str, Dataset]) -> str:
     number = int if task.labels else float
     for split in sorted({"train", *task.splits}):
         for column in sorted((*task.columns, "label")):
-            values = rows[split][column]
+            values = rows[split][column][:]  # at once: a column is read row by row otherwise
             values = [number(label) for label in values] if column == "label" else list(values)
             digest.update(json.dumps([split, column, values]).encode())
     return digest.hexdigest()[:DIGITS]

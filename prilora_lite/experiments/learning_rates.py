@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -60,16 +60,16 @@ def chosen_rates(questions: Questions, question: Question) -> dict[str, tuple[fl
     Raises:
         LookupError: rates that have not been tried yet.
     """
-    values, tried = _values(questions.rates, _version_of(questions.rates))
+    values = values_by_key(questions.rates)
+    tried = sorted({record["settings"]["learning_rate"] for record in records_by_key(questions.rates).values()})
     chosen = {}
     for arm in questions.rate_arms(question):
         means = {}
         for rate in tried:
-            keys = [
-                key_of(questions, question, arm, task, seed, question.overrides(rate, tuning=True))
-                for task in question.tasks
-                for seed in RATE_SEEDS
-            ]
+            overrides = question.overrides(rate, tuning=True)
+            keys = []
+            for task in question.tasks:
+                keys += keys_of(questions, question, arm, task, RATE_SEEDS, overrides)
             if all(key in values for key in keys):
                 means[rate] = float(np.mean([values[key] for key in keys]))
         rate = choose_rate(means, question.rates)[0] if set(RATES) <= set(means) else None
@@ -146,7 +146,16 @@ def make_runs(
 
 def values_by_key(file: Path) -> dict[str, float]:
     """The main metric of each run of a file, by all parts of its key except precision, rows and weights."""
-    return _values(file, _version_of(file))[0]
+    return {key: next(iter(record["metrics"].values())) for key, record in records_by_key(file).items()}
+
+
+def records_by_key(file: Path) -> dict[str, dict[str, Any]]:
+    """Each run of a file, by the same key.
+
+    Raises:
+        ValueError: two runs that differ in nothing but precision, rows and weights.
+    """
+    return _records(file, _version_of(file))
 
 
 def _version_of(file: Path) -> tuple[int, int] | None:
@@ -155,24 +164,23 @@ def _version_of(file: Path) -> tuple[int, int] | None:
 
 
 @lru_cache(maxsize=4)
-def _values(file: Path, version: tuple[int, int] | None) -> tuple[dict[str, float], list[float]]:
-    """The metrics by key, and the learning rates of the runs."""
-    values: dict[str, float] = {}
-    records = read_runs(file)
-    for record in records:
+def _records(file: Path, version: tuple[int, int] | None) -> dict[str, dict[str, Any]]:
+    records: dict[str, dict[str, Any]] = {}
+    for record in read_runs(file):
         key = same_run(record["key"][:5])
-        if key in values:
+        if key in records:
             raise ValueError(
                 f"{file} holds {record['task']}, seed {record['seed']} twice, on other rows or at another precision, "
                 "or with other weights: keep one kind in a file"
             )
-        values[key] = next(iter(record["metrics"].values()))
-    return values, sorted({record["settings"]["learning_rate"] for record in records})
+        records[key] = record
+    return records
 
 
-def key_of(
-    questions: Questions, question: Question, arm: str, task: str, seed: int, overrides: dict[str, float]
-) -> str:
-    """The run of an arm in the setting of a question, as :func:`values_by_key` has it."""
-    settings, trains = settle(Run(questions.arms[arm], task, seed), question.encoder, overrides)
-    return same_run(run_key(get_task(task), seed, question.encoder, trains, settings, "", "", "")[:5])
+def keys_of(
+    questions: Questions, question: Question, arm: str, task: str, seeds: Sequence[int], overrides: dict[str, float]
+) -> list[str]:
+    """The runs of an arm in the setting of a question, one for each seed, as :func:`values_by_key` has them."""
+    settings, trains = settle(Run(questions.arms[arm], task, seeds[0]), question.encoder, overrides)
+    rest = (question.encoder, trains, settings, "", "", "")
+    return [same_run(run_key(get_task(task), seed, *rest)[:5]) for seed in seeds]

@@ -113,7 +113,7 @@ def _check_columns(task: Task, split: str, data: Dataset) -> None:
 def _check_texts(task: Task, split: str, data: Dataset) -> None:
     blank: dict[str, set[int]] = {}
     for column in task.columns:
-        texts = list(data[column])
+        texts = list(data[column][:])
         bad = next((i for i, text in enumerate(texts) if not isinstance(text, str)), None)
         if bad is not None:
             raise ValueError(f"row {bad} of {task.name} {split} has no text in {column}: {texts[bad]!r}")
@@ -132,13 +132,13 @@ def _check_texts(task: Task, split: str, data: Dataset) -> None:
 
 def _with_numbers(task: Task, split: str, data: Dataset) -> Dataset:
     """The rows with labels that are numbers, those of classes from 0 up."""
-    feature, given = data.features["label"], list(data["label"])
+    feature, given = data.features["label"], list(data["label"][:])
     names = feature.names if isinstance(feature, ClassLabel) else None
     if names is not None and tuple(names) != task.labels:
         given = [names[label] if isinstance(label, int) and 0 <= label < len(names) else label for label in given]
     by_name = all(label.isdecimal() for label in task.labels)  # such as 1 to 5 stars
     labels = [_number(task, split, row, label, by_name) for row, label in enumerate(given)]
-    return data if labels == list(data["label"]) else data.remove_columns("label").add_column("label", labels)
+    return data if labels == list(data["label"][:]) else data.remove_columns("label").add_column("label", labels)
 
 
 def _number(task: Task, split: str, row: int, label: Any, by_name: bool) -> int | float:
@@ -169,7 +169,7 @@ def _check_apart(task: Task, split: str, rows: dict[str, Dataset]) -> None:
     """Warn of validation rows that are trained on; refuse labels that nothing can be correlated with."""
 
     def texts(data: Dataset) -> list[tuple[str, ...]]:
-        return list(zip(*(data[column] for column in task.columns), strict=True))
+        return list(zip(*(data[column][:] for column in task.columns), strict=True))
 
     trained = set(texts(rows["train"]))
     twice = [row for row, text in enumerate(texts(rows[split])) if text in trained]
@@ -179,7 +179,7 @@ def _check_apart(task: Task, split: str, rows: dict[str, Dataset]) -> None:
             f"them row {twice[0]}: its metrics count what was learned by heart",
             stacklevel=2,
         )
-    if task.metric in OF_NUMBERS and len(labels := list(rows[split]["label"])) > 1 and np.ptp(labels) == 0:
+    if task.metric in OF_NUMBERS and len(labels := list(rows[split]["label"][:])) > 1 and np.ptp(labels) == 0:
         raise ValueError(
             f"all {split} rows of {task.name} have the label {labels[0]:g}: no correlation with them is defined"
         )

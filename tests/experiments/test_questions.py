@@ -13,7 +13,7 @@ from scipy import stats
 from prilora_lite import PRILoRAConfig
 from prilora_lite.cli import main
 from prilora_lite.experiments import learning_rates
-from prilora_lite.experiments.answers import answer, by_task, decisions, differences, report, table, write
+from prilora_lite.experiments.answers import answer, by_task, decisions, differences, markdown, report, table, write
 from prilora_lite.experiments.comparison import decide
 from prilora_lite.experiments.learning_rates import RATE_SEEDS, RATES, choose_rate, chosen_rates, training_split
 from prilora_lite.experiments.methods import METHODS
@@ -297,6 +297,22 @@ def test_the_report_fits_a_terminal_and_says_the_sentence(file):
     text = report(asked)
     assert max(map(len, text.split("\n"))) <= 80
     assert "That is a difference." in " ".join(text.split())
+
+
+def test_seeds_whose_arms_ran_on_several_machines_are_counted_beside_the_answer(file):
+    asked = read_questions(file)
+    records = study_of(asked)
+    said = "of its seeds were run on several machines"
+    for run in records:
+        run["environment"] = {"machine": "a GPU" if run["seed"] == 100 else "a CPU"}
+    write_records(asked.runs, records)  # seeds on several machines, but each pair on one
+    assert said not in report(asked) + markdown(asked)
+    lora = next(run for run in records if run["name"] == "lora" and run["seed"] == 101)
+    lora["environment"] = {"machine": "a GPU"}
+    write_records(asked.runs, records)
+    assert f"1 {said}" in " ".join(report(asked).split())
+    assert f"slope: 1 {said}" in markdown(asked)
+    assert table(asked)["settings"].item().endswith("; seeds run on several machines: 1")
 
 
 def test_table_and_figure_are_written_and_read_back(file, tmp_path):
