@@ -10,6 +10,8 @@ c = get_config()  # noqa: F821 - nbgrader hands it to this file
 c.CourseDirectory.course_id = "prilora"
 c.ClearSolutions.code_stub = {"python": 'raise NotImplementedError("not written yet")'}
 
+# A teacher's own runs of A4 are not for learners
+c.GenerateAssignmentApp.CourseDirectory.ignore = [".ipynb_checkpoints", "*.pyc", "__pycache__", "runs.jsonl"]
 # Runs that learners hand in with A4 are theirs: no file of the same name beside the source may replace them.
 c.Autograde.exclude_overwriting = {"a4_ablation_report": ["runs.jsonl"]}
 c.Autograde.sanitize_preprocessors = [

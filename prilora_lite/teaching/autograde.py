@@ -21,6 +21,7 @@ from prilora_lite.teaching import handin, sandbox
 from prilora_lite.teaching.steps import Harmless, JudgeTests
 
 LONGEST_STAMP = 100  # characters of timestamp.txt
+_LONGER = 3  # times the limit of a cell, where all runs of A4 have to be made again in one
 
 
 def autograde(
@@ -55,7 +56,10 @@ def autograde(
     directory = CourseDirectory(config=config, assignment_id=assignment)
     converter = Autograde(coursedir=directory, config=config)
     stamp = _stamp(handed_in, directory, notes)
-    _lay_over(course / "source" / assignment, handed_in, converter.exclude_overwriting.get(assignment, []))
+    theirs = converter.exclude_overwriting.get(assignment, [])
+    missing = [name for name in theirs if not (handed_in / name).is_file()]
+    notes += [f"{name} was not handed in" for name in missing]
+    _lay_over(course / "source" / assignment, handed_in, theirs)
     resources = {"nbgrader": {"student": student, "assignment": assignment, "notebook": assignment}}
     resources["nbgrader"]["db_url"] = directory.db_url
     with Gradebook(directory.db_url, directory.course_id) as gradebook:
@@ -63,7 +67,7 @@ def autograde(
         gradebook.update_or_create_submission(assignment, student, **({"timestamp": stamp} if stamp else {}))
     for step in converter.sanitize_preprocessors:
         node, resources = step(parent=converter)(node, resources)
-    timeout = config.ExecutePreprocessor.get("timeout", 60)
+    timeout = config.ExecutePreprocessor.get("timeout", 60) * (_LONGER if missing else 1)
     _run(node, source, handed_in, room, notes, timeout=timeout, protected=protected, shown=shown)
     for step in (JudgeTests, Harmless, *converter.autograde_preprocessors):
         if step is not Execute:
@@ -79,10 +83,7 @@ def _run(node: Any, source: Any, handed_in: Path, room: Path, notes: list[str], 
     """Run the cells of a notebook in the sandbox, and put their outputs in."""
     code = [cell for cell in node.cells if cell.cell_type == "code"]
     cells = [{"source": cell.source, "test": bool(utils.is_grade(cell))} for cell in code]
-    parts = [
-        {"place": f"cell {cell.metadata.pop('number')}", "source": cell.source, "given": bool(utils.is_locked(cell))}
-        for cell in code
-    ]
+    parts = [{"place": _place(cell), "source": cell.source, "given": bool(utils.is_locked(cell))} for cell in code]
     for file in sorted(handed_in.glob("*.py")):
         text = file.read_bytes()[: handin.LONGEST_CELL].decode(errors="replace")
         parts.append({"place": handin.plain(file.name), "source": text, "given": False})
@@ -95,6 +96,12 @@ def _run(node: Any, source: Any, handed_in: Path, room: Path, notes: list[str], 
         if ran["status"] != "ok" and not any(output.output_type == "error" for output in cell.outputs):
             said = f"the cell did not end as it should: {handin.plain(ran['status'])}"
             cell.outputs.append(nbformat.v4.new_output("error", ename="NotRun", evalue=said, traceback=[said]))
+
+
+def _place(cell: Any) -> str:
+    """What a note calls a cell: its name, where the course has one for it, and its number from 1, texts included."""
+    number, name = cell.metadata.pop("number"), cell.metadata.get("nbgrader", {}).get("grade_id")
+    return f"{name} (cell {number})" if name else f"cell {number}"
 
 
 def _reasons(node: Any) -> list[str]:

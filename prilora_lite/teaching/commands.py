@@ -66,8 +66,9 @@ def add_to(commands: argparse._SubParsersAction) -> None:
     grade = commands.add_parser(
         "grade",
         help="grade a class: several submissions at a time, each in a sandbox",
-        description="Autograde all submissions of an assignment and write grades/ASSIGNMENT.csv. Stopped and started "
-        "again, it goes on; a submission that was handed in anew is graded anew. Needs bubblewrap.",
+        description="Autograde all submissions of an assignment and write grades/ASSIGNMENT.csv in the course's "
+        "folder. If it is stopped, run it again: it carries on. A submission that has changed is graded again. Needs "
+        "bubblewrap.",
     )
     grade.add_argument("assignment", metavar="ASSIGNMENT", help="such as a1_lora_layer")
     grade.add_argument(

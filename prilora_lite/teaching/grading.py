@@ -31,6 +31,7 @@ from prilora_lite.teaching.sandbox import python_path
 from prilora_lite.teaching.sandbox import require as _require_sandbox
 
 PATTERN = "[]*?{}"
+_RUNS = {"runs.jsonl"}  # which A4's notebook writes
 FORMULA = tuple("=+-@\t\r\uff1d\uff0b\uff0d\uff20")  # how a field begins that a spreadsheet would compute
 
 
@@ -52,6 +53,7 @@ def release(folder: Path, course: Path) -> list[Path]:
 
     names = assignments(course)
     config = _config(course)
+    config.CourseDirectory.ignore = [*CourseDirectory().ignore, *_RUNS]  # those of the teacher
     with tempfile.TemporaryDirectory(prefix="prilora-") as made:  # nbgrader deletes what it is to write, then writes
         config.CourseDirectory.release_directory = str(Path(made).resolve())
         for name in names:
@@ -196,7 +198,7 @@ def _digest(folder: Path) -> str:
 
 def _digest_of_source(folder: Path) -> str:
     """A number for what grades: the notebooks' cells, and other files, but not what a look at them leaves behind."""
-    found, left_out = hashlib.sha256(), handin.LEFT_OUT | {"runs.jsonl"}  # which A4's notebook writes
+    found, left_out = hashlib.sha256(), handin.LEFT_OUT | _RUNS
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         name, content = path.relative_to(folder), path.read_bytes()
         if not left_out.isdisjoint(name.parts):

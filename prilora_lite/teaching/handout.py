@@ -36,7 +36,9 @@ _PAGE = """\
 <li>Run its first cell with code. It asks for a file: choose <code>{wheel}</code>.</li>
 </ol>
 <p>To be asked no more, put that file into a folder of your Google Drive, and write the folder into the cell:
-<code>SOURCE = "drive/MyDrive/NAME"</code>. What you are to hand in, download with <em>File &gt; Download</em>.</p>
+<code>SOURCE = "drive/MyDrive/NAME"</code>. What you are to hand in, download with
+<em>File &gt; Download &gt; Download .ipynb</em>; files that a notebook writes, such as <code>runs.jsonl</code>, are in
+the <em>Files</em> panel on the left.</p>
 <h2>On a computer of your own</h2>
 <p>You need Python 3.11 to 3.13. In this folder:</p>
 <pre><code>pip install "./{wheel}[lab]"

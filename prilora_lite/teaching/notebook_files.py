@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import tempfile
 import time
 from collections.abc import Iterator
 from importlib.metadata import version
@@ -30,7 +31,7 @@ from pathlib import Path
 SOURCE = "{source}"  # for Colab: "git+https://...", or the folder of the wheel in your Drive, "drive/MyDrive/..."
 if importlib.util.find_spec("prilora_lite") is None:
     if "google.colab" not in sys.modules:
-        raise ModuleNotFoundError("run `pip install -r requirements.txt`, then restart the kernel")
+        raise ModuleNotFoundError("install the package as README or START_HERE says, and restart the kernel")
     if SOURCE.startswith("drive/"):
         sys.modules["google.colab"].drive.mount(str(Path("drive").absolute()))
     found = sorted(map(str, Path(SOURCE).glob("prilora_lite-*.whl")))[-1:] or [SOURCE] * bool(SOURCE)
@@ -109,13 +110,14 @@ def execute(path: str | Path, repository: str = REPOSITORY) -> float:
     before = path.read_bytes()
     notebook = _read(path)
     prepare(notebook, path, repository)
-    client = _Client(
-        notebook, timeout=300, record_timing=False, store_widget_state=False,
-        resources={"metadata": {"path": str(path.parent)}},
-    )  # fmt: skip
-    started = time.time()
-    client.execute()
-    seconds = time.time() - started
+    with tempfile.TemporaryDirectory(prefix="prilora-") as folder:  # what a page writes beside itself goes with it
+        client = _Client(
+            notebook, timeout=300, record_timing=False, store_widget_state=False,
+            resources={"metadata": {"path": folder}},
+        )  # fmt: skip
+        started = time.time()
+        client.execute()
+        seconds = time.time() - started
     prepare(notebook, path, repository)  # executing leaves traces in the metadata
     for cell in notebook.cells:
         if cell.cell_type == "code":

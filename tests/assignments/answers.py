@@ -31,6 +31,13 @@ WRONG = {
                 ("return self.base(x) +", "with torch.no_grad():\n            y = self.base(x)\n        return y +"),
                 {"a1_training_test"},
             ),
+            "A counted up": (
+                (
+                    "nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))",
+                    "self.lora_A.data = torch.arange(1.0, self.lora_A.numel() + 1).view(self.lora_A.shape)",
+                ),
+                {"a1_start_test"},
+            ),
             "B random": (("torch.zeros(base.out", "torch.randn(base.out"), {"a1_start_test"}),
             "A zero, too": (
                 ("kaiming_uniform_(self.lora_A, a=math.sqrt(5))", "zeros_(self.lora_A)"),
@@ -56,6 +63,10 @@ WRONG = {
         "a1_saving": {
             "as many is fewer": (("(m * n - 1)", "m * n"), {"a1_saving_test"}),
             "rounded to nearest": (("(m * n - 1) // (m + n)", "round(m * n / (m + n))"), {"a1_saving_test"}),
+            "by a fraction": (
+                ("(m * n - 1) // (m + n)", "math.ceil(m * n / (m + n)) - 1"),
+                {"a1_saving_test"},
+            ),
             "B forgotten": (("// (m + n)", "// n"), {"a1_saving_test"}),
             "the rank of the weight": (("(m * n - 1) // (m + n)", "min(m, n)"), {"a1_saving_test"}),
             "the visible case by heart": (("(m * n - 1) // (m + n)", "int(m == 3)"), {"a1_saving_test"}),
@@ -109,6 +120,19 @@ WRONG = {
                 "import re\n\n\ndef rank_of(name, ranks):\n"
                 "    if 'layer' not in name:\n        raise ValueError(name)\n"
                 "    return ranks[int(re.search(r'\\d+', name).group())]",
+                {"a2_names_test"},
+            ),
+            "the first part that is a number": (
+                "def rank_of(name, ranks):\n"
+                "    if '.layer.' not in name:\n        raise ValueError(name)\n"
+                "    return ranks[next(int(part) for part in name.split('.') if part.isdigit())]",
+                {"a2_names_test"},
+            ),
+            "what ends in layer": (
+                "import re\n\n\ndef rank_of(name, ranks):\n"
+                "    found = re.search(r'layer\\.(\\d+)', name)\n"
+                "    if not found:\n        raise ValueError(name)\n"
+                "    return ranks[int(found[1])]",
                 {"a2_names_test"},
             ),
             "counted from one": ((") + 1])]", ") + 1]) - 1]"), {"a2_names_test"}),
@@ -243,14 +267,17 @@ WRONG = {
     },
     "a4_ablation_report": {
         "a4_methods": {
-            "another budget": (("last_rank=8, ratio=0.75", "last_rank=10, ratio=0"), {"a4_methods_test"}),
+            "another budget": (
+                ("PRILoRAConfig.lora(8, ratio=0.75)", "PRILoRAConfig(first_rank=8, last_rank=10, ratio=0)"),
+                {"a4_methods_test"},
+            ),
             "fewer layers": (("ratio=0.75", "ratio=0, layers=range(6)"), {"a4_methods_test"}),
             "two changes": (
-                ("first_rank=8, last_rank=8, ratio=0.75", "first_rank=4, last_rank=12, ratio=0.5"),
+                ("PRILoRAConfig.lora(8, ratio=0.75)", "PRILoRAConfig()"),
                 {"a4_methods_test"},
             ),
             "a slope and another scaling": (
-                ("first_rank=8, last_rank=8, ratio=0.75", "first_rank=4, last_rank=12, ratio=0, scaling='mean'"),
+                ("lora(8, ratio=0.75)", "lora(8, first_rank=4, last_rank=12, scaling='mean')"),
                 {"a4_methods_test"},
             ),
             "a list of ranks and pruning": (
@@ -273,7 +300,7 @@ WRONG = {
                 ("ratio=0.75", "ratio=0"),
                 {"a4_methods_test", "a4_table_test", "a4_runs_test", "a4_claim_test"},
             ),
-            "another baseline": (("ratio=0)", "ratio=0.25)"), {"a4_methods_test"}),
+            "another baseline": (("lora(8),", "lora(8, ratio=0.25),"), {"a4_methods_test"}),
         },
         "a4_table": {
             "a share, no percent": (("100 * value", "value"), {"a4_table_test", "a4_runs_test"}),

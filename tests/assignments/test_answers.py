@@ -119,17 +119,25 @@ RIGHT = {
     ),
     "a slope": (
         "a4_ablation_report", "a4_methods",
-        ("first_rank=8, last_rank=8, ratio=0.75", "first_rank=12, last_rank=4, ratio=0"),
+        ("ratio=0.75", "first_rank=12, last_rank=4"),
     ),
     "another rule": (
         "a4_ablation_report", "a4_methods", ("ratio=0.75", "ratio=0.25, importance='magnitude', interval=10"),
     ),
     "half the layers": (
         "a4_ablation_report", "a4_methods",
-        ("first_rank=8, last_rank=8, ratio=0.75", "first_rank=16, last_rank=16, ratio=0, layers=range(6)"),
+        ("lora(8, ratio=0.75)", "lora(16, layers=range(6))"),
     ),
     "a slope as a list": (
         "a4_ablation_report", "a4_methods", ("ratio=0.75", "ratio=0, ranks=[4, 5, 5, 6, 7, 8, 8, 9, 10, 11, 11, 12]"),
+    ),
+    "LoRA in other words": (
+        "a4_ablation_report", "a4_methods",
+        ("PRILoRAConfig.lora(8),", "PRILoRAConfig(first_rank=8, last_rank=8, ratio=0),"),
+    ),
+    "mine first": (
+        "a4_ablation_report", "a4_methods",
+        ("METHODS = {", 'METHODS = {\n    "mine": PRILoRAConfig.lora(8, ratio=0.75),'),
     ),
     "two steps": ("a4_ablation_report", "a4_methods", ("ratio=0.75", "ratio=0, ranks=(4,) * 6 + (12,) * 6")),
     "a scaling of each layer's own": (

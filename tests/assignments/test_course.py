@@ -4,8 +4,10 @@ import ast
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import nbformat
 import pytest
@@ -23,9 +25,12 @@ NbGraderApp = pytest.importorskip("nbgrader.apps", reason="needs nbgrader: pip i
 
 @pytest.fixture(scope="module")
 def released(tmp_path_factory):
-    """Folder of learners' copies, made now."""
-    folder = tmp_path_factory.mktemp("release")
-    assert main(["assignments", "--release", str(folder), "--course", str(COURSE)]) == 0
+    """Folder of learners' copies, made now, where the teacher has run the sources."""
+    folder, course = tmp_path_factory.mktemp("release"), tmp_path_factory.mktemp("course") / "course"
+    shutil.copytree(COURSE, course)
+    for assignment in ASSIGNMENTS:
+        (course / "source" / assignment / "runs.jsonl").write_text("the teacher's\n", encoding="utf-8")
+    assert main(["assignments", "--release", str(folder), "--course", str(course)]) == 0
     return folder
 
 
@@ -37,6 +42,11 @@ def test_the_course_has_the_assignments_that_are_tested():
 def test_the_committed_copy_is_that_of_the_source(assignment, released):
     name = f"{assignment}/{assignment}.ipynb"
     assert (COURSE / "release" / name).read_bytes() == (released / name).read_bytes()
+
+
+def test_learners_get_nothing_but_the_notebooks(released):
+    files = {str(path.relative_to(released)) for path in released.rglob("*") if path.is_file()}
+    assert files == {str(Path(name) / f"{name}.ipynb") for name in ASSIGNMENTS}
 
 
 @every
@@ -233,12 +243,14 @@ def test_nbgraders_own_command_grades_the_same(tmp_path):
     call(sys.executable, "-c", f"import shutil; shutil.copytree({str(COURSE)!r}, {str(course)!r})", cwd=tmp_path)
     file = course / "submitted" / "ann" / "a2_rank_schedule" / "a2_rank_schedule.ipynb"
     file.parent.mkdir(parents=True)
+    (course / "source" / "a2_rank_schedule" / "runs.jsonl").write_text("the teacher's\n", encoding="utf-8")
     submission, lost = submissions.wrong("a2_rank_schedule", "a2_cost", "A alone")
     file.write_text(json.dumps(submission), encoding="utf-8")
     for command in (["generate_assignment", "--force"], ["autograde"]):
         run = [sys.executable, "-m", "nbgrader", *command, "a2_rank_schedule"]
         done = subprocess.run(run, cwd=course, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
+    assert [path.name for path in (course / "release" / "a2_rank_schedule").iterdir()] == ["a2_rank_schedule.ipynb"]
     from nbgrader.api import Gradebook
 
     with Gradebook(f"sqlite:///{course / 'gradebook.db'}") as gradebook:

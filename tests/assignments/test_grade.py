@@ -155,7 +155,9 @@ def test_a4s_runs_are_made_again_and_a_forged_one_is_found(tmp_path):
             record["metrics"]["accuracy"] += better if (record["name"], record["seed"]) == ("mine", 1) else 0
         folder = hand_in(course, student, perfect(A4), A4)
         (folder / "runs.jsonl").write_text("".join(json.dumps(record) + "\n" for record in lines), encoding="utf-8")
+    hand_in(course, "cem", notebook(A4, "release"), A4)
     rows = table(classroom.grade(A4, course, jobs=2))
+    assert "runs.jsonl was not handed in" in rows["cem"]["notes"]
     lost = {name for name in points(A4) if float(rows["ben"][name]) == 0}
     assert [float(rows["ann"]["score"]), rows["ann"]["notes"], rows["ann"]["by hand"]] == [11, "", "open"]
     assert lost == {"a4_runs_test"}

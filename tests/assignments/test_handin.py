@@ -298,6 +298,16 @@ def test_what_was_changed_deleted_doubled_or_is_missing_is_said():
     ]
 
 
+def test_where_the_package_comes_from_on_colab_may_be_filled_in_without_a_word():
+    submission = perfect(A)
+    setup = named(submission)["setup"]
+    assert 'SOURCE = ""' in text(setup)
+    setup["source"] = text(setup).replace('SOURCE = ""', 'SOURCE = "drive/MyDrive/course"')
+    notebook, notes = rebuilt(submission)
+    assert notes == []
+    assert 'SOURCE = ""' in text(named(notebook)["setup"])
+
+
 def test_of_attachments_only_pictures_stay():
     submission = perfect(A)
     submission["cells"][0]["attachments"] = {

@@ -194,12 +194,21 @@ def test_a_notebook_saved_by_another_program_meanwhile_is_not_overwritten(tmp_pa
     path = tmp_path / "00_x.ipynb"
     new = nbformat.v4
     setup = new.new_code_cell("", metadata={"tags": ["setup"]})
-    touch = new.new_code_cell("open('00_x.ipynb', 'a').write(' ')")
+    touch = new.new_code_cell(f"open({str(path)!r}, 'a').write(' ')")
     nbformat.write(new.new_notebook(cells=[setup, touch]), path)
     before = path.read_bytes()
     with pytest.raises(ValueError, match=r"was saved while it ran.*00_x\.part"):
         tool.execute(path)
     assert path.read_bytes() == before + b" "
+
+
+def test_what_a_notebook_writes_as_it_is_executed_is_not_left_beside_it(tmp_path):
+    path = tmp_path / "00_x.ipynb"
+    new = nbformat.v4
+    cells = [new.new_code_cell("", metadata={"tags": ["setup"]}), new.new_code_cell("open('runs.jsonl', 'w').close()")]
+    nbformat.write(new.new_notebook(cells=cells), path)
+    tool.execute(path)
+    assert [file.name for file in tmp_path.iterdir()] == ["00_x.ipynb"]
 
 
 @pytest.mark.parametrize("text", ["no json", "{}", "[]"])

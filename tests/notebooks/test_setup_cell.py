@@ -68,7 +68,7 @@ def test_it_is_the_same_in_every_notebook(path):
 
 def test_without_the_package_it_says_how_to_install(bare, tmp_path):
     said = call(bare, "-c", setup_cell(), cwd=tmp_path, check=False)
-    assert "ModuleNotFoundError: run `pip install -r requirements.txt`" in said
+    assert "ModuleNotFoundError: install the package as README or START_HERE says" in said
 
 
 def test_on_colab_a_source_that_is_set_comes_first(colab, wheel, tmp_path):
