@@ -87,15 +87,17 @@ def plot_answers(answers: pd.DataFrame) -> Figure:
     rows = answers[answers["difference"].notna()]
     again = rows["settings"].str.contains(", best rates")
     places = {key: place for place, key in enumerate(dict.fromkeys(zip(rows["contrast"], rows["tasks"], strict=True)))}
+    twice = set(zip(rows["contrast"][again], rows["tasks"][again], strict=True))
     figure = Figure(figsize=(10, 1.5 + 0.66 * max(1, len(places))), layout="constrained")
     axes = figure.subplots()
     seen = set()
     for (_, row), best in zip(rows.iterrows(), again, strict=True):
-        place = places[row["contrast"], row["tasks"]]
+        key = row["contrast"], row["tasks"]
+        place = places[key]
         word = next(word for word in VERDICTS if row["verdict"].startswith(word))
         marker, colour, fill = VERDICTS[word]
         axes.barh(place, 2 * row["margin"], left=-row["margin"], height=0.8, color="0.9", zorder=0)
-        place += 0.24 if best else -0.1
+        place += 0.24 if best else -0.1 if key in twice else 0
         width = 1.5 if best else 3
         axes.plot([row["low"], row["high"]], [place] * 2, color=colour, linewidth=width, solid_capstyle="butt")
         axes.plot(
