@@ -12,7 +12,7 @@ from torch import Tensor
 
 from prilora_lite.importance import PRUNING_SCOPES, check_ratio, importance_rule, needs
 from prilora_lite.ranks import MOST_LAYERS, SCHEDULES, ranks_by_depth
-from prilora_lite.shared.checks import is_integer, is_number, is_seed
+from prilora_lite.shared.checks import is_integer, is_number, is_seed, plain
 from prilora_lite.shared.errors import unknown
 
 SCALINGS = ("layer", "sqrt", "mean")
@@ -67,6 +67,8 @@ class PRILoRAConfig:
     seed: int | None = None
 
     def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            object.__setattr__(self, field.name, plain(getattr(self, field.name)))
         self._check_ranks()
         self._check_scaling()
         self._check_places()

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from prilora_lite.models.linear import is_conv1d, is_quantized, linear_shape, product_dtype
-from prilora_lite.shared.checks import is_integer, is_number
+from prilora_lite.shared.checks import is_integer, is_number, plain
 
 
 class LoRALinear(nn.Module):
@@ -37,6 +37,7 @@ class LoRALinear(nn.Module):
 
     def __init__(self, base: nn.Module, rank: int, *, scaling: float, dropout: float = 0.0) -> None:
         super().__init__()
+        rank, scaling, dropout = plain((rank, scaling, dropout))
         out_features, in_features = linear_shape(base)
         weight = base.weight
         if is_quantized(weight):
@@ -52,7 +53,6 @@ class LoRALinear(nn.Module):
             raise ValueError(f"scaling must be a finite number above 0 (LoRA's rule is alpha / rank), got {scaling!r}")
         if not is_number(dropout) or not 0 <= dropout < 1:
             raise ValueError(f"dropout must lie in [0, 1), got {dropout!r}")
-
         self.in_features, self.out_features = in_features, out_features
         self.rank, self.scaling, self.dropout = rank, float(scaling), float(dropout)
         self.base = base.requires_grad_(False)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from numbers import Integral
 
-from prilora_lite.shared.checks import is_number
+from prilora_lite.shared.checks import is_integer, is_number, plain
 
 MOST_LAYERS = 10_000  # more than any model has; a larger number is a mistake, and its schedule would take forever
 
@@ -69,17 +68,16 @@ def ranks_by_depth(num_layers: int, function: Callable[[float], float]) -> list[
     [2, 3, 6, 10, 16]
     """
     check_layers(num_layers)
-    return _rounded([function(l / (num_layers - 1) if num_layers > 1 else 1.0) for l in range(num_layers)])
+    return _rounded(plain([function(l / (num_layers - 1) if num_layers > 1 else 1.0) for l in range(num_layers)]))
 
 
 def check_layers(num_layers: int) -> None:
     """Raise ValueError unless L is an integer from 1 to :data:`MOST_LAYERS`."""
-    if not isinstance(num_layers, Integral) or isinstance(num_layers, bool) or not 1 <= num_layers <= MOST_LAYERS:
+    if not is_integer(plain(num_layers), 1) or num_layers > MOST_LAYERS:
         raise ValueError(f"num_layers must be an integer from 1 to {MOST_LAYERS}, got {num_layers!r}")
 
 
 def _rounded(values: list[float]) -> list[int]:
-    values = [v.item() if hasattr(v, "item") and getattr(v, "ndim", 0) == 0 else v for v in values]  # NumPy's, torch's
     for layer, value in enumerate(values):
         if not is_number(value):
             raise ValueError(f"the rank of layer {layer} must be a finite number, got {value!r}")

@@ -46,7 +46,7 @@ from prilora_lite.integrations.checkpoints import RunIsFinished, SealCheckpoints
 from prilora_lite.integrations.trainer import PRILoRACallback
 from prilora_lite.integrations.trainer_arguments import SEVERAL_GPUS
 from prilora_lite.report import Report
-from prilora_lite.shared.checks import check_seed, is_integer
+from prilora_lite.shared.checks import check_seed, is_integer, plain
 from prilora_lite.shared.errors import expect
 
 
@@ -131,6 +131,7 @@ def finetune(
         OSError: rows or an encoder that are not available, or an output that can't be written.
         RuntimeError: a checkpoint that can't be resumed from, or several GPUs in one process.
     """
+    seed, save_steps = plain((seed, save_steps))
     _check_arguments(method, seed, output_dir, save_steps, resume, settings)
     _check_callbacks(callbacks)
     pick_precision(precision, str(encoder), device)

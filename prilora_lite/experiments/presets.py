@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 
 from prilora_lite.experiments.task import Task
-from prilora_lite.shared.checks import is_number
+from prilora_lite.shared.checks import is_number, plain
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,8 @@ class Settings:
     alpha: float = 16.0
 
     def __post_init__(self) -> None:
+        for each in fields(self):
+            object.__setattr__(self, each.name, plain(getattr(self, each.name)))
         for name, least in (("batch_size", 1), ("max_length", 4)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**31:

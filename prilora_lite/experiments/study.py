@@ -29,7 +29,7 @@ from prilora_lite.experiments.presets import Settings, settings_for
 from prilora_lite.experiments.rows import check_rows
 from prilora_lite.experiments.stored import check_stored
 from prilora_lite.experiments.tasks import Task, get_task, load_rows, task_as_json
-from prilora_lite.shared.checks import check_seed, is_integer
+from prilora_lite.shared.checks import check_seed, is_integer, plain
 from prilora_lite.shared.errors import expect, unknown
 from prilora_lite.shared.records import Records, read_records
 
@@ -80,7 +80,7 @@ def grid(methods: Iterable[str | Method], tasks: Iterable[str | Task], seeds: It
         chosen.append(method if isinstance(method, Method) else METHODS[method])
     found = [get_task(task) for task in tasks]
     tasks = dict.fromkeys(task.name if task_as_json(task) == task.name else task for task in found)
-    chosen, seeds = dict.fromkeys(chosen), dict.fromkeys(seeds)
+    chosen, seeds = dict.fromkeys(chosen), dict.fromkeys(plain(list(seeds)))
     for seed in seeds:
         check_seed(seed)
     return [Run(method, task, seed) for seed, task, method in product(seeds, tasks, chosen)]

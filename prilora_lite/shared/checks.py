@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 LARGEST = 1e30  # largest accepted setting; keeps derived values finite
 
 
@@ -13,6 +15,13 @@ def is_number(value: object) -> bool:
 def is_integer(value: object, least: int = 0) -> bool:
     """Whether a value is an integer of at least ``least``; True and False do not count."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def plain(value: Any) -> Any:
+    """Numbers of NumPy and torch, alone or in a list, as Python's own; anything else as it is."""
+    if isinstance(value, (tuple, list)):
+        return type(value)(map(plain, value))
+    return value.tolist() if hasattr(value, "tolist") else value
 
 
 def is_seed(value: object) -> bool:

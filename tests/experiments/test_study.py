@@ -130,6 +130,11 @@ def test_a_repeated_seed_is_one_run():
     assert len(study.grid(["lora", "lora"], ["cola"], [0, 0, 1])) == 2
 
 
+def test_seeds_may_be_numbers_of_numpy():
+    runs = study.grid(["lora"], ["cola"], np.arange(2))
+    assert [(type(run.seed), run.seed) for run in runs] == [(int, 0), (int, 1)]
+
+
 def test_a_broken_line_in_the_middle_is_an_error(tmp_path):
     file = tmp_path / "runs.jsonl"
     file.write_text('{"key": 1}\n{"key"\n{"key": 2}\n', encoding="utf-8")

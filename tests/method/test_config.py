@@ -1,7 +1,9 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -123,3 +125,15 @@ def test_a_name_that_is_none_is_a_plain_error(value):
             PRILoRAConfig(**{field: value})
     with pytest.raises(ValueError, match=r"unknown schedule|must be one integer"):
         PRILoRAConfig(ranks=value)
+
+
+@pytest.mark.parametrize("number", [np.asarray, torch.tensor])
+def test_numbers_of_numpy_and_torch_are_those_of_python(number):
+    plain = {
+        "first_rank": 4, "last_rank": 6, "alpha": 8, "scaling": [1.0, 0.5], "layers": [0, 1], "ratio": 0.25,
+        "interval": 20, "seed": 3,
+    }  # fmt: skip
+    given = PRILoRAConfig(**{name: number(value) for name, value in plain.items()})
+    assert given == PRILoRAConfig(**plain)
+    assert json.dumps(given.to_dict()) == json.dumps(PRILoRAConfig(**plain).to_dict())
+    assert PRILoRAConfig(ranks=number([4, 6])).ranks == (4, 6)

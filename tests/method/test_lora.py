@@ -1,6 +1,7 @@
 import copy
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -248,3 +249,9 @@ def test_other_layers_are_refused():
     quantized.weight = nn.Parameter(torch.zeros(4, 4, dtype=torch.int8), requires_grad=False)
     with pytest.raises(TypeError, match="quantized"):
         LoRALinear(quantized, 1, scaling=1.0)
+
+
+def test_rank_and_scaling_may_be_numbers_of_numpy():
+    layer = LoRALinear(nn.Linear(4, 3), np.int64(2), scaling=np.float32(0.5))
+    assert (type(layer.rank), type(layer.scaling)) == (int, float)
+    assert (layer.rank, layer.scaling) == (2, 0.5)
