@@ -188,10 +188,11 @@ def report(questions: Questions) -> str:
         if decision is None:
             said = f"{question.contrast}; {where}: {_progress(questions, question)}"
         else:
-            said = (
-                f"{question.contrast}; {where}: {decision.mean:+.1f} points "
-                f"(95 % interval {decision.low:.1f} to {decision.high:.1f}). {decision.sentence}"
-            ) + _mixed(questions, question)
+            interval = (
+                f" (95 % interval {decision.low:.1f} to {decision.high:.1f})" if np.isfinite(decision.low) else ""
+            )
+            said = f"{question.contrast}; {where}: {decision.mean:+.1f} points{interval}. {decision.sentence}"
+            said += _mixed(questions, question)
         paragraphs.append("\n".join([*textwrap.wrap(question.asks, 80), *textwrap.wrap(said, 78, **_INDENT)]))
     return "\n\n".join(paragraphs)
 
@@ -232,7 +233,7 @@ def _mixed(questions: Questions, question: Question) -> str:
 
 
 def _numbers(row: dict[str, float]) -> tuple[str, str]:
-    return f"{row['difference']:+.1f}", f"{row['low']:.1f} to {row['high']:.1f}"
+    return f"{row['difference']:+.1f}", f"{row['low']:.1f} to {row['high']:.1f}" if np.isfinite(row["low"]) else "-"
 
 
 def write(questions: Questions, stem: Path) -> dict[str, Path]:

@@ -12,6 +12,7 @@ from scipy import optimize, stats
 
 PRIMARY = ("prilora", "lora")  # the one comparison that is named before the runs; all others are exploratory
 MOST_SEEDS = 10_000  # more than anybody runs; larger numbers are reported as this one
+_TIE = 1e-9  # a smaller sd is that of rounding: all pairs differ by the same amount
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Decision:
     Attributes:
         pairs: n.
         mean, sd: of the differences.
-        low, high: 95 % t-interval of the mean.
+        low, high: 95 % t-interval of the mean; NaN, as all below, where the pairs say nothing of the scatter.
         inner_low, inner_high: its 90 % t-interval, which two one-sided tests at 5 % look at.
         p_difference: of the paired t-test that the mean is 0.
         p_equal: the larger p of the two one-sided tests that the mean lies outside the margin.
@@ -49,17 +50,22 @@ class Decision:
     @property
     def seeds(self) -> int | None:
         """How many it would take, see :func:`seeds_to_decide`; None if it is decided, or one seed cannot tell."""
-        return seeds_to_decide(self.sd, self.margin) if self.word == "not decided" and self.pairs > 1 else None
+        return seeds_to_decide(self.sd, self.margin) if self.word == "not decided" and not self._unknown else None
+
+    @property
+    def _unknown(self) -> str:
+        """Why the scatter is not known; empty if it is."""
+        if self.pairs > 1 and self.sd > _TIE:
+            return ""
+        return f"{'one seed' if self.pairs == 1 else 'the same difference for all seeds'} says nothing of the scatter"
 
     @property
     def sentence(self) -> str:
         """The verdict as a whole sentence."""
-        if self.word == "difference":
-            return "That is a difference" + (f", smaller than {_points(self.margin)}." if self.p_equal < 0.05 else ".")
-        if self.word == "equal":
-            return f"They are equal within {_points(self.margin)}."
-        if self.pairs == 1:
-            return "One seed says nothing of the scatter, so nothing is decided."
+        if self.word != "not decided":
+            return f"{'That is a' if self.word == 'difference' else 'They are'} {self.verdict}."
+        if self._unknown:
+            return f"{self._unknown.capitalize()}, so nothing is decided."
         return f"Not decided within {_points(self.margin)}; some {_count(self.seeds)} should be enough."
 
     @property
@@ -69,8 +75,8 @@ class Decision:
             return "difference" + (f", smaller than {_points(self.margin)}" if self.p_equal < 0.05 else "")
         if self.word == "equal":
             return f"equal within {_points(self.margin)}"
-        if self.pairs == 1:
-            return "not decided: one seed says nothing of the scatter"
+        if self._unknown:
+            return f"not decided: {self._unknown}"
         return f"not decided: it would take some {_count(self.seeds)}"
 
 
@@ -100,21 +106,15 @@ def decide(differences: Sequence[float], margin: float) -> Decision:
         raise ValueError(f"expected one finite difference for each seed, got {differences!r:.80}")
     if not (margin > 0 and math.isfinite(margin)):
         raise ValueError(f"a margin is a finite number above 0, in percentage points, got {margin!r}")
-    n, mean = len(d), float(d.mean())
-    if n == 1:
-        nan = math.nan
-        return Decision(1, mean, nan, nan, nan, nan, nan, nan, nan, margin)
-    low, high = _interval(d, 0.95)
-    inner_low, inner_high = _interval(d, 0.90)
-    if sd := float(d.std(ddof=1)):
-        p_difference = float(stats.ttest_1samp(d, 0).pvalue)
-        p_equal = max(
-            float(stats.ttest_1samp(d, -margin, alternative="greater").pvalue),
-            float(stats.ttest_1samp(d, margin, alternative="less").pvalue),
-        )
-    else:
-        p_difference, p_equal = float(mean == 0), float(abs(mean) >= margin)
-    return Decision(n, mean, sd, low, high, inner_low, inner_high, p_difference, p_equal, margin)
+    n, mean, sd = len(d), float(d.mean()), float(pd.Series(d).std())
+    if not sd > _TIE:
+        return Decision(n, mean, sd, *[math.nan] * 6, margin)
+    p_difference = float(stats.ttest_1samp(d, 0).pvalue)
+    p_equal = max(
+        float(stats.ttest_1samp(d, -margin, alternative="greater").pvalue),
+        float(stats.ttest_1samp(d, margin, alternative="less").pvalue),
+    )
+    return Decision(n, mean, sd, *_interval(d, 0.95), *_interval(d, 0.90), p_difference, p_equal, margin)
 
 
 def seeds_to_decide(sd: float, margin: float, power: float = 0.8) -> int:
@@ -286,7 +286,8 @@ def compare(runs: pd.DataFrame, first: str, second: str) -> pd.DataFrame:
 
     Returns:
         One row per task and one for ``all`` if there are several: pairs, mean, low and high end of the 95 %
-        t-interval, p of the paired t-test, sd of the differences. A single pair has a mean and no interval.
+        t-interval, p of the paired t-test, sd of the differences. A single pair, or pairs that all differ by the same
+        amount, have a mean and neither interval nor p.
 
     Raises:
         ValueError: a method without runs, or no seed in common.
@@ -324,7 +325,7 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
 
     .. math:: \tilde p_{(i)} = \max_{j \le i} \min(1, (m - j + 1)\,p_{(j)})
 
-    Missing values (NaN, from a single pair) do not count as looks. Source: Holm 1979.
+    Missing values (NaN, where the scatter is not known) do not count as looks. Source: Holm 1979.
 
     >>> holm([0.01, 0.04, 0.03]).round(2).tolist()
     [0.03, 0.06, 0.06]
@@ -391,10 +392,9 @@ def verdict(low: float, high: float) -> str:
 
 
 def _test(difference: pd.Series) -> dict[str, float]:
-    n, mean = len(difference), float(difference.mean())
-    if n == 1:
-        return {"pairs": 1, "mean": mean, "low": np.nan, "high": np.nan, "p": np.nan, "sd": np.nan}
+    n, mean, sd = len(difference), float(difference.mean()), float(difference.std())
+    if not 100 * sd > _TIE:
+        return {"pairs": n, "mean": mean, "low": np.nan, "high": np.nan, "p": np.nan, "sd": sd}
     _, half = paired_interval(difference.to_numpy(), np.zeros(n))
-    sd = float(difference.std())
-    p = float(2 * stats.t.sf(abs(mean) / (sd / math.sqrt(n)), n - 1)) if sd else float(mean == 0)
+    p = float(2 * stats.t.sf(abs(mean) / (sd / math.sqrt(n)), n - 1))
     return {"pairs": n, "mean": mean, "low": mean - half, "high": mean + half, "p": p, "sd": sd}

@@ -211,13 +211,14 @@ def conclusion(runs: pd.DataFrame, margin: float) -> str:
         if task == "all":
             continue
         found = decide(100 * differences, margin)
-        interval = f" (95 % interval {found.low:.1f} to {found.high:.1f})" if found.pairs > 1 else ""
+        interval = f" (95 % interval {found.low:.1f} to {found.high:.1f})" if np.isfinite(found.low) else ""
         sentences += textwrap.wrap(
             f"{_label(first)} minus {_label(second)} on {task}, {found.pairs} seed{'s' if found.pairs > 1 else ''}: "
             f"{found.mean:+.1f} points{interval}. {found.sentence}",
             80,
         )
-    for warning in _of_several_machines(runs[runs["method"].isin([first, second])]):
+    compared = runs[runs["method"].isin([first, second])]
+    for warning in [*_of_several_machines(compared), *_all_alike(compared)]:
         sentences += textwrap.wrap(f"{warning}.", 80)
     return "\n".join(sentences)
 
@@ -245,6 +246,8 @@ def _section(title: str, runs: pd.DataFrame) -> str:
         parts += textwrap.wrap(warning, 80)
         for machine, methods in made.items():
             parts += textwrap.wrap(f"{machine}: {methods}", 80, initial_indent="  ", subsequent_indent="    ")
+    for warning in _all_alike(runs):
+        parts += textwrap.wrap(warning, 80)
     methods, reference = set(runs["method"]), PRIMARY[1]
     if set(PRIMARY) <= methods:
         first, second = map(_label, PRIMARY)
@@ -273,6 +276,16 @@ def _of_several_machines(runs: pd.DataFrame) -> dict[str, dict[str, str]]:
     return said
 
 
+def _all_alike(runs: pd.DataFrame) -> list[str]:
+    """A warning for each task on which several methods and seeds have one and the same score."""
+    return [
+        f"all {len(here)} runs on {task} have the same {here['metric'].iloc[0]}, {100 * here['value'].iloc[0]:.1f}: "
+        "they seem to give one answer to all rows; train longer, or at another learning rate"
+        for task, here in finite(runs).groupby("task", sort=False)
+        if here["value"].nunique() == 1 and here["method"].nunique() > 1 and here["seed"].nunique() > 1
+    ]
+
+
 def _in_common(runs: pd.DataFrame, first: str, second: str) -> bool:
     """Whether two methods have a seed of a task in common."""
     runs = finite(runs)
@@ -284,7 +297,7 @@ def _primary_lines(runs: pd.DataFrame) -> list[str]:
     lines = []
     for task, differences in paired_differences(runs, *PRIMARY).items():
         found = decide(100 * differences, MARGIN)
-        interval = f" ({found.low:5.1f} to {found.high:5.1f})" if found.pairs > 1 else ""
+        interval = f" ({found.low:5.1f} to {found.high:5.1f})" if np.isfinite(found.low) else ""
         lines.append(f"  {task:<12} {found.mean:+6.1f}{interval}  {found.verdict}")
     return lines
 
@@ -309,8 +322,8 @@ def _exploratory_lines(runs: pd.DataFrame) -> list[str]:
 def _line(row: Any, p_holm: float) -> str:
     """One exploratory difference in points, with what may be said of it."""
     text = f"  {row.task:<12} {100 * row.mean:+6.1f}"
-    if row.pairs == 1:
-        return f"{text}   (one seed: no interval)"
+    if not np.isfinite(row.low):
+        return f"{text}   ({'one seed' if row.pairs == 1 else 'all seeds alike'}: no interval)"
     word = verdict(row.low, row.high)
     hint = p_holm >= 0.05 and word in ("above", "below")
     interval = f"({100 * row.low:5.1f} to {100 * row.high:5.1f})"
@@ -319,7 +332,7 @@ def _line(row: Any, p_holm: float) -> str:
 
 def _pooled_line(runs: pd.DataFrame, method: str, row: Any) -> list[str]:
     """A line below a paired interval without zero: by the pooled scatter, if pairing by seed gains nothing."""
-    if row.pairs < 2 or verdict(row.low, row.high) == "no difference shown":
+    if verdict(row.low, row.high) == "no difference shown":
         return []
     _, low, high, p_of_seeds = pooled_difference(runs, method, PRIMARY[1])
     if not p_of_seeds > 0.05:

@@ -208,14 +208,23 @@ def test_equal_means_that_the_inner_interval_lies_inside_the_margin(differences,
          "Not decided within 1 point; some 36 seeds should be enough."),
         ([0.5], "not decided: one seed says nothing of the scatter",
          "One seed says nothing of the scatter, so nothing is decided."),
-        ([0.0, 0.0], "equal within 1 point", "They are equal within 1 point."),
-        ([3.0, 3.0], "difference", "That is a difference."),
+        *[(differences, "not decided: the same difference for all seeds says nothing of the scatter",
+           "The same difference for all seeds says nothing of the scatter, so nothing is decided.")
+          for differences in ([0.0, 0.0], [3.0, 3.0], [0.1 + 0.2, 0.3, 0.3])],
     ],
 )  # fmt: skip
 def test_each_verdict_in_words(differences, verdict, sentence):
     decision = decide(differences, 1)
     assert (decision.verdict, decision.sentence) == (verdict, sentence)
     assert decision.verdict.startswith(decision.word)
+
+
+def test_pairs_that_differ_by_the_same_amount_have_no_interval_and_are_no_look():
+    one = pd.DataFrame({"task": "cola", "method": "lora", "seed": range(3), "value": [0.5, 0.6, 0.7]})
+    runs = pd.concat([one, one.assign(method="head", value=one["value"] + 0.1), one.assign(method="full", value=0.4)])
+    table = explore(runs).set_index("method")
+    assert table.loc["head", ["low", "high", "p", "p_holm"]].isna().all()
+    assert table.loc["full", "p_holm"] == table.loc["full", "p"]
 
 
 @pytest.mark.parametrize("margin", [0, -1, float("nan"), float("inf")])

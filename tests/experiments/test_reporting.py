@@ -135,6 +135,17 @@ def test_the_conclusion_of_one_seed_decides_nothing():
     assert " ".join(text.split()).endswith("points. One seed says nothing of the scatter, so nothing is decided.")
 
 
+def test_runs_that_all_have_one_score_come_with_a_warning():
+    runs = groups(read_records(FILES[0]))["pocket"]
+    alike = runs.assign(value=0.35)
+    said = "they seem to give one answer to all rows"
+    for task in set(runs["task"]):
+        assert f"runs on {task} have the same" in " ".join(conclusion(alike, 1).split())
+    assert said in " ".join(conclusion(alike, 1).split())
+    assert "so nothing is decided" in " ".join(conclusion(alike, 1).split())
+    assert said not in conclusion(runs, 1)
+
+
 def test_there_is_no_conclusion_without_a_pair():
     runs = groups(read_records(FILES[0]))["pocket"]
     assert conclusion(runs[runs["method"] == "lora"], 1) == ""
