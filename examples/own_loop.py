@@ -12,7 +12,7 @@ import argparse
 import torch
 from accelerate import Accelerator
 from torch.utils.data import DataLoader
-from transformers import DataCollatorWithPadding
+from transformers import DataCollatorWithPadding, set_seed
 
 from prilora_lite import PRILoRAConfig, Pruner, adapt, load_encoder, load_rows, save_adapter
 
@@ -20,6 +20,8 @@ arguments = argparse.ArgumentParser(description="PRILoRA in a training loop of y
 arguments.add_argument("--output", default="runs/own_loop")
 arguments.add_argument("--steps", type=int, default=63)
 options = arguments.parse_args()
+
+set_seed(0)  # before the head and A are drawn, so that a second run is the same
 
 # MODEL AND DATA: a small encoder and rows that come with the package
 model, tokenizer = load_encoder("pocket", "pocket-rte")

@@ -7,7 +7,7 @@ your own model, tokenizer and rows where MODEL AND DATA begins.
 import argparse
 
 from peft import LoraConfig, get_peft_model
-from transformers import DataCollatorWithPadding, Trainer, TrainingArguments
+from transformers import DataCollatorWithPadding, Trainer, TrainingArguments, set_seed
 
 from prilora_lite import PRILoRACallback, PRILoRAConfig, load_encoder, load_rows, rank_pattern_for
 
@@ -15,6 +15,8 @@ arguments = argparse.ArgumentParser(description="rising ranks and pruning on PEF
 arguments.add_argument("--output", default="runs/with_peft")
 arguments.add_argument("--steps", type=int, default=63)
 options = arguments.parse_args()
+
+set_seed(0)  # before the head and A are drawn, so that a second run is the same
 
 # MODEL AND DATA: a small encoder and rows that come with the package
 base, tokenizer = load_encoder("pocket", "pocket-rte")

@@ -6,7 +6,7 @@ model, tokenizer and rows where MODEL AND DATA begins.
 
 import argparse
 
-from transformers import DataCollatorWithPadding, Trainer, TrainingArguments
+from transformers import DataCollatorWithPadding, Trainer, TrainingArguments, set_seed
 
 from prilora_lite import PRILoRACallback, PRILoRAConfig, adapt, load_encoder, load_rows, report, save_adapter
 
@@ -14,6 +14,8 @@ arguments = argparse.ArgumentParser(description="PRILoRA with transformers' Trai
 arguments.add_argument("--output", default="runs/with_trainer")
 arguments.add_argument("--steps", type=int, default=63)
 options = arguments.parse_args()
+
+set_seed(0)  # before the head and A are drawn, so that a second run is the same
 
 # MODEL AND DATA: a small encoder and rows that come with the package
 model, tokenizer = load_encoder("pocket", "pocket-rte")

@@ -43,7 +43,7 @@ def answer(
 
     Args:
         questions: as :func:`~.questions.read_questions` gives them.
-        rows: folder of GLUE's rows, see :func:`~.tasks.load_rows`.
+        rows: folder of rows, see :func:`~.tasks.load_rows`; default: the one that the file names, if it names one.
         jobs: runs at a time.
         names: names of the questions to answer; default: all.
         tell: called with a line for each run.
@@ -51,6 +51,7 @@ def answer(
     Raises:
         ValueError: no question of that name, a run that crashed, or what :func:`~.study.ablate` raises.
     """
+    rows = questions.rows if rows is None else rows
     names, known = list(names), [question.name for question in questions.questions]
     for name in names:
         if name not in known:
@@ -143,7 +144,7 @@ def table(questions: Questions) -> pd.DataFrame:
             {
                 "question": question.name,
                 "contrast": question.contrast,
-                "tasks": " ".join(question.tasks),
+                "tasks": " ".join(map(str, question.tasks)),
                 "seeds": len(question.seeds),
                 "difference": np.nan if decision is None else round(decision.mean, 3),
                 "low": np.nan if decision is None else round(decision.low, 3),
@@ -175,7 +176,7 @@ def by_task(questions: Questions) -> pd.DataFrame:
                 continue
             if len(d) == len(question.seeds):
                 found = decide(d, question.margin)
-                rows.append((question.name, task, found.mean, found.low, found.high))
+                rows.append((question.name, str(task), found.mean, found.low, found.high))
     return pd.DataFrame(rows, columns=["question", "task", "difference", "low", "high"])
 
 
@@ -184,7 +185,7 @@ def report(questions: Questions) -> str:
     found, paragraphs = decisions(questions), []
     for question in questions.questions:
         decision = found[question.name]
-        where = f"{' and '.join(question.tasks)}, {len(question.seeds)} seeds"
+        where = f"{' and '.join(map(str, question.tasks))}, {len(question.seeds)} seeds"
         if decision is None:
             said = f"{question.contrast}; {where}: {_progress(questions, question)}"
         else:

@@ -50,7 +50,7 @@ def add_to(commands: argparse._SubParsersAction) -> None:
     )
     ask.add_argument("file", type=Path, metavar="FILE.toml", help="the questions, as in results/questions.toml")
     ask.add_argument("--only", nargs="+", default=[], metavar="NAME", help="names of questions (default: all)")
-    ask.add_argument("--rows", metavar="FOLDER", help="GLUE's rows, as for ablate")
+    ask.add_argument("--rows", metavar="FOLDER", help="folder of rows, as for ablate (default: the file's own)")
     ask.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time (default: 1)")
     ask.set_defaults(run=_ask, loads=True)
 

@@ -35,19 +35,20 @@ from prilora_lite.experiments.loop import (
     schedule,
     show_progress,
 )
+from prilora_lite.experiments.methods import METHODS
 from prilora_lite.experiments.presets import Settings, settings_for
 from prilora_lite.experiments.rows import check_rows
 from prilora_lite.experiments.saving import claim, save_trained, writing
 from prilora_lite.experiments.tasks import Task, get_task, load_rows
 from prilora_lite.experiments.tokens import check_length, tokenize
-from prilora_lite.experiments.trainable import METHODS_BY_NAME, count, make_trainable
+from prilora_lite.experiments.trainable import count, make_trainable
 from prilora_lite.experiments.trial import try_out
 from prilora_lite.integrations.checkpoints import RunIsFinished, SealCheckpoints, latest_checkpoint
 from prilora_lite.integrations.trainer import PRILoRACallback
 from prilora_lite.integrations.trainer_arguments import SEVERAL_GPUS
 from prilora_lite.report import Report
 from prilora_lite.shared.checks import check_seed, is_integer, plain
-from prilora_lite.shared.errors import expect
+from prilora_lite.shared.errors import expect, unknown
 
 
 @dataclass(frozen=True)
@@ -101,9 +102,9 @@ def finetune(
     Args:
         task: a name in :data:`~.tasks.TASKS`, one of GLUE's tasks or of pocket's; or a :class:`~.task.Task` of your
             own.
-        method: a configuration, ``head`` for pooler and head alone, ``full`` for all weights, or one of
-            :data:`~.baselines.BASELINES`; default: PRILoRA's own configuration with the settings' alpha. A
-            configuration that is given keeps its own alpha.
+        method: a configuration, or a name of :data:`~.methods.METHODS`, such as ``lora``, ``head`` for pooler and head
+            alone, or ``full`` for all weights; default: ``prilora``. What has a name takes alpha from the settings; a
+            configuration that is given keeps its own.
         encoder: a preset (``pocket``, ``minilm``, ``paper``), a folder, or a name on the hub, ``owner/name@REVISION``.
         rows: a folder of Parquet or CSV files; or by split the rows themselves, or their file; default: see
             :func:`~.tasks.load_rows`.
@@ -136,8 +137,9 @@ def finetune(
     _check_callbacks(callbacks)
     pick_precision(precision, str(encoder), device)
     glue, callbacks = get_task(task), list(callbacks)
-    encoder, settings = str(encoder), settings or settings_for(str(encoder), task, method)
-    method = PRILoRAConfig(alpha=settings.alpha) if method is None else method
+    encoder, method = str(encoder), "prilora" if method is None else method
+    settings = settings or settings_for(encoder, task, method)
+    method = METHODS[method].with_alpha(settings.alpha) if isinstance(method, str) else method
     data = check_rows(glue, rows) if isinstance(rows, Mapping) else load_rows(glue, rows)
 
     set_seed(seed)
@@ -285,10 +287,10 @@ def _some(data: Dataset, task: Task) -> Dataset:
 def _check_arguments(
     method: object, seed: int, output_dir: str | Path | None, save_steps: object, resume: bool, settings: object
 ) -> None:
-    if not (method is None or isinstance(method, PRILoRAConfig) or method in METHODS_BY_NAME):
-        raise ValueError(f"method must be a PRILoRAConfig or one of {', '.join(METHODS_BY_NAME)}, got {method!r}")
     if isinstance(method, PRILoRAConfig):
         method_as_json(method)  # it is written down with the run
+    elif method is not None and not (isinstance(method, str) and method in METHODS):
+        raise unknown("method (a PRILoRAConfig, or a name):", method, METHODS)
     check_seed(seed)
     if save_steps is not None and not is_integer(save_steps, least=1):
         raise ValueError(f"save_steps must be an integer of at least 1, got {save_steps!r}")
@@ -296,6 +298,12 @@ def _check_arguments(
         raise ValueError("save_steps and resume need an output_dir to keep checkpoints in")
     if not (settings is None or isinstance(settings, Settings)):
         raise ValueError(f"settings must be Settings(...) or None for the preset's, got {settings!r}")
+    has_alpha = isinstance(method, PRILoRAConfig) and isinstance(method.scaling, str)
+    if settings and has_alpha and method.alpha == PRILoRAConfig.alpha != settings.alpha:
+        raise ValueError(
+            f"alpha={settings.alpha:g} in the settings has no effect on a configuration, whose own is "
+            f"{method.alpha:g}: give it there, PRILoRAConfig(alpha={settings.alpha:g})"
+        )
 
 
 def _check_callbacks(callbacks: object) -> None:

@@ -13,7 +13,7 @@ from datasets import Dataset
 from prilora_lite.experiments.identity import run_key, same_run
 from prilora_lite.experiments.questions import Question, Questions
 from prilora_lite.experiments.study import Run, ablate, grid, read_runs, settle
-from prilora_lite.experiments.tasks import get_task, load_rows
+from prilora_lite.experiments.tasks import Task, get_task, load_rows
 
 RATES = (1e-3, 2e-3, 4e-3)  # tried first for each arm; extended by factors of 2 while the best is the first or the last
 RATE_SEEDS = (0, 1, 2)
@@ -47,7 +47,7 @@ def choose_rate(means: dict[float, float], rule: str = "safe") -> tuple[float | 
     return rates[max(0, place)], []
 
 
-def training_split(task: str, rows: Dataset) -> dict[str, Dataset]:
+def training_split(task: str | Task, rows: Dataset) -> dict[str, Dataset]:
     """Training rows in a fixed random order, four fifths to train on and one fifth as all validation splits."""
     rows = rows.shuffle(seed=0)
     cut = len(rows) * 4 // 5
@@ -83,7 +83,7 @@ def tune(
     questions: Questions, question: Question, arm: str, rows: Any, jobs: int, tell: Callable[[str], None]
 ) -> float:
     """Try learning rates for an arm, on a part of the training rows, until :func:`choose_rate` has one."""
-    split = {task: training_split(task, load_rows(task, rows)["train"]) for task in question.tasks}
+    split = {str(task): training_split(task, load_rows(task, rows)["train"]) for task in question.tasks}
     runs = grid([questions.arms[arm]], question.tasks, RATE_SEEDS)
     means: dict[float, float] = {}
     rate, wanted = None, list(RATES)
@@ -178,7 +178,12 @@ def _records(file: Path, version: tuple[int, int] | None) -> dict[str, dict[str,
 
 
 def keys_of(
-    questions: Questions, question: Question, arm: str, task: str, seeds: Sequence[int], overrides: dict[str, float]
+    questions: Questions,
+    question: Question,
+    arm: str,
+    task: str | Task,
+    seeds: Sequence[int],
+    overrides: dict[str, float],
 ) -> list[str]:
     """The runs of an arm in the setting of a question, one for each seed, as :func:`values_by_key` has them."""
     settings, trains = settle(Run(questions.arms[arm], task, seeds[0]), question.encoder, overrides)

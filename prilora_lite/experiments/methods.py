@@ -8,6 +8,7 @@ from itertools import product
 from typing import Any
 
 from prilora_lite.config import PRILoRAConfig
+from prilora_lite.shared.errors import unknown
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,10 @@ class Method:
             )
         if self.alpha_share != 1 and not isinstance(self.trains.scaling, str):
             raise ValueError(f"alpha_share of {self.name} would have no effect beside listed scalings")
+
+    def with_alpha(self, alpha: float) -> str | PRILoRAConfig:
+        """What is trained, with its share of the settings' alpha."""
+        return self.trains if isinstance(self.trains, str) else replace(self.trains, alpha=alpha * self.alpha_share)
 
 
 _LORA = PRILoRAConfig.lora(8)
@@ -120,6 +125,21 @@ _NAMED = {
     for method in reversed(METHODS.values())
     if isinstance(method.trains, PRILoRAConfig) and method.alpha_share == 1
 }
+
+
+def as_method(method: str | Method | PRILoRAConfig) -> Method:
+    """The method of a name, or of a configuration, which is called by its name if it has one.
+
+    Raises:
+        ValueError: no such name (the message gives the nearest one), or something else.
+    """
+    if isinstance(method, PRILoRAConfig):
+        return _NAMED.get(method.canonical()) or Method(_label(method), method, _label(method))
+    if isinstance(method, str) and method in METHODS:
+        return METHODS[method]
+    if not isinstance(method, Method):
+        raise unknown("method", method, METHODS)
+    return method
 
 
 def method_name(record: dict[str, Any]) -> str:

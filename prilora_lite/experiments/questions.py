@@ -1,8 +1,9 @@
 """Questions that are written down before their runs: what a file of them says.
 
 A file of questions (``results/questions.toml``) names arms, which are configurations, and questions, each of which is
-one contrast of arms. :mod:`~.learning_rates` chooses the learning rate of each arm on a part of the training rows,
-:mod:`~.answers` makes the runs that are missing and turns all of them into one row for each question.
+one contrast of arms; it may also describe a task of one's own, and say where the rows are. :mod:`~.learning_rates`
+chooses the learning rate of each arm on a part of the training rows, :mod:`~.answers` makes the runs that are missing
+and turns all of them into one row for each question.
 """
 
 from __future__ import annotations
@@ -15,11 +16,18 @@ from typing import Any
 from prilora_lite.config import PRILoRAConfig
 from prilora_lite.experiments.methods import METHODS, Method
 from prilora_lite.experiments.presets import Settings
-from prilora_lite.experiments.tasks import get_task
+from prilora_lite.experiments.study_options import beside, own_task
+from prilora_lite.experiments.tasks import Task, get_task
 from prilora_lite.shared.checks import is_number
 from prilora_lite.shared.errors import unknown
 
 RATE_RULES = ("safe", "best")  # see learning_rates.choose_rate
+_KEYS = {  # of a file: how TOML reads each, and what that is in words
+    "arms": (dict, "a table [arms]"),
+    "question": (list, "one or more tables, each under [[question]] in two brackets"),
+    "task": (dict, "a table [task]"),
+    "rows": (str, "the name of a folder"),
+}
 
 
 @dataclass(frozen=True)
@@ -46,7 +54,7 @@ class Question:
     contrast: str
     plus: tuple[str, ...]
     minus: tuple[str, ...]
-    tasks: tuple[str, ...]
+    tasks: tuple[str | Task, ...]
     seeds: tuple[int, ...]
     margin: float
     encoder: str = "pocket"
@@ -66,12 +74,13 @@ class Question:
 
 @dataclass(frozen=True)
 class Questions:
-    """A file of questions: the arms by name, the questions, and where their runs are kept."""
+    """A file of questions: arms by name, questions, where their runs are kept, and the rows' folder if it is named."""
 
     arms: dict[str, Method]
     questions: tuple[Question, ...]
     runs: Path
     rates: Path
+    rows: str | None = None
 
     def rate_arms(self, question: Question) -> tuple[str, ...]:
         """The arms whose learning rates have to be chosen for a question."""
@@ -91,15 +100,23 @@ def read_questions(file: str | Path) -> Questions:
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{file} is not TOML: {error}") from error
     for key in content:
-        if key not in ("arms", "question"):
-            raise unknown(f"key in {file}:", key, ("arms", "question"))
+        if key not in _KEYS:
+            raise unknown(f"key in {file}:", key, _KEYS)
+    for key, (kind, expected) in _KEYS.items():
+        if not isinstance(content.get(key, kind()), kind) or (key == "question" and not content.get(key)):
+            raise ValueError(f"{file}: {key} must be {expected}, got {content.get(key, 'nothing')!r:.80}")
+    try:
+        own = [own_task(content["task"])] if "task" in content else []
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
     arms = {name: _arm(name, given, file) for name, given in content.get("arms", {}).items()}
-    questions = tuple(_question(given, arms, file) for given in content.get("question", []))
+    questions = tuple(_question(given, arms, own, file) for given in content["question"])
     names = [question.name for question in questions]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ValueError(f"{file}: two questions are called {twice[0]!r}")
-    return Questions(arms, questions, file.with_suffix(".jsonl"), file.with_name(f"{file.stem}_rates.jsonl"))
+    rows = beside(file, content["rows"]) if "rows" in content else None
+    return Questions(arms, questions, file.with_suffix(".jsonl"), file.with_name(f"{file.stem}_rates.jsonl"), rows)
 
 
 def _arm(name: str, given: Any, file: Path) -> Method:
@@ -113,7 +130,7 @@ def _arm(name: str, given: Any, file: Path) -> Method:
         raise ValueError(f"{file}, arm {name}: {error}") from error
 
 
-def _question(given: dict[str, Any], arms: dict[str, Method], file: Path) -> Question:
+def _question(given: dict[str, Any], arms: dict[str, Method], own: list[Task], file: Path) -> Question:
     allowed = {field.name: field.default is MISSING for field in fields(Question)}
     for key in given:
         if key not in allowed:
@@ -144,12 +161,15 @@ def _question(given: dict[str, Any], arms: dict[str, Method], file: Path) -> Que
     for arm in [*given["plus"], *given["minus"], *([given["rate_of"]] if "rate_of" in given else [])]:
         if arm not in arms:
             raise unknown(f"arm in {file}, question {name!r}:", arm, arms)
-    for task in given["tasks"]:
-        get_task(task)
+    by_name = {task.name: task for task in own}
+    tasks = tuple(by_name.get(name) or get_task(name).name for name in given["tasks"])
     known = [field.name for field in fields(Settings) if field.name != "learning_rate"]
     for setting in [*given.get("settings", {}), *given.get("rate_settings", {})]:
         if setting not in known:
             raise unknown(f"setting in {file}, question {name!r}:", setting, known)
-    lists = {key: tuple(given[key]) for key in ("plus", "minus", "tasks")}
+    lists = {key: tuple(given[key]) for key in ("plus", "minus")} | {"tasks": tasks}
+    encoder = {"encoder": beside(file, given.get("encoder", "pocket"))}
     tables = {key: tuple(given.get(key, {}).items()) for key in ("settings", "rate_settings")}
-    return Question(**given | lists | tables | {"seeds": tuple(range(seeds["first"], seeds["first"] + seeds["count"]))})
+    return Question(
+        **given | lists | tables | encoder | {"seeds": tuple(range(seeds["first"], seeds["first"] + seeds["count"]))}
+    )

@@ -23,7 +23,8 @@ from prilora_lite.config import PRILoRAConfig
 from prilora_lite.experiments.device import PROCESS, PROCESSES, pick_device, pick_precision
 from prilora_lite.experiments.finetune import check_encoder, finetune, result_record
 from prilora_lite.experiments.identity import KEY, digest_of, method_as_json, rows_digest, run_key, same_run
-from prilora_lite.experiments.methods import METHODS, Method
+from prilora_lite.experiments.methods import METHODS as METHODS  # and study.METHODS
+from prilora_lite.experiments.methods import Method, as_method
 from prilora_lite.experiments.methods import configurations as configurations  # for notebooks: study.configurations
 from prilora_lite.experiments.presets import Settings, settings_for
 from prilora_lite.experiments.rows import check_rows
@@ -61,11 +62,13 @@ class _Plan:
     trains: str | PRILoRAConfig
 
 
-def grid(methods: Iterable[str | Method], tasks: Iterable[str | Task], seeds: Iterable[int]) -> list[Run]:
+def grid(
+    methods: Iterable[str | Method | PRILoRAConfig], tasks: Iterable[str | Task], seeds: Iterable[int]
+) -> list[Run]:
     """All runs, each once, seed by seed, so that a study cut short has whole comparisons.
 
     Args:
-        methods: names of :data:`METHODS`, or methods of your own such as :func:`configurations` gives.
+        methods: names of :data:`METHODS`, configurations, or methods of your own such as :func:`configurations` gives.
         tasks: names of tasks, or tasks of your own.
         seeds: numbers from 0 to 2**32 - 1.
 
@@ -73,11 +76,10 @@ def grid(methods: Iterable[str | Method], tasks: Iterable[str | Task], seeds: It
         TypeError: methods, tasks or seeds that are not lists of these.
         ValueError: an unknown method or task (the message gives the nearest name), or a number that is not a seed.
     """
-    chosen = []
-    for method in methods:
-        if not isinstance(method, Method) and not (isinstance(method, str) and method in METHODS):
-            raise unknown("method", method, METHODS)
-        chosen.append(method if isinstance(method, Method) else METHODS[method])
+    for what, given, example in (("methods", methods, ["lora"]), ("tasks", tasks, ["cola"]), ("seeds", seeds, [0, 1])):
+        if isinstance(given, str) or not isinstance(given, Iterable):
+            raise TypeError(f"{what} must be a list, such as {example}, got {given!r}")
+    chosen = [as_method(method) for method in methods]
     found = [get_task(task) for task in tasks]
     tasks = dict.fromkeys(task.name if task_as_json(task) == task.name else task for task in found)
     chosen, seeds = dict.fromkeys(chosen), dict.fromkeys(plain(list(seeds)))
@@ -132,13 +134,13 @@ def ablate(
     for run in runs:
         expect(Run, run, "runs as grid(methods, tasks, seeds) gives them")
     jobs = _runs_at_a_time(jobs, backend, len(runs))
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.open("ab").close()  # a place that can't be written to is better found before the first run
     precision = pick_precision(precision, encoder, device)
     tasks = dict.fromkeys(run.task for run in runs)
     data = {task: _rows(task, rows, len(tasks)) for task in tasks}
-    finished = _records_of(output)
     plans = _plan(runs, encoder, overrides or {}, precision, data)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.open("ab").close()  # a place that can't be written to is better found before the first run
+    finished = _records_of(output)
     at_start = dict(finished.by_run())  # under torchrun all processes must choose the same runs before one writes
     _check_encoders([plan for same, plan in plans.items() if same not in at_start], data)
 
@@ -227,7 +229,7 @@ def _rows(task: str | Task, rows: str | Path | Mapping[str, Any] | None, tasks: 
     if "train" in rows and tasks == 1:
         return check_rows(task, rows)
     if task.name not in rows:
-        raise ValueError(f"rows holds {', '.join(rows)}, but not {task}: give {{task: {{split: rows}}}}")
+        raise ValueError(f"rows holds {', '.join(map(str, rows))}, but not {task}: give {{task: {{split: rows}}}}")
     return check_rows(task, rows[task.name])
 
 
@@ -247,11 +249,8 @@ def describe_environment(precision: str = "auto", device: str | None = None) -> 
 
 def settle(run: Run, encoder: str, overrides: dict[str, Any]) -> tuple[Settings, str | PRILoRAConfig]:
     """The settings and configuration that a run has once preset, method and overrides are laid over one another."""
-    trains = run.method.trains
-    settings = replace(settings_for(encoder, run.task, trains), **overrides)
-    if isinstance(trains, str):
-        return settings, trains
-    return settings, replace(trains, alpha=settings.alpha * run.method.alpha_share)
+    settings = replace(settings_for(encoder, run.task, run.method.trains), **overrides)
+    return settings, run.method.with_alpha(settings.alpha)
 
 
 def read_runs(path: str | Path) -> list[dict[str, Any]]:

@@ -177,7 +177,7 @@ def read_file(file: Path) -> dict[str, Any]:
             raise unknown(f"option in {file}:", name, (*OPTIONS, "task"))
         try:
             if name == "task":
-                options["task"] = _own_task(value)
+                options["task"] = own_task(value)
                 continue
             words = _words(name, value)
             options |= vars(parser.parse_args([f"--{name}", *words]))
@@ -185,10 +185,27 @@ def read_file(file: Path) -> dict[str, Any]:
                 read_settings(words)
         except ValueError as error:
             raise ValueError(f"{file}: {error}") from error
+    for name in ("rows", "encoder"):
+        if name in options:
+            options[name] = beside(file, options[name])
     return options
 
 
-def _own_task(value: Any) -> Task:
+def beside(file: Path, path: str) -> str:
+    """A path that a file names, which counts from the file's folder if there is such a thing there; a preset's name."""
+    from prilora_lite.experiments.presets import PRESETS
+
+    if path in PRESETS:
+        return path
+    return str(file.parent / path) if (file.parent / path).exists() else path
+
+
+def own_task(value: Any) -> Task:
+    """The task of one's own that a table ``[task]`` describes, in the words of :class:`~.task.Task`.
+
+    Raises:
+        ValueError: no table, a part that is missing or unknown, or a value that no task can have.
+    """
     from prilora_lite.experiments.task import Task
 
     parts = ("name", "columns", "labels", "metrics", "splits")

@@ -14,8 +14,6 @@ from prilora_lite.integrations.trainer import PRILoRACallback
 from prilora_lite.models.heads import head_parameters
 from prilora_lite.report import Report, report
 
-METHODS_BY_NAME = ("head", "full", *baselines.BASELINES)
-
 
 def make_trainable(
     model: nn.Module, method: str | PRILoRAConfig, steps: int, alpha: float

@@ -38,6 +38,21 @@ def test_training_learns(encoder, rows):
     assert result.metrics["accuracy"] >= 0.95  # 40 rows it has seen 40 times
 
 
+def test_a_methods_name_takes_alpha_from_the_settings(encoder, rows):
+    settings = Settings(epochs=0.2, batch_size=8, max_length=16, alpha=64)
+    by_name = run(encoder, rows, "cola", "prilora", settings=settings)
+    assert (by_name.method, by_name.losses) == (
+        PRILoRAConfig(alpha=64),
+        run(encoder, rows, "cola", PRILoRAConfig(alpha=64), settings=settings).losses,
+    )
+    assert run(encoder, rows, "cola", "lora", settings=settings).method == PRILoRAConfig.lora(8, alpha=64)
+
+
+def test_an_alpha_in_the_settings_that_a_configuration_would_not_take_is_refused(encoder, rows):
+    with pytest.raises(ValueError, match=r"alpha=64 in the settings has no effect .* PRILoRAConfig\(alpha=64\)"):
+        run(encoder, rows, "cola", PRILoRAConfig(), settings=Settings(alpha=64))
+
+
 @pytest.mark.parametrize("task", ["cola", "mnli", "stsb"])
 def test_the_reported_metric_is_that_of_the_saved_file(task, encoder, rows, tmp_path):
     result = run(encoder, rows, task, output_dir=tmp_path)
@@ -205,10 +220,10 @@ def test_writing_checkpoints_shows_no_bars_of_its_own(encoder, rows, tmp_path, c
 
 
 def test_bad_arguments_are_refused_before_anything_is_loaded(rows):
-    with pytest.raises(ValueError, match=r"one of head, full, bitfit, .*, got 'lora'"):
-        finetune("cola", "lora")
+    with pytest.raises(ValueError, match=r"a PRILoRAConfig, or a name\): 'lorra': did you mean 'lora'\?"):
+        finetune("cola", "lorra")
     for wrong in ({"first_rank": 4}, PRILoRAConfig, 8, ["head"]):
-        with pytest.raises(ValueError, match="method must be a PRILoRAConfig"):
+        with pytest.raises(ValueError, match=r"unknown method \(a PRILoRAConfig, or a name\)"):
             finetune("cola", wrong)
     with pytest.raises(ValueError, match="a seed is an integer"):
         finetune("cola", seed=1.5)

@@ -22,7 +22,7 @@ from prilora_lite import (
     save_peft_adapter,
 )
 from prilora_lite.cli import main
-from prilora_lite.experiments import study
+from prilora_lite.experiments import learning_rates, study
 from prilora_lite.experiments.study import read_runs
 from tests.small_models import WORDS
 
@@ -253,3 +253,69 @@ def test_a_card_names_no_dataset_that_was_not_named(task, encoder, tmp_path):
     card = ModelCard.load(save_peft_adapter(model, tmp_path / "a", task=task, metrics=metrics) / "README.md")
     assert "glue" not in card.content.lower()
     assert f"| task | {task or 'unknown'} |" in card.text
+
+
+def test_a_question_about_rows_of_ones_own_is_answered_from_any_folder(encoder, folder, monkeypatch, capsys):
+    """The file says which task and where the rows are; its paths count from its own folder."""
+    file = folder.parent / "asked.toml"
+    file.write_text(
+        f"""
+        rows = "{folder.name}"
+        [task]
+        name = "mine"
+        columns = ["text"]
+        labels = ["bad", "neither", "good"]
+        [arms]
+        lora = {{ first_rank = 2, last_rank = 2, ratio = 0 }}
+        rising = {{ first_rank = 1, last_rank = 3, ratio = 0 }}
+        [[question]]
+        name = "slope"
+        asks = "Does the slope matter?"
+        why = "The method says so."
+        contrast = "rising minus flat"
+        plus = ["rising"]
+        minus = ["lora"]
+        tasks = ["mine"]
+        seeds = {{ first = 100, count = 2 }}
+        margin = 1
+        encoder = {json.dumps(str(encoder))}
+        rate_of = "lora"
+        settings = {{ epochs = 0.2, batch_size = 8, max_length = 16 }}
+        """,
+        encoding="utf-8",
+    )
+    monkeypatch.setattr(learning_rates, "RATE_SEEDS", (0,))
+    monkeypatch.setattr(learning_rates, "choose_rate", lambda means, rule: (1e-3, []))
+    monkeypatch.chdir("/")
+    assert main(["ask", str(file)]) == 0
+    assert "rising minus flat; mine, 2 seeds" in " ".join(capsys.readouterr().out.split())
+    assert [run["task"] for run in read_runs(file.with_suffix(".jsonl"))] == ["mine"] * 4
+
+
+def test_rows_that_are_not_there_leave_no_file_of_runs(encoder, tmp_path):
+    with pytest.raises(FileNotFoundError, match="no rows of mine"):
+        ablate(grid(["lora"], [MINE], [0]), tmp_path / "runs.jsonl", encoder=encoder, rows=tmp_path)
+    assert not (tmp_path / "runs.jsonl").exists()
+
+
+def test_a_studys_file_is_read_from_another_folder(encoder, folder, monkeypatch):
+    file = folder.parent / "study.toml"
+    file.write_text(
+        f"""
+        rows = "{folder.name}"
+        encoder = {json.dumps(str(encoder))}
+        methods = ["head"]
+        seeds = [0]
+        [set]
+        epochs = 0.2
+        max_length = 16
+        [task]
+        name = "mine"
+        columns = ["text"]
+        labels = ["bad", "neither", "good"]
+        """,
+        encoding="utf-8",
+    )
+    monkeypatch.chdir("/")
+    assert main(["ablate", str(file)]) == 0
+    assert len(read_runs(file.with_suffix(".jsonl"))) == 1

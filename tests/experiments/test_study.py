@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from benchmarks import killed_study
+from prilora_lite import PRILoRAConfig
 from prilora_lite.cli import main
 from prilora_lite.experiments import reporting, study
 from prilora_lite.experiments.methods import METHODS
@@ -72,6 +73,25 @@ def test_mistyped_methods_and_tasks_get_the_nearest_name():
         study.grid(["prilorra"], ["cola"], [0])
     with pytest.raises(ValueError, match=r"unknown task 'colla': did you mean 'cola'\?"):
         study.grid(["lora"], ["colla"], [0])
+
+
+def test_a_configuration_is_a_method_under_the_name_it_has():
+    runs = study.grid([PRILoRAConfig.lora(8), PRILoRAConfig(ratio=0.9)], ["cola"], [0])
+    assert [run.method.name for run in runs] == ["lora", "4..12, ratio 0.9"]
+    assert runs[1].method.trains == PRILoRAConfig(ratio=0.9)
+
+
+@pytest.mark.parametrize(
+    ("methods", "tasks", "seeds", "said"),
+    [
+        ("lora", ["cola"], [0], r"methods must be a list, such as \['lora'\], got 'lora'"),
+        (["lora"], "cola", [0], r"tasks must be a list, such as \['cola'\], got 'cola'"),
+        (["lora"], ["cola"], 3, r"seeds must be a list, such as \[0, 1\], got 3"),
+    ],
+)
+def test_one_thing_in_place_of_a_list_is_told(methods, tasks, seeds, said):
+    with pytest.raises(TypeError, match=said):
+        study.grid(methods, tasks, seeds)
 
 
 # Records
