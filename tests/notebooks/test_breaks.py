@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 BREAKS = {
     "scaling is alpha, not alpha / r": (
-        "01_lora_from_scratch", "config.py", "[self.alpha / rank for rank in ranks]", "[self.alpha for rank in ranks]",
+        "03_rank_schedule", "config.py", "[self.alpha / rank for rank in ranks]", "[self.alpha for rank in ranks]",
     ),
     "ranks fall": (
         "03_rank_schedule", "ranks.py", "first_rank + (last_rank - first_rank) * l",
