@@ -11,15 +11,9 @@ import numpy as np
 import pandas as pd
 
 from prilora_lite.experiments import figures
+from prilora_lite.experiments.asked_runs import check_alike, check_surroundings, keys_of, records_by_key, values_by_key
 from prilora_lite.experiments.comparison import Decision, decide
-from prilora_lite.experiments.learning_rates import (
-    chosen_rates,
-    keys_of,
-    make_runs,
-    records_by_key,
-    tune,
-    values_by_key,
-)
+from prilora_lite.experiments.learning_rates import chosen_rates, make_runs, tune
 from prilora_lite.experiments.own_files import check_own
 from prilora_lite.experiments.questions import Question, Questions
 from prilora_lite.experiments.study import grid
@@ -56,14 +50,14 @@ def answer(
     for name in names:
         if name not in known:
             raise unknown("question", name, known)
-    for question in questions.questions:
-        if names and question.name not in names:
-            continue
+    asked = [question for question in questions.questions if not names or question.name in names]
+    for question in asked:
+        check_surroundings(questions, question, rows)  # of all, before the first run
+    for question in asked:
         tell(f"{question.name}: {question.asks}")
-        for arm in questions.rate_arms(question):
-            tune(questions, question, arm, rows, jobs, tell)
+        rates = {arm: tune(questions, question, arm, rows, jobs, tell) for arm in questions.rate_arms(question)}
         for arm in question.arms:
-            rate, _ = chosen_rates(questions, question)[question.rate_of or arm]
+            rate = rates[question.rate_of or arm]
             runs = grid([questions.arms[arm]], question.tasks, question.seeds)
             make_runs(runs, questions.runs, question, question.overrides(rate), rows, jobs, tell)
 
@@ -85,6 +79,8 @@ def differences(questions: Questions, question: Question, rates: Rates | None = 
         return 100 * float(np.mean([values.get(run, np.nan) for run in runs]))
 
     pairs = _pairs(questions, question, rates or chosen_rates(questions, question))
+    records = records_by_key(questions.runs)
+    check_alike(question, (records[run] for plus, minus in pairs.values() for run in plus + minus if run in records))
     return pd.Series({seed: mean(plus) - mean(minus) for seed, (plus, minus) in pairs.items()}, dtype=float).dropna()
 
 
@@ -201,7 +197,7 @@ def report(questions: Questions) -> str:
 def markdown(questions: Questions) -> str:
     """The answers; the same task by task; and every rate that was tried for each arm, with the mean of the metric."""
     answers = table(questions)
-    mixed = ""
+    mixed = [["question", "seeds on several machines: the difference may be theirs"], ["---"] * 2]
     lines = [
         ["question", "contrast", "tasks", "seeds", "difference", "95 % interval", "margin", "verdict"],
         ["---"] * 8,
@@ -216,15 +212,23 @@ def markdown(questions: Questions) -> str:
     rates = [["question", "arm", "learning rate", "tried: mean of the metric, %"], ["---"] * 4]
     for question, difference in zip(questions.questions, answers["difference"], strict=True):
         if np.isfinite(difference):
-            if several := _mixed(questions, question):
-                mixed += f"\n\n{question.name}:{several}"
+            if several := of_several_machines(questions, question):
+                mixed.append([question.name, ", ".join(map(str, several))])
             for arm, (rate, means) in chosen_rates(questions, question).items():
                 tried = ", ".join(f"{value:g}: {100 * mean:.1f}" for value, mean in means.items())
                 rates.append([question.name, arm, f"{rate:g}", tried])
-    tables = ["\n".join("| " + " | ".join(cells) + " |" for cells in rows) for rows in (lines, tasks, rates)]
-    tables[0] += mixed
-    titles = ("Answers, in percentage points", "Task by task (not asked beforehand)", "Learning rates")
-    return "\n\n".join(f"{title}\n\n{text}" for title, text in zip(titles, tables, strict=True)) + "\n"
+    tables = {
+        "Answers, in percentage points": lines,
+        "Task by task (not asked beforehand)": tasks,
+        "Learning rates": rates,
+    } | ({"Several machines": mixed} if len(mixed) > 2 else {})
+    return "\n\n".join(f"{title}\n\n{_in_markdown(rows)}" for title, rows in tables.items()) + "\n"
+
+
+def _in_markdown(rows: list[list[str]]) -> str:
+    """A table whose cells keep to their line, whatever the texts of a file hold."""
+    cells = [[" ".join(cell.split()).replace("|", "\\|") for cell in row] for row in rows]
+    return "\n".join("| " + " | ".join(row) + " |" for row in cells)
 
 
 def _mixed(questions: Questions, question: Question) -> str:

@@ -6,6 +6,7 @@ import contextlib
 import math
 import statistics
 import tempfile
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -300,9 +301,10 @@ def _check_arguments(
         raise ValueError(f"settings must be Settings(...) or None for the preset's, got {settings!r}")
     has_alpha = isinstance(method, PRILoRAConfig) and isinstance(method.scaling, str)
     if settings and has_alpha and method.alpha == PRILoRAConfig.alpha != settings.alpha:
-        raise ValueError(
+        warnings.warn(
             f"alpha={settings.alpha:g} in the settings has no effect on a configuration, whose own is "
-            f"{method.alpha:g}: give it there, PRILoRAConfig(alpha={settings.alpha:g})"
+            f"{method.alpha:g}: give it there, PRILoRAConfig(alpha={settings.alpha:g})",
+            stacklevel=3,
         )
 
 

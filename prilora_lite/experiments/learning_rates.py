@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import lru_cache
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import Dataset
 
-from prilora_lite.experiments.identity import run_key, same_run
+from prilora_lite.experiments.asked_runs import keys_of, training_split, values_by_key
 from prilora_lite.experiments.questions import Question, Questions
-from prilora_lite.experiments.study import Run, ablate, grid, read_runs, settle
-from prilora_lite.experiments.tasks import Task, get_task, load_rows
+from prilora_lite.experiments.study import Run, ablate, grid
+from prilora_lite.experiments.tasks import load_rows
 
 RATES = (1e-3, 2e-3, 4e-3)  # tried first for each arm; extended by factors of 2 while the best is the first or the last
 RATE_SEEDS = (0, 1, 2)
@@ -47,13 +45,6 @@ def choose_rate(means: dict[float, float], rule: str = "safe") -> tuple[float | 
     return rates[max(0, place)], []
 
 
-def training_split(task: str | Task, rows: Dataset) -> dict[str, Dataset]:
-    """Training rows in a fixed random order, four fifths to train on and one fifth as all validation splits."""
-    rows = rows.shuffle(seed=0)
-    cut = len(rows) * 4 // 5
-    return {"train": rows.select(range(cut))} | dict.fromkeys(get_task(task).splits, rows.select(range(cut, len(rows))))
-
-
 def chosen_rates(questions: Questions, question: Question) -> dict[str, tuple[float, dict[float, float]]]:
     """For each arm its learning rate, and the mean metric at every rate that was tried.
 
@@ -61,40 +52,48 @@ def chosen_rates(questions: Questions, question: Question) -> dict[str, tuple[fl
         LookupError: rates that have not been tried yet.
     """
     values = values_by_key(questions.rates)
-    tried = sorted({record["settings"]["learning_rate"] for record in records_by_key(questions.rates).values()})
-    chosen = {}
-    for arm in questions.rate_arms(question):
-        means = {}
-        for rate in tried:
-            overrides = question.overrides(rate, tuning=True)
-            keys = []
+
+    def search(arm: str) -> tuple[float, dict[float, float]]:
+        def mean_at(rate: float) -> float:
+            overrides, keys = question.overrides(rate, tuning=True), []
             for task in question.tasks:
                 keys += keys_of(questions, question, arm, task, RATE_SEEDS, overrides)
-            if all(key in values for key in keys):
-                means[rate] = float(np.mean([values[key] for key in keys]))
-        rate = choose_rate(means, question.rates)[0] if set(RATES) <= set(means) else None
-        if rate is None:
-            raise LookupError(f"question {question.name!r}: the learning rate of {arm} is not chosen yet")
-        chosen[arm] = rate, means
-    return chosen
+            if not all(key in values for key in keys):
+                raise LookupError(f"question {question.name!r}: the learning rate of {arm} is not chosen yet")
+            return float(np.mean([values[key] for key in keys]))
+
+        return _search(mean_at, question.rates)
+
+    return {arm: search(arm) for arm in questions.rate_arms(question)}
+
+
+def _search(mean_at: Callable[[float], float], rule: str) -> tuple[float, dict[float, float]]:
+    """The rate that is chosen, and the mean at each that was tried for it: :data:`RATES`, then what the rule wants.
+
+    What else has been tried, for another question, makes no difference.
+    """
+    means: dict[float, float] = {}
+    rate, wanted = None, list(RATES)
+    while rate is None:
+        means |= {value: mean_at(value) for value in wanted}
+        rate, wanted = choose_rate(means, rule)
+    return rate, dict(sorted(means.items()))
 
 
 def tune(
     questions: Questions, question: Question, arm: str, rows: Any, jobs: int, tell: Callable[[str], None]
 ) -> float:
-    """Try learning rates for an arm, on a part of the training rows, until :func:`choose_rate` has one."""
+    """Try learning rates for an arm, on a part of the training rows, until :func:`choose_rate` has one; this one."""
     split = {str(task): training_split(task, load_rows(task, rows)["train"]) for task in question.tasks}
     runs = grid([questions.arms[arm]], question.tasks, RATE_SEEDS)
-    means: dict[float, float] = {}
-    rate, wanted = None, list(RATES)
-    while rate is None:
-        for value in wanted:
-            records = make_runs(
-                runs, questions.rates, question, question.overrides(value, tuning=True), split, jobs, tell
-            )
-            means[value] = float(np.mean([next(iter(record["metrics"].values())) for record in records]))
-        rate, wanted = choose_rate(means, question.rates)
-    tell(f"  {arm}: learning rate {rate:g} of " + ", ".join(f"{r:g} ({100 * m:.1f})" for r, m in sorted(means.items())))
+
+    def mean_at(rate: float) -> float:
+        overrides = question.overrides(rate, tuning=True)
+        records = make_runs(runs, questions.rates, question, overrides, split, jobs, tell)
+        return float(np.mean([next(iter(record["metrics"].values())) for record in records]))
+
+    rate, means = _search(mean_at, question.rates)
+    tell(f"  {arm}: learning rate {rate:g} of " + ", ".join(f"{r:g} ({100 * m:.1f})" for r, m in means.items()))
     return rate
 
 
@@ -142,50 +141,3 @@ def make_runs(
         f"  {runs[0].method.name}, " + ", ".join(f"{k} {v:g}" for k, v in overrides.items()) + f": {len(records)} runs"
     )
     return records
-
-
-def values_by_key(file: Path) -> dict[str, float]:
-    """The main metric of each run of a file, by all parts of its key except precision, rows and weights."""
-    return {key: next(iter(record["metrics"].values())) for key, record in records_by_key(file).items()}
-
-
-def records_by_key(file: Path) -> dict[str, dict[str, Any]]:
-    """Each run of a file, by the same key.
-
-    Raises:
-        ValueError: two runs that differ in nothing but precision, rows and weights.
-    """
-    return _records(file, _version_of(file))
-
-
-def _version_of(file: Path) -> tuple[int, int] | None:
-    """Changes when the file does: a report asks for the same runs some hundred times."""
-    return (file.stat().st_mtime_ns, file.stat().st_size) if file.is_file() else None
-
-
-@lru_cache(maxsize=4)
-def _records(file: Path, version: tuple[int, int] | None) -> dict[str, dict[str, Any]]:
-    records: dict[str, dict[str, Any]] = {}
-    for record in read_runs(file):
-        key = same_run(record["key"][:5])
-        if key in records:
-            raise ValueError(
-                f"{file} holds {record['task']}, seed {record['seed']} twice, on other rows or at another precision, "
-                "or with other weights: keep one kind in a file"
-            )
-        records[key] = record
-    return records
-
-
-def keys_of(
-    questions: Questions,
-    question: Question,
-    arm: str,
-    task: str | Task,
-    seeds: Sequence[int],
-    overrides: dict[str, float],
-) -> list[str]:
-    """The runs of an arm in the setting of a question, one for each seed, as :func:`values_by_key` has them."""
-    settings, trains = settle(Run(questions.arms[arm], task, seeds[0]), question.encoder, overrides)
-    rest = (question.encoder, trains, settings, "", "", "")
-    return [same_run(run_key(get_task(task), seed, *rest)[:5]) for seed in seeds]

@@ -23,7 +23,7 @@ def migrate(file: str | Path) -> int:
         ValueError: a line that is not a run of a study, or an encoder that can't be used.
         OSError: a file or an encoder that is not available; the file stays as it was.
     """
-    file, digests, changed = Path(file), {}, 0
+    file, digests, changed = Path(file).resolve(), {}, 0  # a link stays one
     lines = file.read_bytes().splitlines(keepends=True)
     for number, line in enumerate(lines):
         if not line.strip():
@@ -31,6 +31,8 @@ def migrate(file: str | Path) -> int:
         try:
             run = json.loads(line)
         except (ValueError, RecursionError) as error:
+            if number == len(lines) - 1 and not line.endswith(b"\n"):
+                continue  # cut off as it was written
             raise ValueError(f"{file}, line {number + 1} is not JSON ({error}); mend or remove that line") from error
         key = run.get("key") if isinstance(run, dict) else None
         if not isinstance(key, list) or not len(KEY) - 1 <= len(key) <= len(KEY):

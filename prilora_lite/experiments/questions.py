@@ -18,7 +18,7 @@ from prilora_lite.experiments.methods import METHODS, Method
 from prilora_lite.experiments.presets import Settings
 from prilora_lite.experiments.study_options import beside, own_task
 from prilora_lite.experiments.tasks import Task, get_task
-from prilora_lite.shared.checks import is_number
+from prilora_lite.shared.checks import is_number, is_seed
 from prilora_lite.shared.errors import unknown
 
 RATE_RULES = ("safe", "best")  # see learning_rates.choose_rate
@@ -96,7 +96,7 @@ def read_questions(file: str | Path) -> Questions:
     """
     file = Path(file)
     try:
-        content = tomllib.loads(file.read_text(encoding="utf-8"))
+        content = tomllib.loads(file.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{file} is not TOML: {error}") from error
     for key in content:
@@ -130,6 +130,12 @@ def _arm(name: str, given: Any, file: Path) -> Method:
         raise ValueError(f"{file}, arm {name}: {error}") from error
 
 
+def _effect(arm: Method) -> Any:
+    """Equal for arms that train alike."""
+    trains = arm.trains if isinstance(arm.trains, str) else arm.trains.canonical()
+    return trains, arm.alpha_share
+
+
 def _question(given: dict[str, Any], arms: dict[str, Method], own: list[Task], file: Path) -> Question:
     allowed = {field.name: field.default is MISSING for field in fields(Question)}
     for key in given:
@@ -154,7 +160,8 @@ def _question(given: dict[str, Any], arms: dict[str, Method], own: list[Task], f
     check("margin", is_number(given["margin"]) and given["margin"] > 0, "a number above 0")
     seeds = given["seeds"]
     whole = isinstance(seeds, dict) and set(seeds) == {"first", "count"} and all(type(n) is int for n in seeds.values())
-    check("seeds", whole and seeds["first"] >= 0 and seeds["count"] >= 2, "{ first = NUMBER, count = 2 or more }")
+    inside = whole and seeds["first"] >= 0 and seeds["count"] >= 2 and is_seed(seeds["first"] + seeds["count"] - 1)
+    check("seeds", inside, "{ first = NUMBER, count = 2 or more }, all at least 0 and below 2**32")
 
     if (rule := given.get("rates", "safe")) not in RATE_RULES:
         raise unknown(f"rule for rates in {file}, question {name!r}:", rule, RATE_RULES)
@@ -164,9 +171,20 @@ def _question(given: dict[str, Any], arms: dict[str, Method], own: list[Task], f
     by_name = {task.name: task for task in own}
     tasks = tuple(by_name.get(name) or get_task(name).name for name in given["tasks"])
     known = [field.name for field in fields(Settings) if field.name != "learning_rate"]
-    for setting in [*given.get("settings", {}), *given.get("rate_settings", {})]:
-        if setting not in known:
-            raise unknown(f"setting in {file}, question {name!r}:", setting, known)
+    for key in ("settings", "rate_settings"):
+        for setting in given.get(key, {}):
+            if setting not in known:
+                raise unknown(f"setting in {file}, question {name!r}:", setting, known)
+        try:
+            Settings(**given.get(key, {}))
+        except ValueError as error:
+            raise ValueError(f"{file}, question {name!r}: {error}") from error
+    plus, minus = ({_effect(arms[arm]) for arm in given[side]} for side in ("plus", "minus"))
+    if plus == minus:
+        raise ValueError(
+            f"{file}, question {name!r}: plus and minus are the same, so there is nothing to compare: "
+            f"{', '.join(given['plus'])} and {', '.join(given['minus'])}"
+        )
     lists = {key: tuple(given[key]) for key in ("plus", "minus")} | {"tasks": tasks}
     encoder = {"encoder": beside(file, given.get("encoder", "pocket"))}
     tables = {key: tuple(given.get(key, {}).items()) for key in ("settings", "rate_settings")}

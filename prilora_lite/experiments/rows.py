@@ -82,7 +82,7 @@ def _check_fields(file: Path) -> None:
     limit = csv.field_size_limit(2**31 - 1)
     try:
         with file.open(newline="", encoding="utf-8-sig") as lines:
-            reader = csv.reader(lines)
+            reader = csv.reader(lines, strict=True)
             names = next((row for row in reader if row), [])
             twice = sorted({name for name in names if names.count(name) > 1})
             if twice:
@@ -94,7 +94,10 @@ def _check_fields(file: Path) -> None:
                         f"({', '.join(names)}); a text with a comma in it has to stand in quotes"
                     )
     except csv.Error as error:
-        raise ValueError(str(error)) from error
+        raise ValueError(
+            f"line {reader.line_num}: {error}; a text that begins with a quotation mark ends with one, and a quotation "
+            "mark inside it is doubled"
+        ) from error
     finally:
         csv.field_size_limit(limit)
 
@@ -136,9 +139,16 @@ def _with_numbers(task: Task, split: str, data: Dataset) -> Dataset:
     names = feature.names if isinstance(feature, ClassLabel) else None
     if names is not None and tuple(names) != task.labels:
         given = [names[label] if isinstance(label, int) and 0 <= label < len(names) else label for label in given]
-    by_name = all(label.isdecimal() for label in task.labels)  # such as 1 to 5 stars
+    by_name = any(map(_is_number, task.labels))  # such as 1 to 5 stars: then a number is no place
     labels = [_number(task, split, row, label, by_name) for row, label in enumerate(given)]
     return data if labels == list(data["label"][:]) else data.remove_columns("label").add_column("label", labels)
+
+
+def _is_number(label: str) -> bool:
+    try:
+        return math.isfinite(float(label))
+    except ValueError:
+        return False
 
 
 def _number(task: Task, split: str, row: int, label: Any, by_name: bool) -> int | float:
@@ -158,7 +168,7 @@ def _number(task: Task, split: str, row: int, label: Any, by_name: bool) -> int 
         text = f"{number:g}"
         if text in task.labels:
             return task.labels.index(text)
-        raise ValueError(f"{where} label {text}, expected {task.labels[0]} to {task.labels[-1]} (row {row})")
+        raise ValueError(f"{where} label {text}, expected one of {', '.join(task.labels)} (row {row})")
     if number != round(number) or not 0 <= number < len(task.labels):
         hint = "; -1 marks GLUE's hidden test labels" if number == -1 else ""
         raise ValueError(f"{where} label {number:g}, expected 0 to {len(task.labels) - 1}{hint} (row {row})")

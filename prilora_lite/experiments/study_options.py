@@ -164,7 +164,7 @@ def read_file(file: Path) -> dict[str, Any]:
         ValueError: no such file, not TOML, an unknown option, or a value that it does not take.
     """
     try:
-        study = tomllib.loads(file.read_text(encoding="utf-8"))
+        study = tomllib.loads(file.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise ValueError(f"there is no file {file}: a study is described in a file that ends in .toml") from None
     except (ValueError, RecursionError) as error:
@@ -185,6 +185,11 @@ def read_file(file: Path) -> dict[str, Any]:
                 read_settings(words)
         except ValueError as error:
             raise ValueError(f"{file}: {error}") from error
+    own = options.get("task")
+    if own and own.name not in options.get("tasks", [own.name]):
+        raise ValueError(
+            f"{file}: [task] describes {own.name}, and tasks do not name it: {', '.join(options['tasks'])}"
+        )
     for name in ("rows", "encoder"):
         if name in options:
             options[name] = beside(file, options[name])

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import html
-import shutil
 import subprocess
 import sys
 import tempfile
+import zipfile
 from pathlib import Path
 
 import nbformat
@@ -63,6 +63,10 @@ def write(kind: str, output: Path, course: Path, zipped: bool = False) -> list[P
         ValueError: this is not the repository's folder, or the wheel can't be built.
         OSError: a file can't be written.
     """
+    output = output.resolve()
+    for ours in (Path.cwd(), course.resolve()):
+        if ours.is_relative_to(output):
+            raise ValueError(f"--output {output} holds {ours}: give a folder of its own, such as handout")
     with tempfile.TemporaryDirectory(prefix="prilora-") as made:
         wheel = _wheel(Path(made))
         notebooks = sorted(Path("notebooks").glob("*.ipynb"))
@@ -77,7 +81,10 @@ def write(kind: str, output: Path, course: Path, zipped: bool = False) -> list[P
     written.append(output / "START_HERE.html")
     write_whole(written[-1], page.encode())
     if zipped:
-        written.append(Path(shutil.make_archive(str(output), "zip", output.parent, output.name)))
+        written.append(output.with_name(f"{output.name}.zip"))
+        with zipfile.ZipFile(written[-1], "w", zipfile.ZIP_DEFLATED) as archive:
+            for path in written[:-1]:  # whatever else lies in the folder is not for learners
+                archive.write(path, path.relative_to(output.parent))
     return written
 
 

@@ -302,3 +302,15 @@ def test_the_stored_runs_go_on_counting(tmp_path, made):
 def test_the_digests_of_the_stored_rows_are_those_of_the_rows():
     stated = {record["task"]: record["key"][KEY.index("rows")] for record in read_runs(RESULTS / "pocket.jsonl")}
     assert stated == {task: rows_digest(TASKS[task], load_rows(task)) for task in stated}
+
+
+def test_migrate_passes_over_a_line_that_was_cut_off_and_leaves_a_link_a_link(tmp_path):
+    run = stored()
+    older = json.dumps(run | {"key": run["key"][:-1]})
+    real, link = tmp_path / "real.jsonl", tmp_path / "link.jsonl"
+    real.write_text(f'{older}\n{{"key": ["co', encoding="utf-8")
+    link.symlink_to(real)
+    assert migrate(link) == 1
+    assert link.is_symlink()
+    first, last = real.read_text(encoding="utf-8").split("\n")
+    assert (len(json.loads(first)["key"]), last) == (len(run["key"]), '{"key": ["co')

@@ -14,8 +14,10 @@ from prilora_lite import PRILoRAConfig
 from prilora_lite.cli import main
 from prilora_lite.experiments import learning_rates
 from prilora_lite.experiments.answers import answer, by_task, decisions, differences, markdown, report, table, write
+from prilora_lite.experiments.asked_runs import training_split
 from prilora_lite.experiments.comparison import decide
-from prilora_lite.experiments.learning_rates import RATE_SEEDS, RATES, choose_rate, chosen_rates, training_split
+from prilora_lite.experiments.device import pick_precision
+from prilora_lite.experiments.learning_rates import RATE_SEEDS, RATES, choose_rate, chosen_rates
 from prilora_lite.experiments.methods import METHODS
 from prilora_lite.experiments.presets import settings_for
 from prilora_lite.experiments.questions import read_questions
@@ -106,12 +108,20 @@ def test_a_file_of_questions_is_read(file):
         ("[arms]", "rows = 1\n[arms]", "rows must be the name of a folder, got 1"),
         ("[arms]", '[task]\nname = "mine"\n[arms]', r"asked.toml: \[task\] lacks columns"),
         ("margin = 1", "margn = 1", "did you mean 'margin'"),
-        ("{ first = 100, count = 3 }", "5", "seeds must be { first = NUMBER, count = 2 or more }, got 5"),
+        ("{ first = 100, count = 3 }", "5", r"seeds must be \{ first = NUMBER, .* below 2\*\*32, got 5"),
         ("count = 3", "count = 1", "seeds must be"),
         ("first = 100", "frst = 100", "seeds must be"),
         ('plus = ["rising"]', 'plus = "rising"', "plus must be a list of names, got 'rising'"),
         ('tasks = ["cola", "rte"]', "tasks = []", "tasks must be a list of names"),
         ("{ epochs = 1 }", "1", "settings must be a table"),
+        ("{ epochs = 1 }", "{ epochs = -1 }", "question 'slope': epochs must be a finite number above 0, got -1"),
+        ("{ epochs = 1 }", '{ epochs = "1" }', "question 'slope': epochs must be a finite number above 0, got '1'"),
+        ("first = 100", "first = 4294967295", r"seeds must be .* below 2\*\*32"),
+        (
+            'plus = ["rising"]',
+            'plus = ["lora"]',
+            "question 'slope': plus and minus are the same, so there is nothing to",
+        ),
         ("margin = 1", 'margin = 1\nrates = "bst"', "did you mean 'best'"),
         ("margin = 1", "margin = 1\nrates = 1", "unknown rule for rates"),
         ("[arms]", "[arms", "is not TOML"),
@@ -121,6 +131,11 @@ def test_mistakes_in_a_file_are_named(file, old, new, message):
     file.write_text(FILE.replace(old, new))
     with pytest.raises(ValueError, match=message):
         read_questions(file)
+
+
+def test_a_file_may_begin_with_a_byte_order_mark(file):
+    file.write_text(FILE, encoding="utf-8-sig")
+    assert [question.name for question in read_questions(file).questions] == ["slope"]
 
 
 def test_two_questions_of_one_name_are_refused(file):
@@ -248,6 +263,43 @@ def test_an_answer_is_paired_by_seed_over_the_mean_of_the_tasks(file):
     assert row["verdict"] == decide(by_hand, 1).verdict
 
 
+def test_what_was_tried_for_another_question_makes_no_difference(file):
+    asked = read_questions(file)
+    more = [record("lora", task, seed, 1e-3 / 2, 0.9) for task in ("cola", "rte") for seed in range(3)]
+    write_records(asked.rates, rates() + more)
+    rate, tried = chosen_rates(asked, asked.questions[0])["lora"]
+    assert (rate, list(tried)) == (2e-3, [1e-3, 2e-3, 4e-3])
+
+
+def test_arms_on_different_rows_are_not_compared(file):
+    asked = read_questions(file)
+    records = study_of(asked)
+    for run in records:
+        run["key"][6] = ("a" if run["name"] == "lora" else "b") * 16
+    write_records(asked.runs, records)
+    with pytest.raises(
+        ValueError, match=r"question 'slope' on cola can't be compared: some were made with rows [ab]{16}"
+    ):
+        report(asked)
+
+
+def test_one_line_twice_is_one_run(file):
+    asked = read_questions(file)
+    records = study_of(asked)
+    before = report(asked)
+    write_records(asked.runs, [*records, records[0]])
+    assert report(asked) == before
+
+
+def test_a_text_over_two_lines_and_with_a_bar_keeps_to_its_cell_and_is_written_again(file, tmp_path):
+    file.write_text(FILE.replace('"rising minus flat"', '"""rising |\nminus flat"""'))
+    asked = read_questions(file)
+    study_of(asked)
+    for _ in range(2):
+        written = write(asked, tmp_path / "out")["markdown"].read_text()
+    assert "| slope | rising \\| minus flat | cola, rte |" in written
+
+
 def test_runs_at_other_rates_or_seeds_do_not_count(file):
     asked = read_questions(file)
     records = study_of(asked)
@@ -316,7 +368,9 @@ def test_seeds_whose_arms_ran_on_several_machines_are_counted_beside_the_answer(
     lora["environment"] = {"machine": "a GPU"}
     write_records(asked.runs, records)
     assert f"1 {said}" in " ".join(report(asked).split())
-    assert f"slope: 1 {said}" in markdown(asked)
+    assert "| slope | 101 |" in markdown(asked)
+    for _ in range(2):  # what was written is known again
+        write(asked, file.with_name("out"))
     assert table(asked)["settings"].item().endswith("; seeds run on several machines: 1")
 
 
@@ -326,10 +380,7 @@ def test_table_and_figure_are_written_and_read_back(file, tmp_path):
     paths = write(asked, tmp_path / "out")
     pd.testing.assert_frame_equal(pd.read_csv(paths["table"]), table(asked), check_dtype=False)
     assert paths["figure"].read_bytes().startswith(b"\x89PNG")
-    assert (
-        "| slope | rising | 0.002 | 0.001: 58.0, 0.002: 60.0, 0.004: 58.0, 0.008: 58.0 |"
-        in paths["markdown"].read_text()
-    )
+    assert "| slope | rising | 0.002 | 0.001: 58.0, 0.002: 60.0, 0.004: 58.0 |" in paths["markdown"].read_text()
 
 
 def test_it_runs_from_nothing_to_an_answer_and_goes_on_where_it_was(tmp_path, monkeypatch, encoder, rows):
@@ -353,6 +404,18 @@ def test_it_runs_from_nothing_to_an_answer_and_goes_on_where_it_was(tmp_path, mo
     assert main(["ask", str(file), "--rows", str(rows)]) == 0
     assert (asked.runs.read_bytes(), asked.rates.read_bytes()) == before
     assert file.with_suffix(".csv").is_file()
+
+
+def test_mended_rows_are_refused_before_the_first_run_and_leave_the_answers(tmp_path, encoder, rows, capsys):
+    file = tmp_path / "asked.toml"
+    file.write_text(FILE.replace('"cola", "rte"', '"cola"') + f'encoder = "{encoder}"\n')
+    asked = read_questions(file)
+    earlier = record("lora", "cola", 0, 1e-3, 0.5, encoder=encoder)
+    earlier["key"] = [*earlier["key"][:5], pick_precision("auto", encoder), "0" * 16, "1" * 16]
+    write_records(asked.runs, [earlier])
+    assert main(["ask", str(file), "--rows", str(rows)]) == 2
+    assert "holds runs on cola with rows 0000000000000000, and now they are" in capsys.readouterr().err
+    assert not asked.rates.exists()
 
 
 def test_an_unknown_question_is_named(file):

@@ -92,8 +92,9 @@ def test_a_task_without_labels_has_numbers(labels, numbers):
         (MINE, ["good", ""], "labels that are missing or not finite (row 1)"),
         (MINE, ["good", None], "labels that are missing or not finite (row 1)"),
         (MINE, [[0], [1]], "have the label [0], expected bad, fair, good, or their numbers (row 0)"),
-        (STARS, [5, 0], "have label 0, expected 1 to 5 (row 1)"),
-        (STARS, [5, 6], "have label 6, expected 1 to 5 (row 1)"),
+        (Task("n", ("text",), ("1", "2", "3+")), ["1", "0"], "have label 0, expected one of 1, 2, 3+ (row 1)"),
+        (STARS, [5, 0], "have label 0, expected one of 1, 2, 3, 4, 5 (row 1)"),
+        (STARS, [5, 6], "have label 6, expected one of 1, 2, 3, 4, 5 (row 1)"),
         (SCORES, ["1.5", "high"], "have the label 'high', expected a number (row 1)"),
         (SCORES, [1.0, float("inf")], "labels that are missing or not finite (row 1)"),
         (SCORES, [2.0, 2.0], "all validation rows of scores have the label 2: no correlation with them is defined"),
@@ -318,3 +319,16 @@ def test_commas_quotes_and_line_ends_in_quotes_are_text(tmp_path):
 
 def test_a_long_text_is_read(tmp_path):
     assert len(read_file(csv_file(tmp_path, f"text,label\n{'a' * 200_000},1\n"))["text"][0]) == 200_000
+
+
+def test_labels_that_are_numbers_below_zero_are_taken_by_their_names():
+    task = Task("sign", ("text",), ("-1", "0", "1"))
+    rows = Dataset.from_dict({"text": ["a", "b", "c"], "label": [-1.0, 0.0, 1.0]})
+    assert list(check_rows(task, {"train": rows, "validation": rows})["train"]["label"]) == [0, 1, 2]
+
+
+def test_a_quotation_mark_that_does_not_close_its_text_is_refused(tmp_path):
+    file = tmp_path / "train.csv"
+    file.write_text('text,label\n"Yes, he said,0\nnothing" she said,1\n', encoding="utf-8")
+    with pytest.raises(ValueError, match="a quotation mark inside it is doubled"):
+        read_file(file)

@@ -18,7 +18,10 @@ def notebooks(tmp_path_factory):
     folder = tmp_path_factory.mktemp("given") / "kit"
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(ROOT)
+        folder.mkdir()
+        (folder / "solutions.txt").write_text("the teacher's", encoding="utf-8")
         assert main(["handout", "--output", str(folder), "--zip"]) == 0
+    (folder / "solutions.txt").unlink()
     return folder
 
 
@@ -36,6 +39,13 @@ def test_its_archive_holds_the_same_in_a_folder(notebooks):
     with zipfile.ZipFile(notebooks.with_suffix(".zip")) as archive:
         files = {name for name in archive.namelist() if not name.endswith("/")}
     assert files == {f"kit/{path.name}" for path in notebooks.iterdir()}
+
+
+def test_a_folder_that_holds_the_course_or_the_working_folder_is_refused(monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    for folder in (".", "..", "notebooks"):
+        assert main(["handout", "assignments", "--output", folder, "--zip"]) == 2
+        assert "give a folder of its own" in capsys.readouterr().err
 
 
 def test_its_wheel_is_all_that_a_notebook_needs(notebooks, tmp_path):
