@@ -30,7 +30,7 @@ class Listener:
     counts is only kept in the pass, and added to the statistics of all layers together; folding goes the same way.
 
     Attributes:
-        gradients: of each A in the latest step, by the layer's name.
+        gradients: of each A in the latest step that has ended, by the layer's name; the mean over all processes.
 
     Raises:
         ValueError: see :class:`RealTokens`.
@@ -44,11 +44,14 @@ class Listener:
         self._counted: dict[str, tuple[Tensor, int | Tensor]] = {}  # of one pass: each layer's sums, and its tokens
         self._number: tuple[Tensor, Tensor] | None = None  # the mask that was counted last, and its sum
         self.gradients: dict[str, Tensor] = {}
+        self._passing: dict[str, Tensor] = {}  # gradients of the step that has not ended
+        self._kept_of: dict[str, nn.Parameter] = {}  # each A whose gradient is kept
         self._hooks = list(self._tokens.hooks)
         for name, layer in layers.items():
             module = model.get_submodule(name)
             self._hooks.append(module.register_forward_pre_hook(Hook(self._counter(name, module, layer))))
             if keeps_gradients and layer.lora_A.requires_grad:
+                self._kept_of[name] = layer.lora_A
                 self._hooks.append(layer.lora_A.register_post_accumulate_grad_hook(Hook(self._keeper(name))))
 
     def stop(self) -> None:
@@ -77,7 +80,7 @@ class Listener:
         """
         self._latest = self._number = None
         norms = self.norms
-        self._sum_over_processes()
+        _sum_over_processes([part for n in norms.values() for part in (n.squares, n.tokens)])
         counts = stacked(n.tokens for n in norms.values())
         totals = stacked(torch._foreach_norm([n.squares for n in norms.values()], 1))
         tokens, totals = torch.stack([counts.to(totals), totals]).tolist()
@@ -87,6 +90,7 @@ class Listener:
                 "and make the Pruner before training starts"
             )
         self._tokens.passed = False
+        self._keep_gradients([name for name, number in zip(norms, tokens, strict=True) if number])
         bad = [name for name, total in zip(norms, totals, strict=True) if not math.isfinite(total)]
         if bad:
             raise ValueError(
@@ -103,6 +107,7 @@ class Listener:
         for norms in self.norms.values():
             norms.squares.zero_()
             norms.tokens.zero_()
+        self._passing = {}
 
     def state_dict(self) -> dict[str, dict[str, Any]]:
         """The statistics of all layers, by their names."""
@@ -172,24 +177,42 @@ class Listener:
         """A hook that keeps the gradient of a layer's A."""
 
         def keep(lora_A: Tensor) -> None:
-            gradient = lora_A.grad.detach().clone()  # zero_grad may zero it in place
-            if name in self.gradients:  # a step that a GradScaler skips overflows: the one before stays
-                gradient = torch.where(gradient.isfinite().all(), gradient, self.gradients[name])
-            self.gradients[name] = gradient
+            self._passing[name] = lora_A.grad.detach().clone()  # zero_grad may zero it in place
 
         return keep
 
-    def _sum_over_processes(self) -> None:
-        """Under data parallelism each process sees different inputs; with the sums over all, they prune alike."""
-        distributed = torch.distributed
-        if not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1:
-            return
-        counts = [part for norms in self._norms.values() for part in (norms.squares, norms.tokens)]
-        device = counts[0].device  # a model may be spread over several
-        flat = torch.cat([part.flatten().to(device) for part in counts])
-        distributed.all_reduce(flat)
-        for part, total in zip(counts, flat.split([part.numel() for part in counts]), strict=True):
-            part.copy_(total.view(part.shape))
+    def _keep_gradients(self, reached: list[str]) -> None:
+        """Take over the gradients of the step that ends now, of all processes: DDP averages after they were kept.
+
+        Args:
+            reached: layers that had a token in any process. Backward passes differ in their order, and with LayerDrop
+                in their layers; these are the same everywhere.
+        """
+        passing, self._passing = self._passing, {}
+        if _processes() > 1:
+            kept = {name: self._kept_of[name] for name in reached if name in self._kept_of}
+            passing = {name: passing.get(name, torch.zeros_like(A)) / _processes() for name, A in kept.items()}
+            _sum_over_processes(list(passing.values()))
+        for name, gradient in passing.items():  # a step that a GradScaler skips overflows: the one before stays
+            before = self.gradients.get(name, gradient)
+            self.gradients[name] = torch.where(gradient.isfinite().all(), gradient, before)
+
+
+def _processes() -> int:
+    """How many processes train together."""
+    distributed = torch.distributed
+    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
+
+
+@torch.no_grad()
+def _sum_over_processes(parts: list[Tensor]) -> None:
+    """Under data parallelism each process sees different inputs; with the sums over all, they prune alike."""
+    if _processes() == 1 or not parts:
+        return
+    flat = torch.cat([part.flatten().to(parts[0].device) for part in parts])  # a model may be spread over several
+    torch.distributed.all_reduce(flat)
+    for part, total in zip(parts, flat.split([part.numel() for part in parts]), strict=True):
+        part.copy_(total.view(part.shape))
 
 
 def check_finite(name: str, step: int, lora_A: Tensor, gradient: Tensor | None, scores: Tensor) -> None:

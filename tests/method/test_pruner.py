@@ -838,6 +838,40 @@ def test_two_processes_prune_as_one_does_with_the_whole_batch(tmp_path):
         assert torch.equal(first[name], layer.lora_A)
 
 
+def _process_with_gradients(rank, folder):
+    import torch.distributed as distributed
+
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    model = adapted("distilbert")
+    pruner = Pruner(model, interval=1, importance=weight_times_gradient)
+    parallel = nn.parallel.DistributedDataParallel(model, find_unused_parameters=True)
+    for step in range(2):
+        skipped = model.distilbert.transformer.layer[1] if rank == step == 0 else None  # as LayerDrop does
+        if skipped is not None:
+            skipped.forward = lambda x, *_, **__: x
+        parallel(**batch(rows=4, seed=2 * step + rank)).loss.backward()
+        if skipped is not None:
+            del skipped.forward
+        averaged = {name: layer.lora_A.grad.clone() for name, layer in pruner.layers.items()}
+        before = {name: layer.lora_A.detach().clone() for name, layer in pruner.layers.items()}
+        model.zero_grad()
+        pruner.step()
+    kept = {name: pruner._listener.gradients[name] for name in pruner.layers}
+    torch.save({"kept": kept, "averaged": averaged, "before": before, "masks": zeros(pruner)}, f"{folder}/{rank}.pt")
+    distributed.barrier()  # neither leaves while the other still talks
+    distributed.destroy_process_group()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="gloo over a file needs POSIX paths")
+def test_processes_score_by_one_gradient_that_of_the_optimizer_also_where_one_skips_a_layer(tmp_path):
+    torch.multiprocessing.spawn(_process_with_gradients, args=(str(tmp_path),), nprocs=2)
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
+    assert equal(first["before"], second["before"])
+    assert equal(first["masks"], second["masks"])
+    assert equal(first["kept"], second["kept"])
+    assert equal(first["kept"], first["averaged"])
+
+
 def test_every_public_name_of_the_method_has_a_docstring():
     for name in prilora_lite.__all__:
         value = getattr(prilora_lite, name)
