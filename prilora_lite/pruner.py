@@ -108,20 +108,18 @@ class Pruner:
 
     @torch.no_grad()
     def prune(self) -> None:
-        """Zero the least important entries of every A now. A second call in the same step changes nothing.
+        """Zero the least important entries of every A now. A second call changes nothing, unless A has moved since.
 
         Raises:
             RuntimeError: nothing has been accumulated yet, for a layer or for all; and as for :meth:`step`.
             ValueError: a weight of A is not finite.
         """
-        if self.pruned_at == self.steps:
-            return
         if self.steps == 0:
             raise RuntimeError("no statistics yet: call step() after each optimizer step, then prune()")
         check_prunable(self.layers)
         if self._masks:
             self._apply(self._masks)
-        else:
+        elif self.pruned_at != self.steps or self.sparsity() < self.history[-1]["after"]:
             masks = {name: self._mask_of(scores) for name, scores in self._all_scores().items()}
             before, mass = self.sparsity(), self._mass_outside(masks)
             self._apply(masks)

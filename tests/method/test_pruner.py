@@ -641,6 +641,20 @@ def test_pruning_twice_in_a_step_changes_nothing_more(rule):
     assert len(pruner.history) == 1
 
 
+@pytest.mark.parametrize("regrow", [True, False])
+def test_the_last_prune_counts_also_where_the_optimizer_moves_a_after_the_pruners_step(regrow):
+    model = adapted()
+    pruner = Pruner(model, interval=2, regrow=regrow)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+    for seed in range(2):
+        model(**batch(seed=seed)).loss.backward()
+        pruner.step()
+        optimizer.step()
+    assert pruner.sparsity() < 0.5  # else this test shows nothing
+    pruner.prune()
+    assert pruner.sparsity() == 0.5
+
+
 def test_the_rules_prune_differently():
     masks = []
     for rule in ("magnitude_input", "magnitude", "random"):
