@@ -72,7 +72,7 @@ def sum_of_squares(x: Tensor, real: Tensor | None = None) -> Tensor:
         x: the input, (..., n).
         real: the places of the real ones among its tokens; or for each token whether it is real; None if all are.
     """
-    x = counted = x.flatten(0, -2)
+    x = counted = x.reshape(-1, x.shape[-1])
     if real is not None:
         counted = torch.where(real[:, None], x, 0) if real.dtype == torch.bool else x.index_select(0, real)
     dtype = torch.promote_types(x.dtype, torch.float32)
@@ -91,7 +91,7 @@ def number_of_tokens(x: Tensor, real: Tensor | None = None) -> int | Tensor:
 
 def magnitude_input(lora_A: Tensor, mean_square: Tensor) -> Tensor:
     r""":math:`S_{ij} = |A_{ij}|\,\sqrt{s_j}`, our reading of PRILoRA (Benedek & Wolf 2024); the product is Wanda's."""
-    return lora_A.abs() * mean_square.to(lora_A).sqrt()
+    return lora_A.abs() * mean_square.to(lora_A.device).sqrt()  # an A in half precision could not hold s
 
 
 def magnitude(lora_A: Tensor) -> Tensor:
@@ -204,13 +204,15 @@ def keep_mask(scores: Tensor, ratio: float, scope: str = "row") -> Tensor:
         Boolean (r, n), True where the entry survives. Among equal scores the lower index is pruned first.
 
     Raises:
-        ValueError: a ratio out of range, or an unknown scope.
+        ValueError: a ratio out of range, an unknown scope, or scores without rows.
 
     Source: comparing within a row is Wanda's; the rounding and the ties are our choice.
     """
     check_ratio(ratio)
     if scope not in PRUNING_SCOPES:
         raise unknown("pruning scope", scope, PRUNING_SCOPES)
+    if scores.ndim != 2:
+        raise ValueError(f"scores must be (r, n), a row for each row of A, got {tuple(scores.shape)}")
     rows = scores if scope == "row" else scores.reshape(1, -1)
     k = int(ratio * rows.shape[1] + 1e-9)
     least = rows.argsort(dim=1, stable=True)[:, :k]

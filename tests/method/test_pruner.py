@@ -81,6 +81,15 @@ def test_squares_and_tokens_are_counted_and_the_input_stays_as_it_was(dtype, sha
     torch.testing.assert_close(norms.squares.double(), real.square().sum(0), rtol=1e-6, atol=0)
 
 
+def test_one_example_without_a_batch_is_one_token():
+    alone, as_batch = InputNorms(3), InputNorms(3)
+    x = torch.tensor([1.0, -2.0, 3.0])
+    alone.add(x)
+    as_batch.add(x[None])
+    assert alone.tokens == as_batch.tokens == 1
+    assert torch.equal(alone.squares, as_batch.squares)
+
+
 @pytest.mark.parametrize("name", [name for name in BUILDERS if name != "deberta_v2"])
 def test_statistics_under_padding(name):
     model = adapted(name)
@@ -380,6 +389,13 @@ def test_importance_by_hand():
     assert torch.equal(importance(A, None, "magnitude"), A.abs())
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_an_a_in_half_precision_is_scored_as_one_in_float32(dtype):
+    """Means of squares that half precision does not hold: they would all be infinite or zero there."""
+    s = torch.logspace(-12, 12, 24)
+    assert torch.equal(importance(torch.ones(2, 24, dtype=dtype), s), importance(torch.ones(2, 24), s))
+
+
 @pytest.mark.parametrize("s", [[1.0], [[1.0]] * 4, [1.0] * 3, [1.0, 2.0, -1.0, 0.0], [1.0, 2.0, float("nan"), 0.0]])
 def test_a_statistic_of_another_shape_or_below_zero_is_refused(s):
     with pytest.raises(ValueError, match="mean_square must be 4 numbers of at least 0"):
@@ -411,6 +427,12 @@ def test_masks_by_hand():
 def test_a_mask_of_a_ratio_out_of_range_is_refused(ratio):
     with pytest.raises(ValueError, match=r"the pruning ratio must lie in \[0, 1\)"):
         keep_mask(torch.rand(2, 4), ratio)
+
+
+@pytest.mark.parametrize("shape", [(), (4,), (2, 3, 4)])
+def test_a_mask_of_scores_without_rows_is_refused(shape):
+    with pytest.raises(ValueError, match=r"scores must be \(r, n\), a row for each row of A, got \("):
+        keep_mask(torch.ones(shape), 0.5)
 
 
 def test_ties_go_to_the_lower_index():
