@@ -29,9 +29,6 @@ class Listener:
     A GPU is told what to do one small operation at a time, and telling it takes longer than doing it. So what a pass
     counts is only kept in the pass, and added to the statistics of all layers together; folding goes the same way.
 
-    Attributes:
-        gradients: of each A in the latest step that has ended, by the layer's name; the mean over all processes.
-
     Raises:
         ValueError: see :class:`RealTokens`.
     """
@@ -43,8 +40,8 @@ class Listener:
         self._latest: tuple[Tensor, Tensor | None, tuple[str, int], Tensor] | None = None
         self._counted: dict[str, tuple[Tensor, int | Tensor]] = {}  # of one pass: each layer's sums, and its tokens
         self._number: tuple[Tensor, Tensor] | None = None  # the mask that was counted last, and its sum
-        self.gradients: dict[str, Tensor] = {}
-        self._passing: dict[str, Tensor] = {}  # gradients of the step that has not ended
+        self._gradients: dict[str, Tensor] = {}  # of steps that have ended
+        self._passing: dict[str, Tensor] = {}  # of the step that has not
         self._kept_of: dict[str, nn.Parameter] = {}  # each A whose gradient is kept
         self._hooks = list(self._tokens.hooks)
         for name, layer in layers.items():
@@ -65,6 +62,11 @@ class Listener:
         """The statistics of each layer, by its name."""
         self._settle()
         return self._norms
+
+    @property
+    def gradients(self) -> dict[str, Tensor]:
+        """The latest gradient of each A, by the layer's name; once a step has ended, the mean over all processes."""
+        return self._gradients | self._passing
 
     def end_step(self, step: int, decay: float) -> None:
         """Fold what each layer has seen in an optimizer step, over all processes; it waits for the device once.
@@ -177,7 +179,11 @@ class Listener:
         """A hook that keeps the gradient of a layer's A."""
 
         def keep(lora_A: Tensor) -> None:
-            self._passing[name] = lora_A.grad.detach().clone()  # zero_grad may zero it in place
+            gradient = lora_A.grad.detach().clone()  # zero_grad may zero it in place
+            before = self._passing.get(name, self._gradients.get(name))
+            if before is not None:  # a step that a GradScaler skips overflows: the one before stays
+                gradient = torch.where(gradient.isfinite().all(), gradient, before)
+            self._passing[name] = gradient
 
         return keep
 
@@ -188,14 +194,12 @@ class Listener:
             reached: layers that had a token in any process. Backward passes differ in their order, and with LayerDrop
                 in their layers; these are the same everywhere.
         """
-        passing, self._passing = self._passing, {}
         if _processes() > 1:
             kept = {name: self._kept_of[name] for name in reached if name in self._kept_of}
-            passing = {name: passing.get(name, torch.zeros_like(A)) / _processes() for name, A in kept.items()}
-            _sum_over_processes(list(passing.values()))
-        for name, gradient in passing.items():  # a step that a GradScaler skips overflows: the one before stays
-            before = self.gradients.get(name, gradient)
-            self.gradients[name] = torch.where(gradient.isfinite().all(), gradient, before)
+            means = {name: self._passing.get(name, torch.zeros_like(A)) / _processes() for name, A in kept.items()}
+            _sum_over_processes(list(means.values()))
+            self._passing = means
+        self._gradients, self._passing = self.gradients, {}
 
 
 def _processes() -> int:
