@@ -57,6 +57,13 @@ class Listener:
             hook.remove()
         self._hooks = []
 
+    def __reduce__(self) -> tuple:
+        """Raise TypeError: a copy, pickled or not, would have no hooks in its model, and hear nothing."""
+        raise TypeError(
+            "a Pruner can't be copied or pickled, since it listens to one model: copy or save its state_dict(), and "
+            "give that to load_state_dict() of a Pruner that was made with the other model"
+        )
+
     @property
     def norms(self) -> dict[str, InputNorms]:
         """The statistics of each layer, by its name."""
@@ -87,10 +94,7 @@ class Listener:
         totals = stacked(torch._foreach_norm([n.squares for n in norms.values()], 1))
         tokens, totals = torch.stack([counts.to(totals), totals]).tolist()
         if not (any(tokens) or self._tokens.passed):
-            raise RuntimeError(
-                "no forward pass in training mode since the last step: call model.train() before it, "
-                "and make the Pruner before training starts"
-            )
+            raise RuntimeError(f"no forward pass in training mode since the last step: {self._why_none()}")
         self._tokens.passed = False
         self._keep_gradients([name for name, number in zip(norms, tokens, strict=True) if number])
         bad = [name for name, total in zip(norms, totals, strict=True) if not math.isfinite(total)]
@@ -103,6 +107,16 @@ class Listener:
         first, later = ([n for n in seen if (n.mean_square is None) == new] for new in (True, False))
         _fold(later, seen, decay)
         _fold(first, seen, 0.0)
+
+    def _why_none(self) -> str:
+        """What may be behind a step without a pass, and how to mend it."""
+        if not self._hooks:
+            return "the pruner was detached, so it hears none: make a new one, Pruner(model)"
+        return (
+            "if the model was in evaluation mode, call model.train() before the pass; if step() was called twice for "
+            "one pass, as with two optimizers, call it once, after both; if the pass went through a copy of the model, "
+            "make the Pruner with that copy, before training starts"
+        )
 
     def forget_pending(self) -> None:
         """Drop what was counted since the last step."""

@@ -779,6 +779,36 @@ def test_a_pruner_that_never_saw_a_training_pass_says_so():
         pruner.prune()
 
 
+def test_a_detached_pruner_says_that_it_hears_no_pass():
+    model = adapted()
+    pruner = Pruner(model)
+    pruner.detach()
+    model(**batch())
+    with pytest.raises(RuntimeError, match="the pruner was detached, so it hears none: make a new one"):
+        pruner.step()
+
+
+@pytest.mark.parametrize("mistake", ["twice", "evaluation", "copy"])
+def test_a_step_without_a_pass_names_the_mistakes_that_may_be_behind_it(mistake):
+    model = adapted()
+    pruner = Pruner(model)
+    if mistake == "twice":
+        train(model, pruner, 1)
+    elif mistake == "evaluation":
+        model.eval()(**batch())
+    else:
+        copy.deepcopy(model)(**batch())
+    with pytest.raises(RuntimeError, match=r"evaluation mode, .* twice for one pass.* a copy of the model"):
+        pruner.step()
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, pickle.dumps], ids=["deepcopy", "pickle"])
+def test_a_pruner_is_not_copied_since_its_copy_would_hear_nothing(copied):
+    pruner = Pruner(adapted())
+    with pytest.raises(TypeError, match=r"can't be copied or pickled.* its state_dict\(\)"):
+        copied(pruner)
+
+
 def test_a_model_with_the_tokens_before_the_rows_is_refused():
     config = hf.XLNetConfig(d_model=24, n_layer=2, n_head=2, d_inner=40, vocab_size=99)
     model = hf.XLNetForSequenceClassification(config)
