@@ -14,6 +14,7 @@ from prilora_lite.importance import InputNorms, importance, keep_mask, needs
 from prilora_lite.lora import LoRALinear
 from prilora_lite.models.layers import PeftLayer, check_prunable, configuration_of, layers_to_prune, stacked, unwrapped
 from prilora_lite.models.listener import Listener, check_finite
+from prilora_lite.models.masks import masks_of_zeros, mass_outside
 from prilora_lite.shared.errors import unknown
 
 
@@ -23,7 +24,7 @@ class Pruner:
     Made once, before training, it listens to the layers' inputs. Call :meth:`step` after each optimizer step: it folds
     the statistics, and every N-th time it prunes. Call :meth:`prune` in the last step, before the model is evaluated
     and saved. Pruned entries go on training and may come back, unless ``regrow`` is off: then the mask of the first
-    prune stays, and with ``interval=1`` it holds from the first step on.
+    prune stays, also for a later Pruner of this A, and with ``interval=1`` it holds from the first step on.
 
     An A that is frozen, or is when a prune comes, stays as it is.
 
@@ -80,7 +81,8 @@ class Pruner:
         self.steps = 0
         self.history: list[dict[str, float]] = []
         self.pruned_at: int | None = None  # step of the latest prune
-        self._masks: dict[str, Tensor] = {}  # permanent masks, where regrowth is off
+        # Permanent masks, where regrowth is off; those of an earlier run go on
+        self._masks = {} if self.settings["regrow"] else masks_of_zeros(self.layers, self._mask_of)
 
         self._listener = Listener(model, self.layers, needs(self.settings["importance"], "gradient"))
 
@@ -121,7 +123,7 @@ class Pruner:
             self._apply(self._masks)
         elif self.pruned_at != self.steps or self.sparsity() < self.history[-1]["after"]:
             masks = {name: self._mask_of(scores) for name, scores in self._all_scores().items()}
-            before, mass = self.sparsity(), self._mass_outside(masks)
+            before, mass = self.sparsity(), mass_outside(self.layers, masks)
             self._apply(masks)
             if not self.settings["regrow"]:
                 self._masks = masks
@@ -228,13 +230,6 @@ class Pruner:
 
     def _mask_of(self, scores: Tensor) -> Tensor:
         return keep_mask(scores, self.settings["ratio"], self.settings["scope"])
-
-    def _mass_outside(self, masks: dict[str, Tensor]) -> float:
-        """Share of the squared norm of all A that the masks remove."""
-        squares = {name: self.layers[name].lora_A.square() for name in masks}
-        sums = stacked(torch.stack([s.sum(), (s * ~masks[name]).sum()]) for name, s in squares.items())
-        norm, removed = sums.sum(0).tolist()
-        return removed / norm if norm else 0.0
 
     @torch.no_grad()
     def _apply(self, masks: dict[str, Tensor]) -> None:

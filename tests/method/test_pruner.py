@@ -559,6 +559,31 @@ def test_a_permanent_mask_never_gives_an_entry_back():
         assert all(torch.equal(gone[name], layer.lora_A == 0) for name, layer in pruner.layers.items())
 
 
+@pytest.mark.parametrize("scope", ["row", "matrix"])
+def test_a_permanent_mask_stays_for_the_next_pruner(scope):
+    model = adapted()
+    first = Pruner(model, interval=2, regrow=False, scope=scope)
+    train(model, first, 2)
+    first.detach()
+    gone = zeros(first)
+    second = Pruner(model, interval=2, regrow=False, scope=scope)
+    optimizer = train(model, second, 1, seed=2)
+    assert equal(gone, zeros(second))
+    train(model, second, 2, seed=3, optimizer=optimizer)
+    assert equal(gone, zeros(second))
+
+
+def test_fewer_zeros_than_a_prune_leaves_are_no_permanent_mask():
+    model = adapted()
+    with torch.no_grad():
+        model.bert.encoder.layer[0].output.dense.lora_A[0, :3] = 0
+    pruner = Pruner(model, interval=2, regrow=False)
+    optimizer = train(model, pruner, 1)
+    assert pruner.sparsity() == 0
+    train(model, pruner, 1, seed=1, optimizer=optimizer)
+    assert pruner.sparsity() == 0.5
+
+
 def test_a_permanent_mask_stays_under_random_importance():
     model = adapted()
     pruner = Pruner(model, interval=2, regrow=False, importance="random")

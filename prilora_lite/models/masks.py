@@ -1,0 +1,34 @@
+"""Masks over the A of a model's layers: those that an earlier run has left there, and what masks remove."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from prilora_lite.lora import LoRALinear
+from prilora_lite.models.layers import PeftLayer, stacked
+
+
+@torch.no_grad()
+def masks_of_zeros(layers: dict[str, LoRALinear | PeftLayer], mask_of: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+    """The masks that an earlier run has left in its A, by layer; none unless each A has the zeros that a prune leaves.
+
+    Args:
+        layers: adapted layers; what is not trained needs no mask.
+        mask_of: which entries a prune keeps, (r, n), by their scores, (r, n).
+    """
+    trained = {name: layer.lora_A for name, layer in layers.items() if layer.lora_A.requires_grad}
+    masks = {name: A != 0 for name, A in trained.items()}
+    pruned = all((A[~mask_of(A.abs())] == 0).all() for A in trained.values())
+    return masks if pruned and not all(mask.all() for mask in masks.values()) else {}
+
+
+@torch.no_grad()
+def mass_outside(layers: dict[str, LoRALinear | PeftLayer], masks: dict[str, Tensor]) -> float:
+    """Share of the squared norm of all A that their masks remove, by layer (r, n), in [0, 1]."""
+    squares = {name: layers[name].lora_A.square() for name in masks}
+    sums = stacked(torch.stack([s.sum(), (s * ~masks[name]).sum()]) for name, s in squares.items())
+    norm, removed = sums.sum(0).tolist()
+    return removed / norm if norm else 0.0
