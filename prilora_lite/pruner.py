@@ -26,7 +26,7 @@ class Pruner:
     and saved. Pruned entries go on training and may come back, unless ``regrow`` is off: then the mask of the first
     prune stays, also for a later Pruner of this A, and with ``interval=1`` it holds from the first step on.
 
-    An A that is frozen, or is when a prune comes, stays as it is.
+    An A that is frozen when a prune comes, or that no pass has reached, stays as it is.
 
     Only forward passes that train are counted (in training mode, with gradients and the adapter on), and in them only
     the tokens that the model's ``attention_mask`` keeps. With gradient checkpointing, finish each backward pass
@@ -113,7 +113,7 @@ class Pruner:
         """Zero the least important entries of every A now. A second call changes nothing, unless A has moved since.
 
         Raises:
-            RuntimeError: nothing has been accumulated yet, for a layer or for all; and as for :meth:`step`.
+            RuntimeError: nothing has been accumulated yet, or without regrowth for a layer; and as for :meth:`step`.
             ValueError: a weight of A is not finite.
         """
         if self.steps == 0:
@@ -146,7 +146,7 @@ class Pruner:
             RuntimeError: what the importance is a function of is missing for the layer.
             ValueError: no adapted layer of that name, or a weight of A is not finite.
         """
-        return self._all_scores()[self._known(name)]
+        return self._all_scores(self._known(name))[name]
 
     def mask(self, name: str) -> Tensor:
         """Which entries of a layer's A a prune would keep now, boolean (r, n); the permanent mask where there is one.
@@ -207,21 +207,21 @@ class Pruner:
         self._listener.forget_pending()
 
     @torch.no_grad()
-    def _all_scores(self) -> dict[str, Tensor]:
-        rule = self.settings["importance"]
+    def _all_scores(self, *asked: str) -> dict[str, Tensor]:
+        """The scores of each A that is trained and has been reached; RuntimeError if one that is asked for has not."""
+        rule, trained = self.settings["importance"], self._trained()
         # Seeded anew each time, and on the CPU, so that every prune, device and process draws the same
         generator = torch.Generator().manual_seed(self.settings["seed"])
         scores = {}
-        for name, layer in self._trained().items():
+        for name, layer in trained.items():
             given = {"mean_square": self.mean_square(name), "gradient": self._listener.gradients.get(name)}
-            missing = [what for what, value in given.items() if value is None and needs(rule, what)]
-            if missing:
-                raise RuntimeError(
-                    f"no training pass has reached {name} in {self.steps} steps, so it has no {missing[0]} to score "
-                    "its entries by: leave it out with targets, or use importance='magnitude'"
-                )
+            if any(value is None and needs(rule, what) for what, value in given.items()):
+                continue
             scores[name] = importance(layer.lora_A, rule=rule, generator=generator, **given)
             check_finite(name, self.steps, layer.lora_A, given["gradient"], scores[name])
+        # What has never run has not been trained, so it may wait; but permanent masks are chosen only once
+        needed = asked if scores and self.settings["regrow"] else trained
+        self._listener.check_reached([name for name in trained if name not in scores], needed, self.steps)
         return scores
 
     def _trained(self) -> dict[str, LoRALinear | PeftLayer]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
@@ -43,6 +44,7 @@ class Listener:
         self._gradients: dict[str, Tensor] = {}  # of steps that have ended
         self._passing: dict[str, Tensor] = {}  # of the step that has not
         self._kept_of: dict[str, nn.Parameter] = {}  # each A whose gradient is kept
+        self._warned = False
         self._hooks = list(self._tokens.hooks)
         for name, layer in layers.items():
             module = model.get_submodule(name)
@@ -117,6 +119,24 @@ class Listener:
             "one pass, as with two optimizers, call it once, after both; if the pass went through a copy of the model, "
             "make the Pruner with that copy, before training starts"
         )
+
+    def check_reached(self, unreached: list[str], needed: Collection[str], step: int) -> None:
+        """Say which layers no pass has reached: an error for those that are needed, else a warning, once.
+
+        Raises:
+            RuntimeError: some are needed.
+        """
+        if not unreached:
+            return
+        lacking = [name for name in unreached if name in needed]
+        said = f"no training pass has reached {first_of(lacking or unreached)} in {step} steps, so its entries "
+        said += "can't be scored"
+        way = "leave such layers out with targets (target_modules in PEFT)"
+        if lacking:
+            raise RuntimeError(f"{said}: {way}, or use importance='magnitude'")
+        if not self._warned:
+            warnings.warn(f"{said}, and it is not pruned until one does; if none ever will, {way}", stacklevel=7)
+        self._warned = True
 
     def forget_pending(self) -> None:
         """Drop what was counted since the last step."""

@@ -2,6 +2,7 @@ import copy
 import inspect
 import pickle
 import sys
+import warnings
 
 import pytest
 import torch
@@ -842,18 +843,39 @@ def test_a_model_with_the_tokens_before_the_rows_is_refused():
         Pruner(model)
 
 
-def test_a_layer_that_no_forward_pass_reaches_is_named():
-    """BART's decoder by itself has cross-attention that never runs."""
+def bart_decoder_alone():
+    """It has cross-attention that never runs."""
     config = hf.BartConfig(
         d_model=24, decoder_layers=2, decoder_attention_heads=2, decoder_ffn_dim=40, vocab_size=99, pad_token_id=0
     )
     model = hf.BartForCausalLM(config)
     adapt(model, PRILoRAConfig(first_rank=2, last_rank=5))
-    pruner = Pruner(model.train(), interval=2)
+    return model.train()
+
+
+def test_layers_that_no_forward_pass_reaches_stay_as_they_are_and_are_named_once():
+    model = bart_decoder_alone()
+    pruner = Pruner(model, interval=1)
+    before = {name: layer.lora_A.detach().clone() for name, layer in pruner.layers.items()}
+    model(**batch() | {"labels": None})
+    with pytest.warns(UserWarning, match=r"reached '.*layers\.0\.encoder_attn\.k_proj' and 7 more in 1 steps.*targets"):
+        pruner.step()
+    for name, layer in pruner.layers.items():
+        assert torch.equal(layer.lora_A, before[name] * (1 if "encoder_attn" in name else pruner.mask(name)))
+    model(**batch() | {"labels": None})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pruner.step()
+
+
+@pytest.mark.parametrize("asked", ["a permanent mask", "the scores of such a layer"])
+def test_what_needs_the_scores_of_a_layer_that_no_forward_pass_reaches_is_refused(asked):
+    model = bart_decoder_alone()
+    pruner = Pruner(model, interval=2, regrow=asked != "a permanent mask")
     model(**batch() | {"labels": None})
     pruner.step()
-    with pytest.raises(RuntimeError, match=r"has reached .*layers\.0\.encoder_attn\.k_proj in 1 steps.*with targets"):
-        pruner.prune()
+    with pytest.raises(RuntimeError, match=r"has reached '.*layers\.0\.encoder_attn\.k_proj'.*with targets"):
+        pruner.prune() if asked == "a permanent mask" else pruner.scores("model.decoder.layers.0.encoder_attn.k_proj")
     assert pruner.sparsity() == 0
 
 
