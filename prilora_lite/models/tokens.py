@@ -108,17 +108,13 @@ class RealTokens:
             self._real[source] = shape, real
         if x.shape[:-1] in (shape, (shape.numel(),)):  # OPT's feed-forward has its tokens in one row
             return real
-        if source == "head":
-            return None  # behind the pooling there is no padding
-        way = "leave layers behind the pooling out of the targets"
-        if x.ndim > 2:
-            way = (
-                "this model makes other tokens than those its mask counts, so leave the mask out if nothing is padded, "
-                "or train without pruning (ratio=0)"
-            )
+        if source == "head" or x.shape[:-1] == shape[:1]:
+            return None  # behind the pooling, where each example is one vector, there is no padding
         raise ValueError(
             f"the input of {name} is {tuple(x.shape)}, the attention mask {tuple(shape)}: they must agree in "
-            f"(batch, tokens) for padding to be told from tokens; {way}"
+            "(batch, tokens) for padding to be told from tokens; this model makes other tokens than those its mask "
+            "counts, so leave the mask out if nothing is padded, leave such layers out with targets (in PEFT with "
+            "exclude_modules), or train without pruning (ratio=0)"
         )
 
     def _reader(self, source: str, entry: nn.Module) -> Callable[[nn.Module, tuple, dict], None]:

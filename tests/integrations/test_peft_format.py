@@ -166,12 +166,16 @@ def test_an_adapter_of_embeddings_is_refused():
         Pruner(model)
 
 
-def test_an_adapter_of_the_pooler_is_refused_at_the_first_forward_pass():
-    model = peft.get_peft_model(build("bert"), peft.LoraConfig(target_modules=["pooler.dense"])).train()
-    pruner = Pruner(model)
-    with pytest.raises(ValueError, match="leave layers behind the pooling out of the targets"):
-        model(**batch())
-    pruner.detach()
+def test_an_adapter_of_the_pooler_counts_one_vector_for_each_example():
+    model = peft.get_peft_model(
+        build("bert"), peft.LoraConfig(target_modules="all-linear", task_type="SEQ_CLS")
+    ).train()
+    pruner, kept = Pruner(model), []
+    (name,) = (name for name in pruner.layers if name.endswith("pooler.dense"))
+    model.get_submodule(name).register_forward_pre_hook(lambda _, args: kept.append(args[0].detach()))
+    model(**batch())
+    pruner.step()
+    torch.testing.assert_close(pruner.mean_square(name), kept[0].square().mean(0))
 
 
 def test_padding_before_a_language_models_head_does_not_count():
