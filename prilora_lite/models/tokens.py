@@ -127,7 +127,7 @@ class RealTokens:
                 mask = given.get("attention_mask")
                 if mask is None and source == "decoder":
                     mask = _without_padding(given.get("input_ids"), getattr(entry.config, "pad_token_id", None))
-                self._real[source] = _read(mask)
+                self._real[source] = _read(_after_the_cache(mask, given))
                 self._real["memory"] = _read(given.get("encoder_attention_mask"))
                 self._real["head"] = self._real[source]  # the decoder runs last, so a head after it uses its mask
                 self._ran = set()  # not cleared: what it held before would be looked at again by a compiled model
@@ -174,13 +174,34 @@ def _read(mask: Tensor | None) -> Mask:
     """A mask's shape (batch, tokens), and which of its tokens are real; neither where there is no mask."""
     if mask is None:
         return None, None
+    if isinstance(mask, Tensor) and mask.ndim == 4 and (mask.dtype == torch.bool or mask.is_floating_point()):
+        mask = _may_read_itself(mask)
     if not isinstance(mask, Tensor) or mask.ndim != 2:
         got = f"one of {tuple(mask.shape)}" if isinstance(mask, Tensor) else f"a {type(mask).__name__}"
         raise ValueError(
             f"the pruner counts tokens by an attention mask of shape (batch, tokens), got {got}: pass the mask as "
-            "the tokenizer gives it, from which the model builds any other, or none if nothing is padded"
+            "the tokenizer gives it, from which the model builds any other, one of (batch, 1, queries, keys) that is "
+            "boolean or added to the scores, or none if nothing is padded"
         )
     return mask.shape, _which_are_real(mask.flatten())
+
+
+def _may_read_itself(mask: Tensor) -> Tensor:
+    """For each token whether it may attend to itself, (batch, queries): in packed rows, that it is real.
+
+    Args:
+        mask: (batch, heads, queries, keys), True or 0 where a query may attend to a key; the last keys are the queries.
+    """
+    own = mask[:, 0].diagonal(mask.shape[3] - mask.shape[2], dim1=1, dim2=2)
+    return own if own.dtype == torch.bool else own == 0
+
+
+def _after_the_cache(mask: Any, given: dict[str, Any]) -> Any:
+    """A mask (batch, tokens) without those tokens that stand in a cache, before the ones of this pass."""
+    tokens = given.get("input_ids") if given.get("input_ids") is not None else given.get("inputs_embeds")
+    if given.get("past_key_values") is None or tokens is None or not isinstance(mask, Tensor) or mask.ndim != 2:
+        return mask
+    return mask[:, -tokens.shape[1] :]
 
 
 def _which_are_real(mask: Tensor) -> Tensor | None:

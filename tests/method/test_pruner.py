@@ -272,6 +272,38 @@ def test_without_a_mask_every_token_counts():
     assert {norms.tokens.item() for norms in pruner.norms.values()} == {21 + 24}
 
 
+@pytest.mark.parametrize("added", [False, True])
+def test_in_packed_rows_a_token_counts_where_it_may_attend_to_itself(added):
+    model = adapted("llama")
+    pruner, reference = Pruner(model), Reference(model)
+    text = torch.tensor([[0, 0, 0, 1, 1, 1, 1, 1], [0, 0, 1, 1, 1, 2, 2, 2]])
+    real = torch.tensor([[1, 1, 1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1, 0, 0]])
+    mask = (text[:, :, None] == text[:, None]) & torch.ones(8, 8, dtype=torch.bool).tril() & real.bool()[:, None]
+    packed = mask[:, None]
+    if added:
+        packed = torch.zeros(packed.shape, dtype=torch.float64).masked_fill(~packed, torch.finfo(torch.float64).min)
+    reference.mask = real
+    model(input_ids=batch(rows=2, padding=0)["input_ids"], attention_mask=packed)
+    pruner.step()
+    reference.step()
+    assert_statistics_equal(pruner, reference)
+
+
+def test_tokens_in_a_cache_do_not_count_again():
+    model = adapted("llama")
+    rows = batch(padding=2)
+    with torch.no_grad():
+        cache = model.eval()(input_ids=rows["input_ids"], use_cache=True).past_key_values
+    model.train()
+    pruner, reference = Pruner(model), Reference(model)
+    reference.mask = rows["attention_mask"]
+    whole = torch.cat([torch.ones_like(reference.mask), reference.mask], 1)
+    model(input_ids=rows["input_ids"], attention_mask=whole, past_key_values=cache)
+    pruner.step()
+    reference.step()
+    assert_statistics_equal(pruner, reference)
+
+
 def test_nan_at_padded_places_does_no_harm():
     norms, x = InputNorms(2), torch.tensor([[[1.0, 2.0], [3.0, 4.0], [float("nan"), float("inf")]]])
     norms.add(x, real=torch.tensor([0, 1]))
@@ -893,7 +925,7 @@ def test_masks_of_other_shapes_are_refused():
     Pruner(model)
     inputs = batch()
     with pytest.raises(ValueError, match=r"mask of shape \(batch, tokens\), got one of \(3, 1, 8, 8\)"):
-        model(inputs["input_ids"], attention_mask=torch.ones(3, 1, 8, 8))
+        model(inputs["input_ids"], attention_mask=torch.ones(3, 1, 8, 8, dtype=torch.long))
 
 
 def test_a_model_without_adapted_layers_is_refused():
