@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,15 @@ from prilora_lite.models.stacks import is_encoder_decoder
 _CROSS_ATTENTION = ("cross", "encoder_attn", "EncDecAttention")  # of BERT and GPT-2, BART, T5
 _READS_THE_ENCODER = ("key", "value", "k_proj", "v_proj", "k", "v", "c_attn")  # there; only the query reads the decoder
 _POSITIONS_AFTER_TOKENS = ("query_proj", "key_proj")  # DeBERTa with share_att_key: run again on relative positions
+_OTHER_MASKS = (
+    "mask",
+    "attn_mask",
+    "input_mask",
+    "pad_mask",
+    "padding_mask",
+    "key_padding_mask",
+    "src_key_padding_mask",
+)
 _TOKENS_FIRST = ("xlnet", "longformer", "led", "fsmt")  # inside them the first axis is tokens, not examples
 
 Mask = tuple[torch.Size | None, Tensor | None]  # its shape, and which tokens are real; neither where there is no mask
@@ -61,7 +71,7 @@ class RealTokens:
                 f"the layers of {kind} have the tokens before the rows, so padding can't be told from tokens in their "
                 "inputs: train it without pruning (ratio=0)"
             )
-        self.passed = False
+        self.passed = self._warned = False
         self._ran: set[str] = set()  # layers of _POSITIONS_AFTER_TOKENS that have had their tokens in this pass
         entries = _mask_entries(model)
         # For the current forward pass and each source of tokens: the mask's shape, and which tokens are real. The keys
@@ -119,6 +129,9 @@ class RealTokens:
 
     def _reader(self, source: str, entry: nn.Module) -> Callable[[nn.Module, tuple, dict], None]:
         signature = inspect.signature(entry.forward)
+        others = (
+            [] if "attention_mask" in signature.parameters else [n for n in signature.parameters if n in _OTHER_MASKS]
+        )
 
         def read_masks(module: nn.Module, args: tuple, kwargs: dict) -> None:
             if module.training and torch.is_grad_enabled():
@@ -130,9 +143,26 @@ class RealTokens:
                 self._real[source] = _read(_after_the_cache(mask, given))
                 self._real["memory"] = _read(given.get("encoder_attention_mask"))
                 self._real["head"] = self._real[source]  # the decoder runs last, so a head after it uses its mask
+                if others and not torch.compiler.is_compiling():
+                    self._warn_of(others, given, type(entry).__name__)
                 self._ran = set()  # not cleared: what it held before would be looked at again by a compiled model
 
         return read_masks
+
+    def _warn_of(self, names: list[str], given: dict[str, Any], model: str) -> None:
+        """Warn once of a mask (batch, tokens) that came under another name, so that padding counts as tokens."""
+        shapes = {
+            name: value.shape[:2] for name, value in given.items() if isinstance(value, Tensor) and value.ndim > 1
+        }
+        for name in names:
+            like = [other for other, shape in shapes.items() if other not in names and shape == shapes.get(name)]
+            if like and given[name].ndim == 2 and not self._warned:
+                self._warned = True
+                warnings.warn(
+                    f"the pruner reads padding from an argument called attention_mask, and {model}.forward has {name}: "
+                    "all tokens count, padding as well. Call it attention_mask, with 1 or True for real tokens",
+                    stacklevel=2,
+                )
 
 
 def _mask_entries(model: nn.Module) -> dict[str, nn.Module]:

@@ -1,5 +1,7 @@
 """Each layer's statistic is that of its own input, in every architecture of the table and in some outside it."""
 
+import warnings
+
 import pytest
 import torch
 import transformers as hf
@@ -81,6 +83,43 @@ def test_each_layer_of_the_table_counts_its_own_input(architecture, head):
     if architecture.name == "T5" and "decoder_attention_mask" not in rows:
         rows["decoder_attention_mask"] = torch.ones_like(rows["attention_mask"])
     assert_own_statistics(model, rows, mask_of)
+
+
+class Own(nn.Module):
+    """A model of one's own, whose mask has a name of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(50, 16, padding_idx=0)
+        self.blocks = nn.ModuleList(nn.ModuleDict({"q": nn.Linear(16, 16)}) for _ in range(2))
+
+    def forward(self, input_ids, mask=None):
+        x = self.embed(input_ids)
+        for block in self.blocks:
+            x = x + block["q"](x)
+        return x
+
+
+def test_a_mask_under_another_name_is_warned_of_once():
+    model = Own()
+    adapt(model, CONFIG)
+    Pruner(model.train())
+    ids = torch.tensor([[3, 4, 0], [5, 6, 7]])
+    with pytest.warns(UserWarning, match=r"called attention_mask, and Own.forward has mask: all tokens count"):
+        model(ids, mask=ids > 0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model(ids, mask=ids > 0)
+
+
+@pytest.mark.parametrize("mask", [None, torch.ones(3, 3), torch.ones(2, 3, 16)], ids=["none", "causal", "of entries"])
+def test_no_mask_and_masks_of_other_things_than_tokens_are_not_warned_of(mask):
+    model = Own()
+    adapt(model, CONFIG)
+    Pruner(model.train())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model(torch.tensor([[3, 4, 5], [5, 6, 7]]), mask=mask)
 
 
 @pytest.mark.parametrize("name", OTHERS)
