@@ -9,6 +9,7 @@ from torch import nn
 from prilora_lite.config import PRILoRAConfig
 from prilora_lite.lora import LoRALinear
 from prilora_lite.models.heads import head_parameters
+from prilora_lite.models.layers import without_wrappers
 from prilora_lite.models.linear import check_weight, linear_shape
 from prilora_lite.models.stacks import find_stacks
 from prilora_lite.report import Report, report
@@ -113,13 +114,13 @@ def merge_and_unload(model: nn.Module) -> nn.Module:
     """Merge every update into its base layer and put the plain layers back, in place.
 
     Returns:
-        The same model object, now without any trace of adaptation, all its parameters trainable again.
+        The same model object, unwrapped, now without any trace of adaptation, all its parameters trainable again.
 
     Raises:
         TypeError: not a model.
         ValueError: the model is not adapted.
     """
-    expect(nn.Module, model, "a model")
+    model = without_wrappers(model)
     adapted = {name: module for name, module in model.named_modules() if isinstance(module, LoRALinear)}
     if not adapted:
         raise ValueError("this model has no LoRALinear to merge")

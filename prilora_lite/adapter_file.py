@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from prilora_lite.adapt import plan
 from prilora_lite.config import PRILoRAConfig
-from prilora_lite.fingerprint import check_base, fingerprint, read_fingerprint, stored_parameters
+from prilora_lite.fingerprint import check_base, fingerprint, read_fingerprint, stored_parameters, uncompiled
 from prilora_lite.lora import LoRALinear
 from prilora_lite.models.linear import is_conv1d, linear_shape
 from prilora_lite.models.stacks import split_name
@@ -35,7 +35,7 @@ def read_adapter(path: Path, model: nn.Module) -> tuple[PRILoRAConfig, dict[str,
     metadata, tensors = read_tensors(path)
     if KEY not in metadata:
         raise ValueError(f"{path} is not an adapter of this library: its metadata has no entry {KEY!r}")
-    return read_description(metadata[KEY], tensors, model, path), tensors
+    return read_description(metadata[KEY], tensors, model, path), uncompiled(tensors)
 
 
 def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:

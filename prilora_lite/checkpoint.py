@@ -13,6 +13,7 @@ from prilora_lite.adapter_file import KEY, check_all_is_stored, check_tensors, d
 from prilora_lite.config import PRILoRAConfig
 from prilora_lite.fingerprint import stored_parameters
 from prilora_lite.lora import LoRALinear
+from prilora_lite.models.layers import without_wrappers
 from prilora_lite.report import Report, report
 from prilora_lite.shared.errors import expect
 from prilora_lite.shared.files import write_whole
@@ -34,14 +35,13 @@ def save_adapter(model: nn.Module, path: str | Path) -> Path:
         The path.
 
     Raises:
-        TypeError: not a path.
+        TypeError: not a model, or not a path.
         ValueError: the model is not adapted, the path has no name, or parameters are trained that an adapter does not
             hold.
         OSError: the file can't be written; an older one stays as it was.
     """
-    path = Path(path)
-    config = getattr(model, "prilora_config", None)
-    if config is None:
+    path, model = Path(path), without_wrappers(model)
+    if getattr(model, "prilora_config", None) is None:
         raise ValueError("this model is not adapted, so there is no adapter to save; call adapt(model, config) first")
     check_all_is_stored(model)
     # safetensors refuses tensors that share memory or have gaps
@@ -68,9 +68,8 @@ def load_adapter(model: nn.Module, path: str | Path) -> Report:
             The model then stays as it was.
     """
     expect(nn.Module, model, "a model to load the adapter into")
-    path = Path(path)
-    config, tensors = read_adapter(path, model)
-    return put_adapter(model, config, tensors, path)
+    path, model = Path(path), without_wrappers(model)
+    return put_adapter(model, *read_adapter(path, model), path)
 
 
 def put_adapter(model: nn.Module, config: PRILoRAConfig, tensors: dict[str, Tensor], path: Path) -> Report:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from prilora_lite.lora import LoRALinear
 from prilora_lite.models.heads import head_parameters
+from prilora_lite.models.layers import COMPILED
 
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # buffers of a batch norm
 # Fields of a model's configuration, whatever a family calls them: heads, norms' epsilons, activations, positions
@@ -95,6 +96,11 @@ def _flat(value: Any, name: str = "") -> dict[str, Any]:
     return {name: inner for part in flat for name, inner in part.items()}
 
 
+def uncompiled(named: dict[str, Any]) -> dict[str, Any]:
+    """The same by the names of a model that is not compiled: earlier versions wrote those of ``torch.compile``."""
+    return {name.removeprefix(COMPILED): value for name, value in named.items()}
+
+
 def read_fingerprint(stored: dict[str, Any]) -> dict[str, Any]:
     """A :func:`fingerprint` as JSON has it, checked for its form; older ones know nothing of biases and settings.
 
@@ -103,12 +109,12 @@ def read_fingerprint(stored: dict[str, Any]) -> dict[str, Any]:
     """
 
     def pairs(rows_of: dict[str, Any]) -> dict[str, list[tuple[float, float]]]:
-        return {name: [(float(c), float(size)) for c, size in rows] for name, rows in rows_of.items()}
+        return {name: [(float(c), float(size)) for c, size in rows] for name, rows in uncompiled(rows_of).items()}
 
     return {
         "rows": pairs(stored["rows"]),
         "dtype": stored["dtype"],
-        "shapes": dict(stored["shapes"]),
+        "shapes": uncompiled(dict(stored["shapes"])),
         "others": pairs(stored["others"]) if "others" in stored else None,
         "settings": dict(stored.get("settings", {})),
     }

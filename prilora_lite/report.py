@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from prilora_lite.models.layers import PEFTS_OWN, lora_layers
+from prilora_lite.models.layers import PEFTS_OWN, lora_layers, without_wrappers
 from prilora_lite.models.stacks import split_name
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def report(model: nn.Module) -> Report:
     Raises:
         TypeError, ValueError: see :func:`~.models.layers.lora_layers`.
     """
-    modules, adapter_ids = [], set()
+    model, modules, adapter_ids = without_wrappers(model), [], set()
     for name, layer in lora_layers(model).items():
         stack, number, inside = split_name(name)
         parameters = layer.lora_A.numel() + layer.lora_B.numel()

@@ -20,7 +20,7 @@ from prilora_lite.checkpoint import put_adapter
 from prilora_lite.config import PRILoRAConfig
 from prilora_lite.fingerprint import stored_parameters
 from prilora_lite.integrations.peft_names import CONFIG, WEIGHTS, own_name, peft
-from prilora_lite.models.layers import lora_layers
+from prilora_lite.models.layers import lora_layers, without_wrappers
 from prilora_lite.models.stacks import Stacks, find_stacks, split_name
 from prilora_lite.report import Report
 from prilora_lite.shared.checks import is_number
@@ -62,7 +62,7 @@ def load_peft_adapter(model: nn.Module, folder: str | Path) -> Report:
         ModuleNotFoundError: PEFT is not installed.
     """
     expect(nn.Module, model, "a model to load the adapter into")
-    folder = Path(folder)
+    folder, model = Path(folder), without_wrappers(model)
     options = _read_options(folder)
     if not (folder / WEIGHTS).is_file() and (folder / "adapter_model.bin").is_file():
         raise FileNotFoundError(
@@ -95,7 +95,8 @@ def _read_options(folder: Path) -> dict[str, Any]:
     if not file.is_file():
         raise FileNotFoundError(f"{folder} holds no adapter in PEFT's format: there is no {CONFIG} in it")
     try:
-        given = json.loads(file.read_text(encoding="utf-8"))
+        # earlier versions wrote the names that layers have under torch.compile, in patterns with a backslash
+        given = json.loads(file.read_text(encoding="utf-8").replace(r"^_orig_mod\\.", "^"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{file} is not JSON ({error}); it may have been cut off: copy it again") from error
     if not isinstance(given, dict):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from prilora_lite.models.layers import COMPILED
+
 CONFIG, WEIGHTS, CARD, PREFIX = "adapter_config.json", "adapter_model.safetensors", "README.md", "base_model.model."
 
 
 def own_name(name: str) -> str:
     """A parameter's name in the adapted model, from the one in PEFT's file."""
-    name = name.removeprefix(PREFIX)
+    name = name.removeprefix(PREFIX).removeprefix(COMPILED)
     return name.removesuffix(".weight") if name.endswith((".lora_A.weight", ".lora_B.weight")) else name
 
 

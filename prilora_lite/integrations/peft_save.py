@@ -18,7 +18,7 @@ from prilora_lite.integrations.peft_names import CARD, WEIGHTS, peft, peft_name
 from prilora_lite.integrations.rank_patterns import patterns
 from prilora_lite.lora import LoRALinear
 from prilora_lite.models.heads import head_modules
-from prilora_lite.models.layers import lora_layers
+from prilora_lite.models.layers import lora_layers, without_wrappers
 from prilora_lite.models.linear import is_conv1d
 from prilora_lite.models.stacks import split_name
 from prilora_lite.shared.checks import is_number
@@ -61,6 +61,7 @@ def save_peft_adapter(
         ModuleNotFoundError: PEFT is not installed.
         OSError: it can't be written.
     """
+    model = without_wrappers(model)
     config = getattr(model, "prilora_config", None)
     layers = {name: layer for name, layer in lora_layers(model).items() if isinstance(layer, LoRALinear)}
     if config is None or not layers:

@@ -22,6 +22,7 @@ _REFUSED = {
     "DeepSpeedEngine": "DeepSpeed keeps copies of the weights that pruning would not reach",
     "DataParallel": "the replicas of nn.DataParallel lose the input statistics",
 }
+COMPILED = "_orig_mod."  # stands before all names in a model under torch.compile
 INSTEAD = "use one process per GPU with whole weights in each, torchrun or `accelerate launch` with plain DDP"
 
 
@@ -172,7 +173,17 @@ def unwrapped(model: nn.Module) -> nn.Module:
                 f"{name} is offloaded, as device_map does where the devices are too small, so it can be neither "
                 "trained nor pruned: spread the model over devices that hold all of it, or load it in bfloat16"
             )
-    while isinstance(model, nn.parallel.DistributedDataParallel) or hasattr(model, "_orig_mod"):
+    return without_wrappers(model)
+
+
+def without_wrappers(model: nn.Module) -> nn.Module:
+    """The model inside ``DistributedDataParallel``, ``nn.DataParallel`` and ``torch.compile``, which rename all in it.
+
+    Raises:
+        TypeError: not a model.
+    """
+    expect(nn.Module, model, "a model")
+    while isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel)) or hasattr(model, "_orig_mod"):
         model = model._orig_mod if hasattr(model, "_orig_mod") else model.module
     return model
 

@@ -312,6 +312,28 @@ def test_what_is_written_is_read_back_with_its_configuration(name, tmp_path):
     assert save_adapter(fresh, tmp_path / "a").read_bytes() == save_adapter(model, tmp_path / "b").read_bytes()
 
 
+def test_a_compiled_model_is_written_and_read_under_the_names_of_the_one_inside(tmp_path):
+    model = trained()
+    save_peft_adapter(torch.compile(model, backend="eager"), tmp_path / "adapter")
+    loaded = peft.PeftModel.from_pretrained(build("bert"), str(tmp_path / "adapter")).eval()
+    torch.testing.assert_close(loaded(**batch()).logits, model(**batch()).logits, rtol=0, atol=1e-6)
+    load_peft_adapter(torch.compile(fresh := build("bert"), backend="eager"), tmp_path / "adapter")
+    assert torch.equal(fresh(**batch()).logits, model(**batch()).logits)
+
+
+def test_a_folder_that_was_written_under_compiles_names_is_read(tmp_path):
+    peft.get_peft_model(
+        torch.compile(build("bert"), backend="eager"),
+        peft.LoraConfig(
+            target_modules=["query"],
+            rank_pattern={r"^_orig_mod\.bert\.encoder\.layer\.1\..+": 3},
+            alpha_pattern={r"^_orig_mod\.bert\.encoder\.layer\.1\..+": 6},
+        ),
+    ).save_pretrained(tmp_path)
+    loaded = load_peft_adapter(build("bert"), tmp_path)
+    assert [(module.rank, module.scaling) for module in loaded.modules] == [(8, 1.0), (3, 2.0), (8, 1.0), (8, 1.0)]
+
+
 def test_pefts_auto_class_finds_the_base_that_the_model_was_loaded_from(tmp_path):
     build("bert").save_pretrained(tmp_path / "base")
     model = type(build("bert")).from_pretrained(tmp_path / "base")

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import prilora_lite.adapter_file as adapter_file
-from prilora_lite import LoRALinear, PRILoRAConfig, adapt, load_adapter, merge_and_unload, save_adapter
+from prilora_lite import LoRALinear, PRILoRAConfig, adapt, load_adapter, merge_and_unload, report, save_adapter
 from prilora_lite.models.heads import head_parameters
 from tests.small_models import BUILDERS, batch, build, train
 
@@ -161,6 +161,49 @@ def test_an_adapter_of_a_bf16_base_loads_on_the_float32_base(tmp_path):
     model = build("bert").bfloat16()
     adapt(model, CONFIG)
     load_adapter(build("bert"), save_adapter(model, tmp_path / "a.safetensors"))
+
+
+WRAPPERS = {"compile": lambda model: torch.compile(model, backend="eager"), "replicas": nn.DataParallel}
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+def test_a_wrapped_model_saves_the_same_file(wrapper, saved, tmp_path):
+    model, path = saved
+    again = save_adapter(WRAPPERS[wrapper](model), tmp_path / "wrapped.safetensors")
+    assert again.read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+def test_a_wrapped_model_is_loaded_reported_and_merged_like_the_one_inside(wrapper, saved):
+    model, path = saved
+    fresh = build("bert")
+    outside = WRAPPERS[wrapper](fresh)
+    load_adapter(outside, path)
+    assert report(outside) == report(model)
+    assert torch.equal(fresh(**batch()).logits, model(**batch()).logits)
+    assert merge_and_unload(outside) is fresh
+    assert report(fresh).adapter == 0
+
+
+def test_a_file_that_was_saved_under_compiles_names_loads(saved):
+    def compiled(names):
+        return {f"_orig_mod.{name}": value for name, value in names.items()}
+
+    def as_it_was_written(stored):
+        for part in ("shapes", "rows", "others"):
+            stored["base"][part] = compiled(stored["base"][part])
+        return json.dumps(stored)
+
+    def names_changed(tensors):
+        before = dict(tensors)
+        tensors.clear()
+        tensors |= compiled(before)
+
+    model, path = saved
+    rewrite(path, names_changed, as_it_was_written)
+    fresh = build("bert")
+    load_adapter(fresh, path)
+    assert torch.equal(fresh(**batch()).logits, model(**batch()).logits)
 
 
 # Mistakes: each must leave the model as it was
