@@ -16,8 +16,8 @@ from prilora_lite.adapt import plan
 from prilora_lite.config import PRILoRAConfig
 from prilora_lite.fingerprint import check_base, fingerprint, read_fingerprint, stored_parameters, uncompiled
 from prilora_lite.lora import LoRALinear
-from prilora_lite.models.linear import is_conv1d, linear_shape
-from prilora_lite.models.stacks import split_name
+from prilora_lite.models.linear import linear_shape
+from prilora_lite.models.stacks import layer_numbers, split_name
 from prilora_lite.shared.errors import first_of
 
 KEY, FORMAT = "prilora_lite", 2  # the metadata's one entry: safetensors keeps several in no fixed order
@@ -110,15 +110,11 @@ def check_all_is_stored(model: nn.Module) -> None:
 
 def _check_as_configured(model: nn.Module) -> None:
     """Raise ValueError if a layer has another rank or scaling than its place gets from the configuration."""
-    config, numbers = model.prilora_config, {}
-    linear = [n for n, m in model.named_modules() if isinstance(m, (LoRALinear, nn.Linear)) or is_conv1d(m)]
-    for stack, number, _ in map(split_name, linear):
-        if number is not None:  # a head outside the layers
-            numbers.setdefault(stack, set()).add(number)
+    config, numbers = model.prilora_config, layer_numbers(model)
     for name, layer in model.named_modules():
         if isinstance(layer, LoRALinear):
             stack, number, _ = split_name(name)
-            place, ranks = sorted(numbers[stack]).index(number), config.layer_ranks(len(numbers[stack]))
+            place, ranks = numbers[stack].index(number), config.layer_ranks(len(numbers[stack]))
             rank, scaling = ranks[place], config.scalings(ranks)[place]
             if layer.rank != rank or not math.isclose(layer.scaling, scaling):
                 raise ValueError(

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from torch import nn
 
 from prilora_lite.adapt import plan
 from prilora_lite.config import PRILoRAConfig
+from prilora_lite.lora import LoRALinear
+from prilora_lite.models.layers import PeftLayer
+from prilora_lite.models.stacks import layer_numbers, split_name
 from prilora_lite.shared.errors import expect
+
+# The settings that say what is adapted, and how; the others are of pruning.
+ADAPTING = ("first_rank", "last_rank", "ranks", "alpha", "scaling", "dropout", "targets", "layers")
 
 
 def rank_pattern_for(
@@ -63,3 +69,46 @@ def patterns(of_layers: dict[tuple[str, int], tuple[int, float]]) -> dict[str, d
         "rank_pattern": {keys[layer]: rank for layer, (rank, _) in of_layers.items()},
         "alpha_pattern": {keys[layer]: rank * scaling for layer, (rank, scaling) in of_layers.items()},
     }
+
+
+def check_as_asked(config: PRILoRAConfig, model: nn.Module, layers: dict[str, LoRALinear | PeftLayer]) -> None:
+    """Raise RuntimeError if a configuration asks for other adapters than PEFT made; a default asks for nothing.
+
+    Args:
+        config: what a callback was given.
+        model: adapted by PEFT.
+        layers: its :func:`~.models.layers.lora_layers`.
+    """
+    default = PRILoRAConfig()
+    asked = {name: getattr(config, name) for name in ADAPTING if getattr(config, name) != getattr(default, name)}
+    for name, has, wanted, settings in _as_made_and_as_configured(config, model, layers):
+        given = ", ".join(f"{setting}={asked[setting]!r}" for setting in settings if setting in asked)
+        if given and has != wanted:
+            raise RuntimeError(
+                f"PRILoRACallback was given {given}, but a model of PEFT's is adapted as its LoraConfig says: {name} "
+                f"has {has}, and not {wanted}. Give LoraConfig(..., **rank_pattern_for(model, ...)) the ranks and "
+                "alpha, LoraConfig itself dropout, targets and layers, and the callback the settings of pruning alone"
+            )
+
+
+def _as_made_and_as_configured(
+    config: PRILoRAConfig, model: nn.Module, layers: dict[str, LoRALinear | PeftLayer]
+) -> Iterator[tuple[str, str, str, tuple[str, ...]]]:
+    """For each adapted module or stack its name, what it has, what it would have, and the settings that say so."""
+    for stack, numbers in layer_numbers(model).items():
+        made = {name: layer for name, layer in layers.items() if split_name(name)[0] == stack}
+        if not made:
+            continue
+        ranks = dict(zip(numbers, config.layer_ranks(len(numbers)), strict=True))
+        made_ranks = ranks | {split_name(name)[1]: layer.rank for name, layer in made.items()}
+        scalings = dict(zip(numbers, config.scalings(list(made_ranks.values())), strict=True))
+        for name, layer in made.items():
+            number = split_name(name)[1]
+            yield name, f"rank {layer.rank}", f"rank {ranks[number]}", ("first_rank", "last_rank", "ranks")
+            yield name, f"scaling {layer.scaling:.4g}", f"scaling {scalings[number]:.4g}", ("alpha", "scaling")
+            yield name, f"dropout {layer.dropout:g}", f"dropout {config.dropout:g}", ("dropout",)
+        adapted = sorted({split_name(name)[1] for name in made})
+        yield stack, f"layers {adapted}", f"layers {list(config.layers or numbers)}", ("layers",)
+        inside = {split_name(name)[2] for name in made}
+        fit = {name for name in inside if any(f".{name}".endswith(f".{target}") for target in config.targets or ())}
+        yield stack, f"modules {sorted(inside)}", f"modules {sorted(fit)}", ("targets",)

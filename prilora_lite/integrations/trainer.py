@@ -16,6 +16,7 @@ from transformers.utils import logging
 from prilora_lite.adapter_file import check_all_is_stored
 from prilora_lite.config import PRILoRAConfig
 from prilora_lite.integrations.checkpoints import LAST_WHOLE, SealCheckpoints, checkpoint_of, damaged_file, resumed_from
+from prilora_lite.integrations.rank_patterns import check_as_asked
 from prilora_lite.integrations.trained import TRAINED, digests, keep_what_is_lacking, restore, trained
 from prilora_lite.integrations.trainer_arguments import check_checkpoints, check_processes
 from prilora_lite.lora import LoRALinear
@@ -84,6 +85,8 @@ class PRILoRACallback(SealCheckpoints, ExportableState):
         self._check_callbacks(state)
         check_patterns(model, layers)
         config = self._settled_config(model)
+        if configuration_of(model) is None:
+            check_as_asked(config, model, layers)
         if not any(layer.lora_A.requires_grad for layer in layers.values()):
             raise RuntimeError(
                 "lora_A is frozen in all layers, so the adapter would be neither trained nor pruned: "

@@ -77,6 +77,16 @@ def split_name(name: str) -> tuple[str, int | None, str]:
     return (match[1] or "", int(match[2]), match[3]) if match else ("", None, name)
 
 
+def layer_numbers(model: nn.Module) -> dict[str, list[int]]:
+    """The numbers of the layers that have linear layers in them, in order, by the name of their stack."""
+    numbers: dict[str, set[int]] = {}
+    for name, module in model.named_modules():
+        stack, number, _ = split_name(name)
+        if number is not None and (isinstance(module, nn.Linear) or is_conv1d(module)):  # a head has no number
+            numbers.setdefault(stack, set()).add(number)
+    return {stack: sorted(of_layers) for stack, of_layers in numbers.items()}
+
+
 def is_encoder_decoder(backbone: nn.Module) -> bool:
     """Whether a backbone has an encoder and a decoder, each with layers of its own."""
     return getattr(getattr(backbone, "config", None), "is_encoder_decoder", False) and hasattr(backbone, "decoder")

@@ -42,6 +42,52 @@ def test_with_trainer_they_are_refused_before_the_first_step(ratio, tmp_path):
     assert a_trainer.state.global_step == 0
 
 
+def begun(folder, model, config):
+    """A Trainer with the callback of a configuration; train() makes one step."""
+    a_trainer = trainer(folder, model=model, max_steps=1)
+    a_trainer.remove_callback(PRILoRACallback)
+    a_trainer.add_callback(PRILoRACallback(config))
+    return a_trainer
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (
+            PRILoRAConfig(first_rank=1, last_rank=3),
+            r"given first_rank=1, last_rank=3, .*layer\.0.* has rank 3, and not",
+        ),
+        (PRILoRAConfig(ranks=(3, 3, 3, 2)), r"given ranks=\(3, 3, 3, 2\), .*layer\.3.* has rank 3, and not rank 2"),
+        (PRILoRAConfig(alpha=64), "given alpha=64, .* has scaling 2.667, and not scaling 21.33"),
+        (PRILoRAConfig(scaling=(1, 1, 1, 1)), "has scaling 2.667, and not scaling 1"),
+        (PRILoRAConfig(dropout=0.1), "given dropout=0.1, .* has dropout 0, and not dropout 0.1"),
+        (PRILoRAConfig(layers=(2, 3)), r"has layers \[0, 1, 2, 3\], and not layers \[2, 3\]"),
+        (PRILoRAConfig(targets=("query",)), r"self\.value'\], and not modules \['attention\.self\.query'\]"),
+    ],
+)
+def test_what_pefts_adapter_has_not_is_no_setting_of_the_callback(config, message, tmp_path):
+    a_trainer = begun(tmp_path, wrapped({}, lora_alpha=8), config)
+    with pytest.raises(RuntimeError, match=message):
+        a_trainer.train()
+    assert a_trainer.state.global_step == 0
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        PRILoRAConfig(),
+        PRILoRAConfig(ratio=0.9, interval=1),
+        PRILoRAConfig(2, 5, alpha=32, dropout=0.1, layers=range(1, 3), targets=TARGETS),
+        PRILoRAConfig(ranks=(7, 3, 4, 7)),
+        PRILoRAConfig(alpha=32),
+    ],
+)
+def test_what_pefts_adapter_has_may_be_said_to_the_callback_too(config, tmp_path):
+    options = {"layers_to_transform": [1, 2], "lora_dropout": 0.1}
+    model = wrapped(rank_pattern_for(build("bert"), 2, 5, alpha=32), **options)
+    assert begun(tmp_path, model, config).train().global_step == 1
+
+
 @pytest.mark.parametrize("options", [{}, {"layers_to_transform": [0, 1]}, {"layers_to_transform": [3]}])
 def test_ranks_of_which_some_match_are_taken(options):
     model = wrapped(rank_pattern_for(build("bert"), 2, 5), **options)
