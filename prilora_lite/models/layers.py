@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ _REFUSED = {
     "DeepSpeedEngine": "DeepSpeed keeps copies of the weights that pruning would not reach",
     "DataParallel": "the replicas of nn.DataParallel lose the input statistics",
 }
+PEFTS_ALPHA = 8  # lora_alpha in a LoraConfig that was given none
 COMPILED = "_orig_mod."  # stands before all names in a model under torch.compile
 INSTEAD = "use one process per GPU with whole weights in each, torchrun or `accelerate launch` with plain DDP"
 
@@ -134,7 +136,9 @@ def check_prunable(layers: dict[str, LoRALinear | PeftLayer]) -> None:
 
 
 def check_patterns(model: nn.Module, layers: dict[str, LoRALinear | PeftLayer]) -> None:
-    """Raise ValueError if PEFT was given ranks for other names than the model's, which it passes over in silence.
+    """Raise ValueError if PEFT was given ranks for other names than the model's, or two rules for its scaling.
+
+    PEFT passes over both in silence.
 
     Args:
         model: adapted by PEFT or not.
@@ -151,6 +155,25 @@ def check_patterns(model: nn.Module, layers: dict[str, LoRALinear | PeftLayer]) 
                     f"called {names[0]!r} and the like, so none of them has the rank that it was to have: call "
                     "rank_pattern_for with the very model that get_peft_model is given, before it is"
                 )
+        _check_alpha(configs[adapter], names)
+
+
+def _check_alpha(config: object, names: list[str]) -> None:
+    """Refuse, or warn, where a LoraConfig's own scaling stands beside that of rank_pattern_for, which wins or mixes."""
+    alphas = {key: alpha for key, alpha in (config.alpha_pattern or {}).items() if re.fullmatch(r"\^.*\\\.\.\+", key)}
+    if alphas and config.use_rslora:
+        raise ValueError(
+            "LoraConfig has use_rslora=True beside rank_pattern_for, whose alpha_pattern is made for division by r and "
+            "not by its root, so no layer would have the scaling of either rule: leave use_rslora out; "
+            "rank_pattern_for(model, scaling='sqrt') is the rank-stabilised rule"
+        )
+    alone = all(any(re.match(key, name) for key in alphas) for name in names)
+    if alone and len(set(alphas.values())) == 1 and config.lora_alpha not in (PEFTS_ALPHA, *alphas.values()):
+        warnings.warn(
+            f"LoraConfig's lora_alpha={config.lora_alpha:g} has no effect: rank_pattern_for gave all layers alpha "
+            f"{next(iter(alphas.values())):g}; to have the other, rank_pattern_for(model, alpha={config.lora_alpha:g})",
+            stacklevel=2,
+        )
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

@@ -12,7 +12,7 @@ TARGETS = ["query", "value"]
 
 
 def wrapped(patterns, **options):
-    return get_peft_model(build("bert"), LoraConfig(r=3, target_modules=TARGETS, **patterns, **options))
+    return get_peft_model(build("bert"), LoraConfig(**{"r": 3, "target_modules": TARGETS} | patterns | options))
 
 
 OTHERS = {
@@ -92,6 +92,38 @@ def test_what_pefts_adapter_has_may_be_said_to_the_callback_too(config, tmp_path
 def test_ranks_of_which_some_match_are_taken(options):
     model = wrapped(rank_pattern_for(build("bert"), 2, 5), **options)
     assert Pruner(model).layers
+
+
+@pytest.mark.parametrize("options", [{}, {"scaling": "sqrt"}])
+def test_two_rules_for_the_scaling_are_refused(options):
+    with pytest.raises(ValueError, match="leave use_rslora out"):
+        Pruner(wrapped(rank_pattern_for(build("bert"), 2, 5, **options), use_rslora=True))
+
+
+def test_an_alpha_without_effect_is_said():
+    with pytest.warns(
+        UserWarning, match=r"lora_alpha=32 has no effect: .* alpha 16; .*rank_pattern_for\(model, alpha=32\)"
+    ):
+        Pruner(wrapped(rank_pattern_for(build("bert"), 2, 5), lora_alpha=32))
+
+
+IN_USE = {
+    "PEFT's default": (lambda: rank_pattern_for(build("bert"), 2, 5), {}),
+    "the same alpha twice": (lambda: rank_pattern_for(build("bert"), 2, 5, alpha=32), {"lora_alpha": 32}),
+    "no patterns": (lambda: {}, {"lora_alpha": 32, "use_rslora": True}),
+    "a pattern of one's own": (lambda: {"alpha_pattern": {"query": 5}}, {"lora_alpha": 32, "use_rslora": True}),
+    "a module outside the layers": (
+        lambda: rank_pattern_for(build("bert"), 2, 5), {"lora_alpha": 32, "target_modules": [*TARGETS, "classifier"]},
+    ),
+    "another rule": (lambda: rank_pattern_for(build("bert"), 2, 5, scaling="sqrt"), {"lora_alpha": 16}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", IN_USE)
+@pytest.mark.filterwarnings("error:.*lora_alpha")
+def test_an_alpha_with_effect_is_taken_in_silence(what):
+    patterns, options = IN_USE[what]
+    assert Pruner(wrapped(patterns(), **options)).layers
 
 
 def test_without_patterns_nothing_is_asked():
