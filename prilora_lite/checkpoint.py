@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -13,7 +14,7 @@ from prilora_lite.adapter_file import KEY, check_all_is_stored, check_tensors, d
 from prilora_lite.config import PRILoRAConfig
 from prilora_lite.fingerprint import stored_parameters
 from prilora_lite.lora import LoRALinear
-from prilora_lite.models.layers import without_wrappers
+from prilora_lite.models.layers import adapted, without_wrappers
 from prilora_lite.report import Report, report
 from prilora_lite.shared.errors import expect
 from prilora_lite.shared.files import write_whole
@@ -36,13 +37,11 @@ def save_adapter(model: nn.Module, path: str | Path) -> Path:
 
     Raises:
         TypeError: not a model, or not a path.
-        ValueError: the model is not adapted, the path has no name, or parameters are trained that an adapter does not
-            hold.
+        ValueError: the model is not adapted, or a part of it alone is; the path has no name; or parameters are trained
+            that an adapter does not hold.
         OSError: the file can't be written; an older one stays as it was.
     """
-    path, model = Path(path), without_wrappers(model)
-    if getattr(model, "prilora_config", None) is None:
-        raise ValueError("this model is not adapted, so there is no adapter to save; call adapt(model, config) first")
+    path, model = Path(path), adapted(model)
     check_all_is_stored(model)
     # safetensors refuses tensors that share memory or have gaps
     tensors = {name: tensor.detach().contiguous().clone() for name, tensor in stored_parameters(model).items()}
@@ -85,11 +84,10 @@ def put_adapter(model: nn.Module, config: PRILoRAConfig, tensors: dict[str, Tens
             model then stays as it was.
     """
     if any(isinstance(module, LoRALinear) and module.merged for module in model.modules()):
-        raise ValueError(
-            "this model is merged, so new lora_A and lora_B would have no effect; unmerge() its layers first"
-        )
+        raise ValueError("this model is merged, so another adapter would have no effect; unmerge() its layers first")
     current = getattr(model, "prilora_config", None)
-    if current is not None and current.canonical() != config.canonical():
+    # how it was pruned is no matter here
+    if current is not None and replace(current, ratio=0).canonical() != replace(config, ratio=0).canonical():
         raise ValueError(f"{path} was saved with {config}, but this model is adapted with {current}; load a fresh base")
     check_tensors(tensors, model, config, path)
     if current is None:

@@ -120,8 +120,17 @@ def read_fingerprint(stored: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _part_that_fits(saved: set[str], here: set[str]) -> str | None:
+    """The part of the model here, by its name, in which all names in a file have a place; None if there is none."""
+    some = min(saved)
+    parts = [name.removesuffix(f".{some}") for name in here if name.endswith(f".{some}")]
+    return next((part for part in sorted(parts) if {f"{part}.{name}" for name in saved} <= here), None)
+
+
 def check_base(saved: dict[str, Any], here: dict[str, Any], path: Path) -> None:
     """Raise ValueError if the :func:`fingerprint` in a file is not that of the model here."""
+    if saved["shapes"] and (part := _part_that_fits(saved["shapes"].keys(), here["shapes"].keys())):
+        raise ValueError(f"{path} is the adapter of a part of this model: give that part, model.{part}, in its place")
     for name in sorted(saved["shapes"].keys() | here["shapes"].keys()):
         there, now = saved["shapes"].get(name), here["shapes"].get(name)
         if there != now:

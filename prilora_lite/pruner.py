@@ -15,6 +15,7 @@ from prilora_lite.lora import LoRALinear
 from prilora_lite.models.layers import PeftLayer, check_prunable, configuration_of, layers_to_prune, stacked, unwrapped
 from prilora_lite.models.listener import Listener, check_finite
 from prilora_lite.models.masks import masks_of_zeros, mass_outside
+from prilora_lite.report import record_pruning
 from prilora_lite.shared.errors import unknown
 
 
@@ -127,6 +128,7 @@ class Pruner:
             self._apply(masks)
             if not self.settings["regrow"]:
                 self._masks = masks
+            record_pruning(self._model, self.settings)
             self.history.append({"step": self.steps, "before": before, "after": self.sparsity(), "mass": mass})
         self.pruned_at = self.steps
 

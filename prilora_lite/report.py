@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -131,3 +131,14 @@ def report(model: nn.Module) -> Report:
         head_nonzero=sum(int(p.count_nonzero()) for p in head),
         base=sum(p.numel() for name, p in others.items() if not any(part in name for part in PEFTS_OWN)),
     )
+
+
+def record_pruning(model: nn.Module, settings: dict[str, Any]) -> None:
+    """Have the configuration on a model say how it was pruned, since files and cards repeat what it says.
+
+    A rule that is a function is left out, which no file can hold; so is the seed, which is the run's.
+    """
+    said = {name: value for name, value in settings.items() if name != "seed" and not callable(value)}
+    for module in model.modules():
+        if "prilora_config" in vars(module):
+            module.prilora_config = replace(module.prilora_config, **said)

@@ -19,6 +19,8 @@ def model_card(
     As = [layer.lora_A for layer in lora_layers(model).values()]
     sparsity = 1 - sum(int(A.count_nonzero()) for A in As) / sum(A.numel() for A in As)
     pruned = f"{config.ratio:g} of A, by {config.importance}, every {config.interval} optimizer steps"
+    if config.ratio and not sparsity:
+        pruned = f"no: {pruned} was to be, but lora_A holds no zeros"
     if not config.ratio:
         pruned = "not by this configuration" if sparsity else "nothing"
     rows = {

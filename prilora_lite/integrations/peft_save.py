@@ -18,7 +18,7 @@ from prilora_lite.integrations.peft_names import CARD, WEIGHTS, peft, peft_name
 from prilora_lite.integrations.rank_patterns import patterns
 from prilora_lite.lora import LoRALinear
 from prilora_lite.models.heads import head_modules
-from prilora_lite.models.layers import lora_layers, without_wrappers
+from prilora_lite.models.layers import adapted, lora_layers
 from prilora_lite.models.linear import is_conv1d
 from prilora_lite.models.stacks import split_name
 from prilora_lite.shared.checks import is_number
@@ -55,20 +55,15 @@ def save_peft_adapter(
 
     Raises:
         TypeError: not a model, not a path, or not a name.
-        ValueError: the model is not adapted, or is PEFT's own; parameters are trained that an adapter does not hold,
-            a head has some outside of any module; a batch norm is in no head; or metrics that are not numbers.
+        ValueError: the model is not adapted, only a part of it is, or PEFT adapted it; parameters are trained that an
+            adapter does not hold, a head has some outside of any module; a batch norm is in no head; or metrics that
+            are not numbers.
         FileExistsError: the folder holds something.
         ModuleNotFoundError: PEFT is not installed.
         OSError: it can't be written.
     """
-    model = without_wrappers(model)
-    config = getattr(model, "prilora_config", None)
+    model = adapted(model)
     layers = {name: layer for name, layer in lora_layers(model).items() if isinstance(layer, LoRALinear)}
-    if config is None or not layers:
-        raise ValueError(
-            "this model is not adapted by adapt(model, config), so there is no adapter to write; a PEFT model is "
-            "written by its own save_pretrained"
-        )
     check_all_is_stored(model)
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -82,7 +77,7 @@ def save_peft_adapter(
         raise ValueError(f"metrics must be names and numbers, such as {{'accuracy': 0.8}}, got {metrics!r}")
     if metrics and task is None:
         raise ValueError(f"metrics of which task? Give task=..., such as 'mrpc', beside {metrics}")
-    lora = _lora_config(model, layers, config)
+    lora = _lora_config(model, layers, model.prilora_config)
     lora.base_model_name_or_path, lora.revision = _base_of(model, base_model)
     card = model_card(model, lora.base_model_name_or_path, named, dataset, metrics)
     tensors = {peft_name(name): p.detach().contiguous().clone() for name, p in stored_parameters(model).items()}

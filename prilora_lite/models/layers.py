@@ -211,6 +211,31 @@ def without_wrappers(model: nn.Module) -> nn.Module:
     return model
 
 
+def adapted(model: nn.Module) -> nn.Module:
+    """The model :func:`without_wrappers`, once it is known that :func:`~.adapt.adapt` was called on it.
+
+    Raises:
+        TypeError: not a model.
+        ValueError: it is not adapted, or a part of it alone is.
+    """
+    model = without_wrappers(model)
+    if getattr(model, "prilora_config", None) is not None:
+        return model
+    parts = [name for name, module in model.named_modules() if "prilora_config" in vars(module)]
+    if parts:
+        raise ValueError(
+            f"of this model {' and '.join(parts)} alone is adapted: give that part, model.{parts[0]}, in place of the "
+            "model, and save what is trained outside of it yourself"
+        )
+    if getattr(model, "peft_config", None):
+        raise ValueError(
+            "this model is not adapted by adapt(model, config) but by PEFT: its own save_pretrained(folder) writes it"
+        )
+    raise ValueError(
+        "this model is not adapted by adapt(model, config), or was merged since, so there is no adapter to save"
+    )
+
+
 def stacked(tensors: Iterable[Tensor]) -> Tensor:
     """One tensor of several of one shape, on the device of the first: a model may be spread over devices."""
     first, *others = tensors

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from torch import nn
 
+from prilora_lite.lora import LoRALinear
 from prilora_lite.models.linear import is_conv1d
 from prilora_lite.shared.errors import unknown
 
@@ -82,7 +83,8 @@ def layer_numbers(model: nn.Module) -> dict[str, list[int]]:
     numbers: dict[str, set[int]] = {}
     for name, module in model.named_modules():
         stack, number, _ = split_name(name)
-        if number is not None and (isinstance(module, nn.Linear) or is_conv1d(module)):  # a head has no number
+        linear = isinstance(module, (LoRALinear, nn.Linear)) or is_conv1d(module)
+        if linear and number is not None:  # a head has none
             numbers.setdefault(stack, set()).add(number)
     return {stack: sorted(of_layers) for stack, of_layers in numbers.items()}
 

@@ -384,12 +384,30 @@ def test_the_card_states_what_the_adapter_is(tmp_path):
     assert (result.dataset_config, result.metric_type, result.metric_value) == ("mrpc", "accuracy", 0.75)
 
 
+def test_the_card_says_how_the_pruner_pruned_not_what_the_configuration_had(tmp_path):
+    model = build("bert")
+    adapt(model, CONFIG)
+    train(model, dataclasses.replace(CONFIG, ratio=0.75, interval=1, importance="magnitude"))
+    card = ModelCard.load(save_peft_adapter(model, tmp_path / "a") / "README.md")
+    assert "| pruned in training | 0.75 of A, by magnitude, every 1 optimizer steps |" in card.text
+    fresh = build("bert")
+    load_peft_adapter(fresh, tmp_path / "a")
+    assert fresh.prilora_config == dataclasses.replace(CONFIG, ratio=0.75, interval=1, importance="magnitude")
+
+
+def test_the_card_of_a_model_that_was_not_pruned_claims_no_pruning(tmp_path):
+    model = build("bert")
+    adapt(model, CONFIG)
+    card = ModelCard.load(save_peft_adapter(model, tmp_path / "a") / "README.md")
+    assert "| pruned in training | no: 0.5 of A, by magnitude_input, every 2 optimizer steps was to be" in card.text
+
+
 @pytest.mark.parametrize(("zeros", "said"), [(False, "nothing"), (True, "not by this configuration")])
 def test_the_card_of_an_adapter_with_ratio_0_says_what_it_can(zeros, said, tmp_path):
     model = build("bert")
     adapt(model, dataclasses.replace(CONFIG, ratio=0))
     if zeros:
-        train(model.train(), CONFIG, 2)
+        model.bert.encoder.layer[0].output.dense.lora_A.data.zero_()
     card = ModelCard.load(save_peft_adapter(model, tmp_path / "a") / "README.md")
     assert f"| pruned in training | {said} |" in card.text
 
@@ -427,6 +445,13 @@ def test_a_crash_while_writing_leaves_nothing(tmp_path, monkeypatch):
 def test_what_adapt_did_not_make_is_not_written(model, tmp_path):
     with pytest.raises(ValueError, match="not adapted by adapt"):
         save_peft_adapter(wrapped() if model == "peft" else model, tmp_path / "adapter")
+
+
+def test_the_part_that_is_adapted_is_named_where_the_whole_is_to_be_written(tmp_path):
+    model = build("bert")
+    adapt(model.bert, CONFIG)
+    with pytest.raises(ValueError, match=r"bert alone is adapted: give that part, model\.bert"):
+        save_peft_adapter(model, tmp_path / "adapter")
 
 
 def test_parameters_that_would_be_lost_are_named(tmp_path):

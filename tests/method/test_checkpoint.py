@@ -133,6 +133,23 @@ def test_loading_into_a_model_adapted_alike_works_and_adapted_otherwise_does_not
         load_adapter(other, path)
 
 
+def test_a_function_that_the_pruner_was_given_does_not_keep_the_adapter_from_being_saved(tmp_path):
+    model = build("bert")
+    adapt(model, CONFIG)
+    train(model, dataclasses.replace(CONFIG, ratio=0.75, importance=lambda lora_A: lora_A.abs()))
+    load_adapter(fresh := build("bert"), save_adapter(model, tmp_path / "a.safetensors"))
+    assert fresh.prilora_config == dataclasses.replace(CONFIG, ratio=0.75)
+
+
+def test_loading_into_a_model_that_was_to_be_pruned_otherwise_works(saved):
+    model, path = saved
+    other = build("bert")
+    adapt(other, dataclasses.replace(CONFIG, ratio=0.9, interval=7))
+    load_adapter(other, path)
+    assert torch.equal(other(**batch()).logits, model(**batch()).logits)
+    assert (other.prilora_config.ratio, other.prilora_config.interval) == (0.9, 7)
+
+
 def test_a_merged_model_saves_the_same_file(saved, tmp_path):
     model, path = saved
     for module in model.modules():
@@ -406,6 +423,16 @@ def test_an_unadapted_model_has_nothing_to_save(tmp_path):
     with pytest.raises(ValueError, match="not adapted"):
         save_adapter(build("bert"), tmp_path / "a.safetensors")
     assert not list(tmp_path.iterdir())
+
+
+def test_the_part_that_is_adapted_is_named_where_the_whole_is_to_be_saved_or_loaded(tmp_path):
+    model, path = build("bert"), tmp_path / "a.safetensors"
+    adapt(model.bert, CONFIG)
+    with pytest.raises(ValueError, match=r"bert alone is adapted: give that part, model\.bert,"):
+        save_adapter(model, path)
+    save_adapter(model.bert, path)
+    refused(build("bert"), path, r"is the adapter of a part of this model: give that part, model\.bert,")
+    refused(nn.ModuleDict({"mine": build("bert")}), path, r"give that part, model\.mine\.bert,")
 
 
 @pytest.mark.parametrize("where", ["fsync", "replace"])
