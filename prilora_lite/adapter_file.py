@@ -32,7 +32,15 @@ def read_adapter(path: Path, model: nn.Module) -> tuple[PRILoRAConfig, dict[str,
     """
     if path.is_dir() and (path / "adapter_config.json").is_file():
         raise ValueError(f"{path} is a folder in PEFT's format: load_peft_adapter(model, {str(path)!r}) reads it")
-    metadata, tensors = read_tensors(path)
+    whole = path / "model.safetensors"  # where Trainer and save_pretrained write a model
+    file = whole if whole.is_file() else path
+    metadata, tensors = read_tensors(file)
+    if KEY not in metadata and any(name.endswith(".lora_A") for name in tensors):
+        raise ValueError(
+            f"{path} holds a whole adapted model, as Trainer and save_pretrained write it, which does not say how it "
+            "was adapted: on a fresh base call adapt(model, config) with the run's configuration, then "
+            f"safetensors.torch.load_model(model, {str(file)!r}), then save_adapter(model, ...)"
+        )
     if KEY not in metadata:
         raise ValueError(f"{path} is not an adapter of this library: its metadata has no entry {KEY!r}")
     return read_description(metadata[KEY], tensors, model, path), uncompiled(tensors)

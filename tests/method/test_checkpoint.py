@@ -14,7 +14,7 @@ import transformers as hf
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, load_model, save_file
 from torch import nn
 
 import prilora_lite.adapter_file as adapter_file
@@ -288,6 +288,16 @@ def test_a_pickle_is_not_opened(tmp_path):
 def test_a_safetensors_file_of_something_else_is_refused(tmp_path):
     save_file({"weight": torch.zeros(2)}, tmp_path / "other.safetensors")
     refused(build("bert"), tmp_path / "other.safetensors", "not an adapter of this library")
+
+
+@pytest.mark.parametrize("what", ["folder", "folder/model.safetensors"])
+def test_a_whole_adapted_model_is_refused_with_the_way_to_its_adapter(what, saved, tmp_path):
+    model, path = saved
+    model.save_pretrained(tmp_path / "folder")
+    refused(build("bert"), tmp_path / what, r"holds a whole adapted model, .*safetensors\.torch\.load_model\(model, '")
+    adapt(fresh := build("bert"), CONFIG)
+    load_model(fresh, tmp_path / "folder" / "model.safetensors")
+    assert save_adapter(fresh, tmp_path / "again.safetensors").read_bytes() == path.read_bytes()
 
 
 def with_config(**fields):
