@@ -21,6 +21,10 @@ SETTINGS = re.compile(
     r"(^|_)heads?$|_eps(ilon)?$|(^|_)act(ivation)?(_fn|_function)?$|(^|\.)rope_|position_embedding_type$"
     r"|pos_att_type|position_buckets$|max_relative_positions$|sliding_window$|local_attention$|classifier_pooling$"
 )
+ADDED = (
+    ". If words were added after loading (resize_token_embeddings), their rows are drawn at random each time: save the "
+    "enlarged base once, model.save_pretrained(folder), before adapting, and load that everywhere"
+)
 
 
 def stored_parameters(model: nn.Module) -> dict[str, Tensor]:
@@ -134,9 +138,10 @@ def check_base(saved: dict[str, Any], here: dict[str, Any], path: Path) -> None:
     for name in sorted(saved["shapes"].keys() | here["shapes"].keys()):
         there, now = saved["shapes"].get(name), here["shapes"].get(name)
         if there != now:
+            longer = there and now and len(there) == 2 and there[1:] == now[1:]  # both have it, with other rows
             raise ValueError(
                 f"{path} was trained on another base model: "
-                f"{name} is {there or 'missing'} there, {now or 'missing'} here"
+                f"{name} is {there or 'missing'} there, {now or 'missing'} here{ADDED if longer else ''}"
             )
     for name, there in saved["settings"].items():
         if here["settings"].get(name, there) != there:  # a version of transformers may have another name for it
@@ -150,10 +155,13 @@ def check_base(saved: dict[str, Any], here: dict[str, Any], path: Path) -> None:
     tolerance = 1e-9 if saved["dtype"] == here["dtype"] else 2**-8
     for name, rows in (saved["rows"] | (saved["others"] or {})).items():
         ours = (here["rows"] | here["others"])[name]
-        # pad with NaN: a missing row never matches
-        for (projected, size), (projected_here, _) in zip_longest(rows, ours, fillvalue=(math.nan, 0)):
-            if not math.isclose(projected, projected_here, rel_tol=0, abs_tol=tolerance * size):
-                raise ValueError(
-                    f"{path} was trained on another base model: the shapes agree, but the values of {name} do not; "
-                    "load the very weights that it was trained on"
-                )
+        equal = [
+            math.isclose(projected, projected_here, rel_tol=0, abs_tol=tolerance * size)
+            # pad with NaN: a missing row never matches
+            for (projected, size), (projected_here, _) in zip_longest(rows, ours, fillvalue=(math.nan, 0))
+        ]
+        if not all(equal):
+            raise ValueError(
+                f"{path} was trained on another base model: the shapes agree, but the values of {name} do not; "
+                f"load the very weights that it was trained on{ADDED if equal == [True, True, False] else ''}"
+            )

@@ -37,9 +37,11 @@ def find_stacks(model: nn.Module, targets: tuple[str, ...] | None = None) -> tup
             "so there is nothing to count ranks over"
         )
     if len(stacks) > (2 if is_encoder_decoder(backbone) else 1):
+        longest = max(stacks, key=lambda name: len(stacks[name]))
         raise ValueError(
-            f"{type(model).__name__} has more than one stack of layers ({', '.join(stacks)}); "
-            "adapt one stack by itself: adapt(model.encoder, config), for example"
+            f"{type(model).__name__} has more than one stack of layers ({', '.join(stacks)}); adapt one by itself: "
+            f"model.requires_grad_(False), then adapt(model.{longest}, config), "
+            "then requires_grad_(True) on your head, which you also save yourself"
         )
     return (stacks if targets is None else _select(stacks, targets)), notes
 

@@ -1,5 +1,6 @@
 import copy
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -136,6 +137,20 @@ def encoder_decoder():
         d_model=16, d_kv=8, d_ff=24, num_layers=2, num_decoder_layers=4, num_heads=2, vocab_size=50,
     )  # fmt: skip
     return hf.T5ForConditionalGeneration(config)
+
+
+def test_what_is_said_of_several_stacks_adapts_one_and_trains_its_adapter_and_the_head():
+    small = {"hidden_size": 24, "intermediate_size": 40, "num_attention_heads": 2, "num_hidden_layers": 3}
+    config = hf.CanineConfig(**small, num_hash_buckets=8, max_position_embeddings=16)
+    model = hf.CanineForSequenceClassification(config)
+    with pytest.raises(ValueError, match="more than one stack of layers") as refusal:
+        adapt(model)
+    (stack,) = re.findall(r"requires_grad_\(False\), then adapt\(model\.(\S+), config\)", str(refusal.value))
+    model.requires_grad_(False)
+    adapt(model.get_submodule(stack), PRILoRAConfig(first_rank=2, last_rank=4))
+    model.classifier.requires_grad_(True)
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert trained == {n for n, _ in model.named_parameters() if ".lora_" in n or n.startswith("classifier.")}
 
 
 def test_each_stack_of_an_encoder_decoder_has_a_schedule_of_its_own():

@@ -515,6 +515,27 @@ def test_a_base_whose_positions_are_of_another_kind_is_refused(name, tmp_path):
         load_adapter(other, path)
 
 
+@pytest.mark.parametrize("resized", [True, False])
+def test_rows_of_words_that_were_added_after_loading_are_named_as_the_cause(resized, tmp_path):
+    def with_a_word_more(seed):
+        model = build("llama")
+        torch.manual_seed(seed)
+        model.resize_token_embeddings(model.config.vocab_size + 1)
+        return model
+
+    adapt(model := with_a_word_more(1), CONFIG)
+    path = save_adapter(model, tmp_path / "a.safetensors")
+    refused(
+        with_a_word_more(2) if resized else build("llama"), path, "If words were added after loading .*save the enla"
+    )
+    load_adapter(with_a_word_more(1), path)
+
+
+def test_other_weights_are_not_taken_for_added_words(saved):
+    with pytest.raises(ValueError, match=r"load the very weights that it was trained on$"):
+        load_adapter(build("bert", seed=1), saved[1])
+
+
 def test_a_file_from_before_biases_were_described_is_taken(saved):
     rewrite(saved[1], stored_change=lambda stored: json.dumps(
         stored | {"base": {name: stored["base"][name] for name in ("dtype", "shapes", "rows")}}
