@@ -38,7 +38,8 @@ class PRILoRAConfig:
         layers: numbers of the layers to adapt, from 0 on; they keep the ranks that the whole schedule gives them.
             None: all of them.
         ratio: share of each A that is pruned, in [0, 1). 0.5: our reading. 0: no pruning.
-        interval: N, optimizer steps from one prune to the next. 40: our reading.
+        interval: N, optimizer steps from one prune to the next. 40: our reading. A run that has fewer steps is pruned
+            once, at its end: choose it so that there are several prunes.
         decay: :math:`\beta` of the moving average of the input's mean square. 0.9: our choice.
         importance: ``magnitude_input`` (our reading), ``magnitude``, ``random``, or another of
             :data:`~.importance.IMPORTANCE_RULES`; or a function of your own, see there.
