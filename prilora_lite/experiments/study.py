@@ -33,6 +33,7 @@ from prilora_lite.experiments.tasks import Task, get_task, load_rows, task_as_js
 from prilora_lite.shared.checks import check_seed, is_integer, plain
 from prilora_lite.shared.errors import expect, unknown
 from prilora_lite.shared.records import Records, read_records
+from prilora_lite.shared.workers import in_worker
 
 RECORD = (  # what the record of a finished run has, besides its key
     "name", "encoder", "settings", "task", "method", "seed", "metrics", "curve", "pruning", "counts", "steps",
@@ -315,7 +316,7 @@ def _each(
     with joblib.parallel_config(backend=BACKENDS[backend], n_jobs=jobs, **options):
         try:
             parallel = joblib.Parallel(return_as="generator_unordered", pre_dispatch="n_jobs")
-            yield from parallel(starmap(joblib.delayed(work), calls))
+            yield from parallel(joblib.delayed(in_worker)(work, os.getpid(), *call) for call in calls)
         except killed as error:
             raise ChildProcessError(
                 "a worker process was killed, perhaps for want of memory: start again, with fewer jobs at a time"

@@ -26,6 +26,7 @@ from traitlets.config import Config, PyFileConfigLoader
 from prilora_lite.shared.errors import unknown
 from prilora_lite.shared.files import write_whole
 from prilora_lite.shared.records import append_record, read_records
+from prilora_lite.shared.workers import in_worker
 from prilora_lite.teaching import handin
 from prilora_lite.teaching.sandbox import python_path
 from prilora_lite.teaching.sandbox import require as _require_sandbox
@@ -145,7 +146,8 @@ def grade(
         append_record(journal, begun | {"status": "begun", "notes": [], "seconds": 0})
     options = {"protected": protected, "shown": python_path(course)}
     parallel = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered", pre_dispatch="n_jobs")
-    for record in parallel(joblib.delayed(_grade)(student, assignment, course, options) for student in missing):
+    calls = ((_grade, os.getpid(), student, assignment, course, options) for student in missing)
+    for record in parallel(joblib.delayed(in_worker)(*call) for call in calls):
         student = record["student"]
         finished[student] = {"key": [*keys[student], len(written)], **record}  # who hands in the first version again
         append_record(journal, finished[student])
