@@ -8,7 +8,7 @@ from torch import nn
 
 from prilora_lite.config import PRILoRAConfig
 from prilora_lite.lora import LoRALinear
-from prilora_lite.models.heads import head_parameters
+from prilora_lite.models.heads import head_notes, head_parameters
 from prilora_lite.models.layers import without_wrappers
 from prilora_lite.models.linear import check_weight, linear_shape
 from prilora_lite.models.stacks import find_stacks
@@ -69,7 +69,7 @@ def adapt(model: nn.Module, config: PRILoRAConfig | None = None) -> Report:
             parent, _, child = name.rpartition(".")
             setattr(model.get_submodule(parent), child, adapted)
     model.prilora_config = config
-    return replace(report(model), notes=tuple(notes))
+    return replace(report(model), notes=(*notes, *head_notes(model)))
 
 
 def _with_ranks_written_down(model: nn.Module, config: PRILoRAConfig) -> PRILoRAConfig:

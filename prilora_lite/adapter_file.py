@@ -43,7 +43,8 @@ def read_adapter(path: Path, model: nn.Module) -> tuple[PRILoRAConfig, dict[str,
         )
     if KEY not in metadata:
         raise ValueError(f"{path} is not an adapter of this library: its metadata has no entry {KEY!r}")
-    return read_description(metadata[KEY], tensors, model, path), uncompiled(tensors)
+    config, kept = read_description(metadata[KEY], tensors, model, path)
+    return config, kept | uncompiled(tensors)
 
 
 def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
@@ -70,8 +71,12 @@ def description(model: nn.Module, tensors: dict[str, Tensor]) -> str:
     return json.dumps(entries | {"sha256": _checksum(entries, tensors)})
 
 
-def read_description(text: str, tensors: dict[str, Tensor], model: nn.Module, path: Path) -> PRILoRAConfig:
+def read_description(
+    text: str, tensors: dict[str, Tensor], model: nn.Module, path: Path
+) -> tuple[PRILoRAConfig, dict[str, Tensor]]:
     """The configuration in a :func:`description`, once file and model are known to be those that it describes.
+
+    With it comes what is a head here and was of the base in the file: earlier versions froze some heads.
 
     Raises:
         ValueError: it can't be read, the tensors are not those of the checksum, or the model is another base.
@@ -86,8 +91,8 @@ def read_description(text: str, tensors: dict[str, Tensor], model: nn.Module, pa
     except (AttributeError, KeyError, OverflowError, RecursionError, TypeError, ValueError) as error:
         what = f"no entry {error}" if isinstance(error, KeyError) else error
         raise ValueError(f"{path} has metadata that can't be used: {what}") from error
-    check_base(base, fingerprint(model), path)
-    return config
+    check_base(base, fingerprint(model, base["shapes"]), path)
+    return config, {name: p for name, p in stored_parameters(model).items() if name in base["shapes"]}
 
 
 def _checksum(entries: dict[str, Any], tensors: dict[str, Tensor]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Collection
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -43,19 +44,23 @@ def running_statistics(model: nn.Module) -> dict[str, Tensor]:
     return {name: buffer for name, buffer in model.named_buffers() if name.rpartition(".")[2] in STATISTICS}
 
 
-def fingerprint(model: nn.Module) -> dict[str, Any]:
+def fingerprint(model: nn.Module, frozen: Collection[str] = ()) -> dict[str, Any]:
     """What tells one base model from another.
 
     Its dtype; names and shapes of its frozen weights; three fixed rows of each matrix, and all other weights (biases,
     norms, kernels) as one row; and those settings that change what the same weights compute, such as the number of
     heads. For each row w it keeps the pair (sum of c_j w_j, sum of |w_j|) with c_j = cos j, so that rows compare
     across dtypes: rounding moves the first by no more than the dtype's precision times the second. Our choice.
+
+    Args:
+        model: adapted or not.
+        frozen: names that are of the base, even where they are of a head.
     """
     stored = stored_parameters(model)
     adapted = {name: module for name, module in model.named_modules() if isinstance(module, LoRALinear)}
     weights, rows, others, dtypes = {}, {}, {}, set()
     for name, parameter in model.named_parameters():
-        if name in stored:
+        if name in stored and name not in frozen:
             continue
         owner, _, kind = name.rpartition(".")
         layer = owner.removesuffix(".base")

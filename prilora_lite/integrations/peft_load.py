@@ -73,10 +73,10 @@ def load_peft_adapter(model: nn.Module, folder: str | Path) -> Report:
     twice = [name for name, count in Counter(map(own_name, tensors)).items() if count > 1]
     if twice:
         raise ValueError(f"{folder / WEIGHTS} holds {twice[0]} twice, under two spellings: which one counts?")
-    notes = []
+    notes, kept = [], {}
     if KEY in metadata:
-        config = read_description(metadata[KEY], tensors, model, folder)
-    tensors = {own_name(name): tensor for name, tensor in tensors.items()}
+        config, kept = read_description(metadata[KEY], tensors, model, folder)
+    tensors = kept | {own_name(name): tensor for name, tensor in tensors.items()}
     layers = _read_layers(options, tensors, folder)
     if KEY not in metadata:
         config = _configuration(model, layers, options, folder)

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from torch import nn
 
-from prilora_lite.models.stacks import is_encoder_decoder
+from prilora_lite.models.stacks import is_encoder_decoder, layer_numbers
 
 
 def head_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Pooler and classification head, by name: all outside the backbone, plus its pooler, except output embeddings."""
+    """Pooler and classification head, by name: all outside the backbone, plus its pooler, except output embeddings.
+
+    In a module that is no model of transformers: all beside its layers and embeddings.
+    """
+    if not hasattr(model, "base_model"):
+        beside = _beside_the_layers(model)
+        named = {name: (name.split("."), parameter) for name, parameter in model.named_parameters()}
+        return {name: p for name, (parts, p) in named.items() if parts[0] in beside or "pooler" in parts}
     backbone = getattr(model, "base_model", model)
     outputs = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     frozen = set() if outputs is None else set(outputs.parameters())
@@ -27,6 +34,29 @@ def head_modules(model: nn.Module) -> dict[str, nn.Module]:
     names = {name.rpartition(".")[0] for name in head_parameters(model)}
     outermost = sorted(name for name in names if not any(name.startswith(f"{other}.") for other in names))
     return {name: model.get_submodule(name) for name in outermost}
+
+
+def head_notes(model: nn.Module) -> list[str]:
+    """What is taken for the head of a module that is no model of transformers."""
+    if hasattr(model, "base_model"):
+        return []
+    parts = {name: sum(p.numel() for p in child.parameters()) for name, child in model.named_children()}
+    parts |= {name: p.numel() for name, p in model.named_parameters(recurse=False)}
+    heads = dict.fromkeys(name.partition(".")[0] for name in head_parameters(model))
+    return [f"{name} ({parts[name]:,} parameters) stands beside the layers and is trained, as a head" for name in heads]
+
+
+def _beside_the_layers(model: nn.Module) -> set[str]:
+    """The children and parameters of a module that hold neither layers nor embeddings."""
+    stacks = {stack.partition(".")[0] for stack in layer_numbers(model)}
+    others = {
+        name
+        for name, child in model.named_children()
+        if name in stacks
+        or ("" in stacks and name.isdigit())
+        or any(isinstance(inside, (nn.ModuleList, nn.Embedding)) for inside in child.modules())
+    }
+    return {name.partition(".")[0] for name, _ in model.named_parameters()} - others
 
 
 def _holds_layers(module: nn.Module) -> bool:

@@ -139,6 +139,36 @@ def encoder_decoder():
     return hf.T5ForConditionalGeneration(config)
 
 
+class Own(nn.Module):
+    """A model of one's own: embeddings, layers, and what stands beside them."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.stem, self.place = nn.Embedding(50, 8), nn.Linear(8, 8), nn.Parameter(torch.zeros(8))
+        self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(8, 8), nn.ReLU()) for _ in range(3))
+        self.norm, self.classifier = nn.LayerNorm(8), nn.Linear(8, 2)
+
+
+class OwnForText(Own):
+    pass
+
+
+@pytest.mark.parametrize("kind", [Own, OwnForText])
+def test_the_head_of_a_module_of_ones_own_is_trained_and_named_whatever_the_class_is_called(kind):
+    result = adapt(model := kind(), PRILoRAConfig(first_rank=2, last_rank=4))
+    beside = [n for n, p in model.named_parameters() if p.requires_grad and ".lora_" not in n]
+    assert {name.split(".")[0] for name in beside} == {"stem", "place", "norm", "classifier"}
+    assert "classifier (18 parameters) stands beside the layers and is trained, as a head" in result.notes
+    assert len(result.notes) == 4
+
+
+def test_a_head_that_shares_the_embeddings_weight_stays_frozen():
+    model = Own()
+    model.classifier = nn.Linear(8, 50, bias=False)
+    model.classifier.weight = model.embed.weight
+    assert adapt(model, PRILoRAConfig(first_rank=2, last_rank=4)).head == 0
+
+
 def test_what_is_said_of_several_stacks_adapts_one_and_trains_its_adapter_and_the_head():
     small = {"hidden_size": 24, "intermediate_size": 40, "num_attention_heads": 2, "num_hidden_layers": 3}
     config = hf.CanineConfig(**small, num_hash_buckets=8, max_position_embeddings=16)

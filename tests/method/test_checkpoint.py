@@ -19,6 +19,7 @@ from torch import nn
 
 import prilora_lite.adapter_file as adapter_file
 from prilora_lite import LoRALinear, PRILoRAConfig, adapt, load_adapter, merge_and_unload, report, save_adapter
+from prilora_lite.fingerprint import fingerprint
 from prilora_lite.models.heads import head_parameters
 from tests.small_models import BUILDERS, batch, build, train
 
@@ -200,6 +201,21 @@ def test_a_wrapped_model_is_loaded_reported_and_merged_like_the_one_inside(wrapp
     assert torch.equal(fresh(**batch()).logits, model(**batch()).logits)
     assert merge_and_unload(outside) is fresh
     assert report(fresh).adapter == 0
+
+
+def test_a_file_whose_head_was_frozen_with_the_base_loads(saved):
+    model, path = saved
+    head = {name for name in head_parameters(model) if name.startswith("classifier")}
+
+    def as_it_was_written(stored):
+        return json.dumps(stored | {"base": fingerprint(model, head)})
+
+    rewrite(path, lambda tensors: [tensors.pop(name) for name in head], as_it_was_written)
+    fresh = build("bert")
+    fresh.classifier.load_state_dict(model.classifier.state_dict())
+    load_adapter(fresh, path)
+    assert torch.equal(fresh(**batch()).logits, model(**batch()).logits)
+    refused(build("bert"), path, r"the values of classifier\.\w+ do not")
 
 
 def test_a_file_that_was_saved_under_compiles_names_loads(saved):
