@@ -68,6 +68,7 @@ def add_to(commands: argparse._SubParsersAction) -> None:
 def _ablate(options: argparse.Namespace) -> int:
     from prilora_lite.experiments import reporting, study
     from prilora_lite.experiments.device import PROCESS
+    from prilora_lite.experiments.stored import main_metric
 
     told = study_options.told(options)
     output = told.get("output") or Path(options.study or "runs/ablation").with_suffix(".jsonl")
@@ -88,7 +89,7 @@ def _ablate(options: argparse.Namespace) -> int:
             crashed.append(record["error"])
             tell(f"{name}: crashed after {record['seconds']:.0f} s: {record['error']}")
         else:
-            metric, value = next(iter(record["metrics"].items()))
+            metric, value = main_metric(record)
             tell(f"{name}: {metric} {value:.3f} after {record['seconds']:.0f} s")
 
     def tell(line: str) -> None:

@@ -13,6 +13,7 @@ from prilora_lite.config import PRILoRAConfig
 from prilora_lite.experiments.identity import as_floats, parts_of, same_method, same_settings
 from prilora_lite.experiments.methods import method_name
 from prilora_lite.experiments.presets import settings_for
+from prilora_lite.experiments.stored import main_metric
 
 CONFIGURATION = ("first_rank", "last_rank", "scaling", "layers", "ratio", "interval", "importance")
 # Columns only where some run's is not the default: tables of the usual runs are what they were
@@ -33,7 +34,7 @@ def to_dataframe(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
     names = _method_names(records, titles)
     rows = []
     for record, title, name in zip(records, titles, names, strict=True):
-        metric, value = next(iter(record["metrics"].items()))
+        metric, value = main_metric(record)
         config = _configuration(record["method"])
         rows.append(
             {

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from prilora_lite.config import PRILoRAConfig
+from prilora_lite.experiments.identity import parts_of
+from prilora_lite.experiments.loop import names_of_metrics
 from prilora_lite.experiments.presets import Settings
+from prilora_lite.experiments.tasks import Task, get_task
 from prilora_lite.shared.errors import unknown
 
 COUNTS = ("adapter", "adapter_nonzero", "head", "head_nonzero", "base")
@@ -27,20 +30,43 @@ def settings_from(stored: dict[str, Any]) -> Settings:
     return Settings(**stored)
 
 
+def main_metric(record: dict[str, Any]) -> tuple[str, float]:
+    """Name and value of a run's main metric, which is the one that its task defines, in whatever order they are stored.
+
+    Args:
+        record: a run as ``ablate`` writes it; the definition of a task of one's own stands in its key.
+
+    Raises:
+        ValueError: a task that is not known, or a record without the metric.
+    """
+    task = parts_of(record)["task"]
+    name = names_of_metrics(Task(**task) if isinstance(task, dict) else get_task(record["task"]))[0]
+    if name not in record["metrics"]:
+        raise ValueError(f"expected {name}, the main metric of {record['task']}, got {record['metrics']!r:.80}")
+    return name, record["metrics"][name]
+
+
 def check_stored(path: str | Path, record: dict[str, Any]) -> None:
     """Raise ValueError, which names the run and what is wrong with it, if a reader of runs could not use a record."""
+    for part, problem in _problems(record):
+        raise ValueError(
+            f"{path}: {part} of the run {record['task']!r}, {record['name']!r}, seed {record['seed']!r} can't be "
+            f"read: {problem}. A newer version wrote it, or it was changed by hand: mend or remove its line"
+        )
+
+
+def _problems(record: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Each part that no reader could use, and why; the main metric, which several parts tell, comes last."""
     for part, (is_right, expected) in _PARTS.items():
-        problem = None
         try:
             if not is_right(record[part]):
-                problem = f"expected {expected}, got {record[part]!r:.80}"
+                yield part, f"expected {expected}, got {record[part]!r:.80}"
         except (ValueError, TypeError) as error:
-            problem = str(error)
-        if problem:
-            raise ValueError(
-                f"{path}: {part} of the run {record['task']!r}, {record['name']!r}, seed {record['seed']!r} can't be "
-                f"read: {problem}. A newer version wrote it, or it was changed by hand: mend or remove its line"
-            )
+            yield part, str(error)
+    try:
+        main_metric(record)
+    except (ValueError, TypeError) as error:
+        yield "metrics", str(error)
 
 
 def _is_number(value: Any) -> bool:

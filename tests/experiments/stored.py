@@ -5,6 +5,7 @@ from dataclasses import asdict
 
 from prilora_lite.experiments.methods import METHODS
 from prilora_lite.experiments.presets import settings_for
+from prilora_lite.experiments.tasks import get_task
 
 
 def stored(name="lora", seed=0, value=0.5, task="cola", *, method=None, encoder="pocket", settings=None, **parts):
@@ -13,10 +14,12 @@ def stored(name="lora", seed=0, value=0.5, task="cola", *, method=None, encoder=
     trains = trains if isinstance(trains, str) else trains.to_dict()
     settings = asdict(settings_for(encoder, task, trains)) | (settings or {})
     last = [parts.get("precision", "fp32"), parts.get("rows", "0" * 16), parts.get("weights", "1" * 16)]
+    definition = parts.get("definition", task)
+    metrics = definition["metrics"] if isinstance(definition, dict) else get_task(task).metrics
     return {
-        "key": [parts.get("definition", task), seed, encoder, trains, settings, *last], "name": name,
+        "key": [definition, seed, encoder, trains, settings, *last], "name": name,
         "encoder": encoder, "settings": settings, "task": task, "method": trains, "seed": seed,
-        "metrics": {"matthews": value}, "curve": [], "pruning": [],
+        "metrics": {metrics[0]: value}, "curve": [], "pruning": [],
         "counts": {"adapter": 1000, "adapter_nonzero": 750, "head": 200, "head_nonzero": 200, "base": 9000},
         "steps": 4, "seconds_per_step": 0.25, "seconds": 1.0, "environment": {"precision": "fp32"},
     }  # fmt: skip

@@ -21,7 +21,7 @@ from prilora_lite.experiments.learning_rates import RATE_SEEDS, RATES, choose_ra
 from prilora_lite.experiments.methods import METHODS
 from prilora_lite.experiments.presets import settings_for
 from prilora_lite.experiments.questions import read_questions
-from prilora_lite.experiments.stored import COUNTS
+from prilora_lite.experiments.stored import COUNTS, main_metric
 from prilora_lite.experiments.tasks import get_task, load_rows
 
 RESULTS = Path(__file__).parents[2] / "results"
@@ -58,9 +58,9 @@ def record(arm, task, seed, rate, value, epochs=1, encoder="pocket"):
     method = trains.to_dict()
     return {
         "key": [task, seed, encoder, method, settings, "fp32", "0" * 16], "name": arm, "encoder": encoder,
-        "settings": settings, "task": task, "method": method, "seed": seed, "metrics": {"m": value}, "curve": [],
-        "pruning": [], "counts": dict.fromkeys(COUNTS, 1), "steps": 1, "seconds_per_step": 1.0, "seconds": 1.0,
-        "environment": {},
+        "settings": settings, "task": task, "method": method, "seed": seed, "metrics": {get_task(task).metric: value},
+        "curve": [], "pruning": [], "counts": dict.fromkeys(COUNTS, 1), "steps": 1, "seconds_per_step": 1.0,
+        "seconds": 1.0, "environment": {},
     }  # fmt: skip
 
 
@@ -249,7 +249,7 @@ def study_of(asked, noise=0.01, effect=0.0, seeds=(100, 101, 102)):
 
 def test_an_answer_is_paired_by_seed_over_the_mean_of_the_tasks(file):
     asked = read_questions(file)
-    value = {(r["method"]["last_rank"], r["task"], r["seed"]): r["metrics"]["m"] for r in study_of(asked)}
+    value = {(r["method"]["last_rank"], r["task"], r["seed"]): main_metric(r)[1] for r in study_of(asked)}
     by_hand = [
         100 * sum(value[4, task, seed] - value[8, task, seed] for task in ("cola", "rte")) / 2
         for seed in (100, 101, 102)

@@ -6,10 +6,12 @@ from dataclasses import asdict
 import pytest
 
 from prilora_lite.cli import main
+from prilora_lite.experiments.frames import to_dataframe
 from prilora_lite.experiments.methods import METHODS
 from prilora_lite.experiments.presets import settings_for
-from prilora_lite.experiments.stored import check_stored, settings_from
+from prilora_lite.experiments.stored import check_stored, main_metric, settings_from
 from prilora_lite.experiments.study import read_runs
+from tests.experiments.stored import stored
 
 
 def record(**changes):
@@ -38,6 +40,11 @@ WRONG = {
     "a metric as text": ({"metrics": {"matthews": "0.5"}}, "metrics of the run 'pocket-cola', 'lora', seed 0"),
     "metrics without names": ({"metrics": [0.5]}, r"got \[0.5\]"),
     "a metric that is none": ({"metrics": {"matthews": None}}, "got {'matthews': None}"),
+    "metrics without the main one": (
+        {"metrics": {"accuracy": 0.5}},
+        "expected matthews, the main metric of pocket-cola",
+    ),
+    "a task of a newer version": ({"task": "boolq"}, "'boolq', 'lora', seed 0 can't be read: unknown task 'boolq'"),
     "counts without entries": ({"counts": {}}, "expected numbers for adapter, adapter_nonzero, head"),
     "a count as text": ({"counts": record()["counts"] | {"head": "many"}}, "'head': 'many'"),
     "a key that is a name": ({"key": "mine"}, "got 'mine'"),
@@ -79,3 +86,25 @@ def test_a_line_as_it_is_written_is_read(tmp_path):
 
 def test_settings_of_an_older_record_have_the_defaults():
     assert settings_from({"epochs": 2}).batch_size == 32
+
+
+def test_the_main_metric_is_the_tasks_own_in_whatever_order_a_file_has_them():
+    """As ``jq -S`` leaves the lines."""
+    assert main_metric(record(metrics={"accuracy": 0.9, "matthews": 0.5})) == ("matthews", 0.5)
+
+
+def test_the_main_metric_of_two_validation_sets_is_that_of_the_first():
+    metrics = {"mismatched_accuracy": 0.7, "matched_accuracy": 0.8}
+    assert main_metric(stored(task="mnli") | {"metrics": metrics}) == ("matched_accuracy", 0.8)
+
+
+def test_the_main_metric_of_a_task_of_ones_own_stands_in_its_key():
+    own = {"name": "mine", "columns": ["text"], "labels": ["a", "b"], "metrics": ["matthews", "accuracy"]}
+    run = stored(task="mine", definition=own | {"splits": ["dev"]}) | {"metrics": {"accuracy": 0.9, "matthews": 0.5}}
+    assert main_metric(run) == ("matthews", 0.5)
+
+
+def test_lines_whose_keys_were_sorted_are_reported_by_the_same_metric():
+    one, other = record(metrics={"matthews": 0.5, "accuracy": 0.9}), record(metrics={"accuracy": 0.9, "matthews": 0.4})
+    frame = to_dataframe([one, other | {"seed": 1}])
+    assert (frame["metric"].tolist(), frame["value"].tolist()) == (["matthews"] * 2, [0.5, 0.4])
