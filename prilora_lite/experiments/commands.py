@@ -66,7 +66,7 @@ def add_to(commands: argparse._SubParsersAction) -> None:
 
 
 def _ablate(options: argparse.Namespace) -> int:
-    from prilora_lite.experiments import reporting, study
+    from prilora_lite.experiments import crashes, published, reporting, study
     from prilora_lite.experiments.device import PROCESS
     from prilora_lite.experiments.stored import main_metric
 
@@ -79,14 +79,14 @@ def _ablate(options: argparse.Namespace) -> int:
     reporting.check_own(reporting.paths_of(output).values())  # better known before the first run
     runs = study.grid(_methods(told), told.get("tasks", ["pocket-rte"]), told.get("seeds", [0, 1]))
     speaks = PROCESS == 0  # if several processes make one run, the first
-    crashed: list[str] = []
+    crashed: list[dict[str, Any]] = []
 
     def announce(number: int, count: int, run: Run, record: dict[str, Any] | None) -> None:
         name = f"[{number}/{count}] {run.task} {run.method.label}, seed {run.seed}"
         if record is None:
             tell(name)
         elif "error" in record:
-            crashed.append(record["error"])
+            crashed.append(record)
             tell(f"{name}: crashed after {record['seconds']:.0f} s: {record['error']}")
         else:
             metric, value = main_metric(record)
@@ -110,14 +110,16 @@ def _ablate(options: argparse.Namespace) -> int:
         written = reporting.write(output)
         frame = reporting.to_dataframe(records)
         print(f"\n{reporting.format_table(reporting.summarize(frame))}\n")
-        if text := reporting.published_table(frame):
+        if text := published.table(frame):
             print(f"{text}\n")
-        if text := reporting.conclusion(frame, told.get("margin", reporting.MARGIN)):
+        margin = told.get("margin", reporting.MARGIN)
+        if text := reporting.conclusion(frame, margin, crashes.crashed_runs(records, crashed)):
             print(f"{text}\n")
         print("  ".join([f"runs: {output}", *(f"{kind}: {path}" for kind, path in written.items())]))
         print("notebooks, from the folder of the repository: jupyter lab notebooks")
     if crashed:
-        tell(f"{len(crashed)} of {len(runs)} runs crashed: {crashed[0]}; {output} says how, and the same command tries "
+        first = crashed[0]["error"]
+        tell(f"{len(crashed)} of {len(runs)} runs crashed: {first}; {output} says how, and the same command tries "
              "them again")  # fmt: skip
     return 1 if crashed else 0
 
@@ -144,7 +146,7 @@ def _report(options: argparse.Namespace) -> int:
         return _answers(options.file, options.output)
     if not options.file.is_file():
         raise ValueError(f"there is no file {options.file}; prilora-lite ablate writes one")
-    print(reporting.report(study.read_runs(options.file)))
+    print(reporting.report(study.read_runs(options.file), study.read_crashes(options.file)))
     written = reporting.write(options.file, options.output)
     print("\n" + "\n".join(f"{kind}: {path}" for kind, path in written.items()))
     return 0

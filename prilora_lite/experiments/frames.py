@@ -29,11 +29,8 @@ def to_dataframe(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
     none; those of :data:`UNUSUAL` are there only if some run's is not the default, and ``machine`` only if there were
     several. Listed ranks have no first and last rank.
     """
-    records = _each_once(records)
-    titles = _titles(records)
-    names = _method_names(records, titles)
     rows = []
-    for record, title, name in zip(records, titles, names, strict=True):
+    for record, title, name in named(records):
         metric, value = main_metric(record)
         config = _configuration(record["method"])
         rows.append(
@@ -65,6 +62,13 @@ def groups(records: Iterable[dict[str, Any]]) -> dict[str, pd.DataFrame]:
     runs = to_dataframe(records)
     titles = sorted(dict.fromkeys(runs["group"]), key=lambda title: "=" in title)
     return {title: runs[runs["group"] == title].reset_index(drop=True) for title in titles}
+
+
+def named(records: Iterable[dict[str, Any]]) -> list[tuple[dict[str, Any], str, str]]:
+    """Each run once, with its group and what its method is called there; see :func:`to_dataframe`."""
+    records = _each_once(records)
+    titles = _titles(records)
+    return list(zip(records, titles, _method_names(records, titles), strict=True))
 
 
 def _each_once(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:

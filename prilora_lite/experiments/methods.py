@@ -155,6 +155,11 @@ def method_name(record: dict[str, Any]) -> str:
     return _label(config) if record["name"] in METHODS else record["name"]
 
 
+def label_of(name: str) -> str:
+    """What tables call a method: its label, or the name of one that has none."""
+    return METHODS[name].label if name in METHODS else name
+
+
 def _label(config: PRILoRAConfig) -> str:
     """Ranks and pruning in short: ``12..4, mean, ratio 0.25, N 10, random``; what is at its default is left out."""
     config, default = config.canonical(), PRILoRAConfig()

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 _FIRST_COLUMNS = ("group,encoder,task,method,", "question,contrast,tasks,")  # of the tables of runs and of answers
-_FIRST_CELLS = ("| method |", "| task |", "| question |", "| machine |")  # of those in Markdown
+_FIRST_CELLS = ("| method |", "| task |", "| question |", "| machine |", "| crashed |")  # of those in Markdown
 
 
 def check_own(paths: Iterable[Path]) -> None:

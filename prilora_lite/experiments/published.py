@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import textwrap
+
+import pandas as pd
+
+from prilora_lite.experiments.methods import METHODS
+
 SOURCE = "Zhang et al. 2023 (AdaLoRA, arXiv 2303.10512), Table 1: DeBERTaV3-base, means of 5 seeds"
 TASKS = ("mnli", "mnli-mm", "sst2", "cola", "qqp", "qqp-f1", "qnli", "rte", "mrpc", "stsb")
 
@@ -20,3 +26,15 @@ RESULTS = {
 }
 # Means over the tasks as the table gives them: MNLI's and QQP's two values count as one, their mean
 AVERAGES = {"full": 88.09, "bitfit": 86.02, "houlsby": 88.12, "pfeiffer": 88.24, "lora": 88.34, "adalora": 89.31}
+
+
+def table(runs: pd.DataFrame) -> str:
+    """Published results on the tasks of runs with the paper's encoder, for a terminal; empty for other encoders."""
+    tasks = [task for task in TASKS if task.partition("-")[0] in set(runs["task"])]
+    if set(runs["encoder"]) != {"paper"} or not tasks:
+        return ""
+    lines = [f"{'published, %':<24}" + "".join(f"{task:>10}" for task in tasks)]
+    for method, results in RESULTS.items():
+        label = "LoRA (r = 8)" if method == "lora" else METHODS[method].label
+        lines.append(f"  {label:<22}" + "".join(f"{results[task]:>10.2f}" for task in tasks))
+    return "\n".join([*lines, *textwrap.wrap(SOURCE, 80)])

@@ -14,7 +14,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from prilora_lite.config import PRILoRAConfig
-from prilora_lite.experiments import allocation, figures, published
+from prilora_lite.experiments import allocation, crashes, figures, published
 from prilora_lite.experiments.comparison import (
     PRIMARY,
     decide,
@@ -26,9 +26,9 @@ from prilora_lite.experiments.comparison import (
     verdict,
 )
 from prilora_lite.experiments.frames import groups, to_dataframe
-from prilora_lite.experiments.methods import METHODS
+from prilora_lite.experiments.methods import METHODS, label_of
 from prilora_lite.experiments.own_files import check_own
-from prilora_lite.experiments.study import read_runs
+from prilora_lite.experiments.study import read_crashes, read_runs
 from prilora_lite.experiments.tasks import TASKS
 from prilora_lite.ranks import linear_ranks
 from prilora_lite.shared.files import write_whole
@@ -87,7 +87,10 @@ def write(file: Path, folder: Path | None = None) -> dict[str, Path]:
     environments = {json.dumps(record["environment"]): record["environment"] for record in records}
     heads = ["# " + ", ".join(f"{name} {value}" for name, value in e.items()) + "\n" for e in environments.values()]
     write_whole(paths["table"], ("".join(heads) + runs.to_csv(index=False, lineterminator="\n")).encode())
+    crashed = crashes.crashed_runs(records, read_crashes(file))
     tables = [f"{title}\n\n{markdown_table(part)}\n" for title, part in parts.items()]
+    for title, here in crashed.groupby("group", sort=False):
+        tables.append(f"{title}: runs that crashed, and are left out\n\n{_in_markdown(crashes.markdown_cells(here))}\n")
     ranks = allocation.allocations(records)
     if len(ranks):
         tables.append(f"AdaLoRA: final rank by layer, mean over seeds and matrices\n\n{allocation.markdown(ranks)}\n")
@@ -137,7 +140,7 @@ def format_table(summary: pd.DataFrame) -> str:
             task, title = place, f"{row.task}, {row.metric} %"
             lines += [place[0]] if place[0] else []
             lines.append(f"{title:<38} {'adapter':>7}{'head':>7} {'adapter':>7}{'head':>7}{'s/step':>7}")
-        label = _label(row.method)
+        label = label_of(row.method)
         if len(label) > 24:
             lines.append(f"  {label}")
             label = ""
@@ -151,18 +154,6 @@ def format_table(summary: pd.DataFrame) -> str:
     if "full" in set(summary.method):
         lines.append("head: pooler and classifier; for full fine-tuning, all weights")
     return "\n".join(lines)
-
-
-def published_table(runs: pd.DataFrame) -> str:
-    """Published results on the tasks of runs with the paper's encoder, for a terminal; empty for other encoders."""
-    tasks = [task for task in published.TASKS if task.partition("-")[0] in set(runs["task"])]
-    if set(runs["encoder"]) != {"paper"} or not tasks:
-        return ""
-    lines = [f"{'published, %':<24}" + "".join(f"{task:>10}" for task in tasks)]
-    for method, results in published.RESULTS.items():
-        label = "LoRA (r = 8)" if method == "lora" else METHODS[method].label
-        lines.append(f"  {label:<22}" + "".join(f"{results[task]:>10.2f}" for task in tasks))
-    return "\n".join([*lines, *textwrap.wrap(published.SOURCE, 80)])
 
 
 def markdown_table(runs: pd.DataFrame) -> str:
@@ -183,19 +174,20 @@ def markdown_table(runs: pd.DataFrame) -> str:
         counts = [_span(rows[name]) for name in ("adapter", "adapter_nonzero", "head")]
         if not rows["adapter"].any():
             counts[:2] = "-", "-"
-        lines.append([_label(method), *values, *counts])
+        lines.append([label_of(method), *values, *counts])
     parts = [_in_markdown(lines)]
     for warning, made in _of_several_machines(runs).items():
         parts += [warning, _in_markdown([["machine", "methods"], ["---", "---"], *map(list, made.items())])]
     return "\n\n".join(parts)
 
 
-def conclusion(runs: pd.DataFrame, margin: float) -> str:
+def conclusion(runs: pd.DataFrame, margin: float, crashed: pd.DataFrame = crashes.NONE) -> str:
     """What runs say of PRILoRA minus LoRA (or of the second of two methods minus the first), a sentence for each task.
 
     Args:
         runs: one row per run, of one group.
         margin: the largest difference that counts as none, in percentage points.
+        crashed: the runs that crashed, of the same group, as :func:`~.crashes.crashed_runs` gives them.
 
     Returns:
         Lines of 80 columns at most; empty where there is no such pair.
@@ -212,56 +204,70 @@ def conclusion(runs: pd.DataFrame, margin: float) -> str:
             continue
         found = decide(100 * differences, margin)
         interval = f" (95 % interval {found.low:.1f} to {found.high:.1f})" if np.isfinite(found.low) else ""
-        sentences += textwrap.wrap(
-            f"{_label(first)} minus {_label(second)} on {task}, {found.pairs} seed{'s' if found.pairs > 1 else ''}: "
-            f"{found.mean:+.1f} points{interval}. {found.sentence}",
-            80,
-        )
+        seeds = f"{found.pairs} seed{'s' if found.pairs > 1 else ''}"
+        said = f"{label_of(first)} minus {label_of(second)} on {task}, {seeds}: {found.mean:+.1f} points{interval}."
+        lacks = crashes.beside(crashed, task, first, second)
+        sentences += textwrap.wrap(f"{said} {found.sentence}" + (f" But {lacks}." if lacks else ""), 80)
     compared = runs[runs["method"].isin([first, second])]
     for warning in [*_of_several_machines(compared), *_all_alike(compared)]:
         sentences += textwrap.wrap(f"{warning}.", 80)
     return "\n".join(sentences)
 
 
-def report(records: Iterable[dict[str, Any]]) -> str:
+def report(records: Iterable[dict[str, Any]], crashed: Iterable[dict[str, Any]] = ()) -> str:
     """Tables, the comparison that was named before the runs, and the exploratory ones, for a terminal of 80 columns.
+
+    Args:
+        records: the finished runs.
+        crashed: those that crashed, as :func:`~.study.read_crashes` gives them; they are named.
 
     Raises:
         ValueError: no runs.
     """
-    records = list(records)
+    records, crashed = list(records), list(crashed)
     if not records:
-        raise ValueError("there are no runs to report")
-    return "\n\n".join(_section(title, runs) for title, runs in groups(records).items())
+        all_crashed = f": all {len(crashed)} crashed, the last: {crashed[-1]['error']}" if crashed else ""
+        raise ValueError(f"there are no runs to report{all_crashed}")
+    left_out, parts = crashes.crashed_runs(records, crashed), groups(records)
+    sections = [_section(title, runs, left_out[left_out["group"] == title]) for title, runs in parts.items()]
+    for title, here in left_out[~left_out["group"].isin(parts)].groupby("group", sort=False):
+        sections.append("\n".join([title, "=" * len(title), *_wrapped(crashes.sentences(here))]))
+    return "\n\n".join(sections)
 
 
-def _section(title: str, runs: pd.DataFrame) -> str:
+def _wrapped(sentences: list[str]) -> list[str]:
+    return [line for sentence in sentences for line in textwrap.wrap(sentence, 80)]
+
+
+def _section(title: str, runs: pd.DataFrame, crashed: pd.DataFrame) -> str:
     parts = [title, "=" * len(title), format_table(summarize(runs))]
-    if text := published_table(runs):
+    if text := published.table(runs):
         parts += ["", text]
     for run in runs.drop(finite(runs).index).itertuples():
-        left_out = f"left out: {_label(run.method)} on {run.task}, seed {run.seed}, whose {run.metric} is {run.value}"
+        left_out = f"left out: {label_of(run.method)} on {run.task}, seed {run.seed}, whose {run.metric} is {run.value}"
         parts += textwrap.wrap(left_out, 80)
+    parts += _wrapped(crashes.sentences(crashed))
     for warning, made in _of_several_machines(runs).items():
         parts += textwrap.wrap(warning, 80)
         for machine, methods in made.items():
             parts += textwrap.wrap(f"{machine}: {methods}", 80, initial_indent="  ", subsequent_indent="    ")
-    for warning in _all_alike(runs):
-        parts += textwrap.wrap(warning, 80)
+    parts += _wrapped(_all_alike(runs))
     methods, reference = set(runs["method"]), PRIMARY[1]
     if set(PRIMARY) <= methods:
-        first, second = map(_label, PRIMARY)
+        first, second = map(label_of, PRIMARY)
         parts += ["", f"{first} minus {second}: named before the runs"]
-        parts += _primary_lines(runs) if _in_common(runs, *PRIMARY) else ["  they have no seed of a task in common"]
+        parts += (
+            _primary_lines(runs, crashed) if _in_common(runs, *PRIMARY) else ["  they have no seed of a task in common"]
+        )
     others = [name for name in dict.fromkeys(runs["method"]) if name not in PRIMARY]
     if reference in methods and others:
-        parts += ["", f"every other method minus {_label(reference)}: exploratory"]
+        parts += ["", f"every other method minus {label_of(reference)}: exploratory"]
         paired = [name for name in others if _in_common(runs, name, reference)]
         if paired:
-            parts += _exploratory_lines(runs[runs["method"].isin([*paired, *PRIMARY])])
-        apart = [_label(name) for name in others if name not in paired]
+            parts += _exploratory_lines(runs[runs["method"].isin([*paired, *PRIMARY])], crashed)
+        apart = [label_of(name) for name in others if name not in paired]
         for name in apart:
-            parts += textwrap.wrap(f" {name}: no seed of a task in common with {_label(reference)}", 80)
+            parts += textwrap.wrap(f" {name}: no seed of a task in common with {label_of(reference)}", 80)
     return "\n".join(parts)
 
 
@@ -272,7 +278,7 @@ def _of_several_machines(runs: pd.DataFrame) -> dict[str, dict[str, str]]:
         if here["machine"].nunique() > 1:
             methods = here.groupby("machine", sort=False)["method"].unique()
             warning = f"{task} was run on several machines: a difference may be theirs, and times can't be compared"
-            said[warning] = {machine: "; ".join(map(_label, names)) for machine, names in methods.items()}
+            said[warning] = {machine: "; ".join(map(label_of, names)) for machine, names in methods.items()}
     return said
 
 
@@ -293,22 +299,31 @@ def _in_common(runs: pd.DataFrame, first: str, second: str) -> bool:
     return not one.merge(other).empty
 
 
-def _primary_lines(runs: pd.DataFrame) -> list[str]:
+def _primary_lines(runs: pd.DataFrame, crashed: pd.DataFrame) -> list[str]:
     lines = []
     for task, differences in paired_differences(runs, *PRIMARY).items():
         found = decide(100 * differences, MARGIN)
         interval = f" ({found.low:5.1f} to {found.high:5.1f})" if np.isfinite(found.low) else ""
         lines.append(f"  {task:<12} {found.mean:+6.1f}{interval}  {found.verdict}")
+        lines += _lacking(crashed, task, *PRIMARY)
     return lines
 
 
-def _exploratory_lines(runs: pd.DataFrame) -> list[str]:
+def _lacking(crashed: pd.DataFrame, task: str, *methods: str) -> list[str]:
+    """Lines below a verdict that say what it lacks."""
+    return textwrap.wrap(
+        crashes.beside(crashed, task, *methods), 80, initial_indent=" " * 15, subsequent_indent=" " * 15
+    )
+
+
+def _exploratory_lines(runs: pd.DataFrame, crashed: pd.DataFrame) -> list[str]:
     parts, table = [], explore(runs, PRIMARY[1])
     for method, rows in table.groupby("method", sort=False):
-        parts.append(f" {_label(method)}")
+        parts.append(f" {label_of(method)}")
         for row in rows.itertuples():
             parts.append(_line(row, row.p_holm))
             parts += _pooled_line(runs[runs["task"] == row.task], method, row)
+            parts += _lacking(crashed, row.task, method, PRIMARY[1])
     if looks := table["p"].notna().sum():
         parts.append(f"p: of the paired t-test, corrected for {looks} looks (Holm)")
         if any("pooled" in part for part in parts):
@@ -338,10 +353,6 @@ def _pooled_line(runs: pd.DataFrame, method: str, row: Any) -> list[str]:
     if not p_of_seeds > 0.05:
         return []
     return [f"{'pooled':>14}{'':>7} ({100 * low:5.1f} to {100 * high:5.1f})  {'':>7}  {verdict(low, high)}"]
-
-
-def _label(method: str) -> str:
-    return METHODS[method].label if method in METHODS else method
 
 
 def _place(column: pd.Series) -> pd.Series:

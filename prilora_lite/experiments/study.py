@@ -39,6 +39,7 @@ RECORD = (  # what the record of a finished run has, besides its key
     "name", "encoder", "settings", "task", "method", "seed", "metrics", "curve", "pruning", "counts", "steps",
     "seconds_per_step", "seconds", "environment",
 )  # fmt: skip
+CRASH = ("name", "encoder", "settings", "task", "method", "seed", "error")  # what that of a crash has, beside its key
 BACKENDS = {"processes": "loky", "ray": "prilora-ray"}  # our name -> joblib's
 
 
@@ -264,6 +265,11 @@ def read_runs(path: str | Path) -> list[dict[str, Any]]:
     for record in records:
         check_stored(path, record)
     return records
+
+
+def read_crashes(path: str | Path) -> list[dict[str, Any]]:
+    """The runs of a study's file that crashed, and were not made since: each once, with its last ``error``."""
+    return Records(path, RECORD, same_run).crashes(CRASH)
 
 
 def _records_of(output: Path) -> Records:

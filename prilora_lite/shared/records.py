@@ -77,6 +77,12 @@ class Records:
         self._sorted = len(self._records)
         return {self._same(record["key"]): record for record in last} | self._by_run if last else self._by_run
 
+    def crashes(self, fields: Iterable[str] = ()) -> list[dict[str, Any]]:
+        """The runs that crashed and were not finished since, each by its last line; lines without a field are not."""
+        finished, needed = self.by_run(), {"key", *fields}
+        crashed = {self._same(record["key"]): record for record in self._crashed if needed <= set(record)}
+        return [record for same, record in crashed.items() if same not in finished]
+
     def append(self, record: dict[str, Any]) -> bool:
         """Add one line; see :func:`append_record`."""
         try:
@@ -100,6 +106,7 @@ class Records:
 
     def _forget(self) -> None:
         self._records: list[dict[str, Any]] = []
+        self._crashed: list[dict[str, Any]] = []
         self._by_run: dict[str, dict[str, Any]] = {}
         self._bytes = self._lines = 0  # read so far, all of them whole lines
         self._sorted = 0  # how many of the records are in _by_run
@@ -115,12 +122,13 @@ class Records:
             file.seek(self._bytes)
             *whole, last = file.read().split(b"\n")
         for line in whole:
-            self._records += self._parsed(line, self._lines + 1)
+            for record in self._parsed(line, self._lines + 1):
+                (self._crashed if "error" in record else self._records).append(record)
             self._lines, self._bytes = self._lines + 1, self._bytes + len(line) + 1
-        return self._parsed(last, self._lines + 1, may_be_cut_off=True)
+        return [run for run in self._parsed(last, self._lines + 1, may_be_cut_off=True) if "error" not in run]
 
     def _parsed(self, line: bytes, number: int, may_be_cut_off: bool = False) -> list[dict[str, Any]]:
-        """The finished run of a line, if it holds one."""
+        """The run of a line, finished or crashed, if it holds one."""
         if not line:
             return []
         try:
@@ -130,7 +138,7 @@ class Records:
                 return []
             raise ValueError(f"{self._path}, line {number} is not JSON ({error}); mend or remove that line") from error
         if isinstance(record, dict) and "error" in record:
-            return []
+            return [record]
         lacks = [field for field in self._fields if not isinstance(record, dict) or field not in record]
         if lacks:
             what = f"it lacks {', '.join(lacks)}"
