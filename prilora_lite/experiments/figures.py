@@ -287,7 +287,7 @@ def plot_grid(runs: pd.DataFrame, slope: int, ratio: float) -> Figure:
         ratio: share of A that is pruned, for the panel on the left, marked on the right.
 
     Returns:
-        A figure; mean and 95 % t-interval over seeds.
+        A figure; mean and 95 % t-interval over seeds. A task without runs of that slope or ratio lacks in that panel.
 
     Raises:
         ValueError: no runs of that slope or ratio; the message names those that there are.
@@ -311,17 +311,20 @@ def plot_grid(runs: pd.DataFrame, slope: int, ratio: float) -> Figure:
                 for value, cell in zip(values, cells, strict=True)
                 if cell.any()
             ]
-            axes.errorbar(
-                *zip(*points, strict=True), color=TASK_GREYS[place % len(TASK_GREYS)], linestyle=("-", "--")[place % 2],
-                marker=MARKERS[place], markersize=7, capsize=4, label=task,
-            )  # fmt: skip
+            if points:
+                axes.errorbar(
+                    *zip(*points, strict=True), color=TASK_GREYS[place % len(TASK_GREYS)], capsize=4, label=task,
+                    linestyle=("-", "--")[place % 2], marker=MARKERS[place], markersize=7,
+                )  # fmt: skip
         axes.set_xticks(values)
         axes.set_title(title)
     left.set_xlabel("rank slope: last rank - first rank")
     right.set_xlabel("pruning ratio")
     left.set_ylabel("metric on validation (%)")
-    handles = left.get_legend_handles_labels()
-    figure.legend(*handles, loc="outside upper center", ncols=len(handles[0]), frameon=False)
+    drawn = {
+        label: line for axes in (right, left) for line, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(drawn.values(), drawn.keys(), loc="outside upper center", ncols=len(drawn), frameon=False)
     return figure
 
 

@@ -105,6 +105,15 @@ def test_the_grid_leaves_out_runs_that_differ_in_more():
     assert figures.grid_cells(with_more)["value"].tolist() == runs["value"].tolist()
 
 
+def test_a_task_of_which_the_grid_has_no_cell_is_left_out_of_its_panels():
+    runs = grid_of_runs()
+    only_flat = (runs.task == "b") & ((runs.first_rank != runs.last_rank) | (runs.ratio == 0))
+    figure = figures.plot_grid(runs[~only_flat], 8, 0.5)
+    left, right = figure.axes
+    assert [len(axes.containers) for axes in (left, right)] == [2, 1]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "b"]
+
+
 @pytest.mark.parametrize(("slope", "ratio", "message"), [(3, 0.5, "slope 3; there are -8"), (8, 0.9, "ratio 0.9")])
 def test_the_grid_names_what_there_is(slope, ratio, message):
     with pytest.raises(ValueError, match=message):
