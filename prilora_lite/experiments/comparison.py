@@ -176,7 +176,7 @@ def pooled_difference(runs: pd.DataFrame, first: str, second: str) -> tuple[floa
 
     Returns:
         Mean difference, low and high end of its 95 % interval, and the p of the test that seeds explain nothing (F-test
-        of the two-way layout, over the seeds that all methods have; NaN where there are fewer than two).
+        of the two-way layout, of the seeds that both have and the methods that have all these; NaN of fewer than two).
 
     Raises:
         ValueError: no runs of a method, or a single run of each.
@@ -193,11 +193,12 @@ def pooled_difference(runs: pd.DataFrame, first: str, second: str) -> tuple[floa
     a, b = values[first], values[second]
     mean = float(a.mean() - b.mean())
     half = float(stats.t.ppf(0.975, freedom) * math.sqrt(variance * (1 / len(a) + 1 / len(b))))
-    return mean, mean - half, mean + half, _p_of_seeds(runs)
+    return mean, mean - half, mean + half, _p_of_seeds(runs, first, second)
 
 
-def _p_of_seeds(runs: pd.DataFrame) -> float:
-    table = runs.pivot_table(index="seed", columns="method", values="value").dropna().to_numpy()
+def _p_of_seeds(runs: pd.DataFrame, *compared: str) -> float:
+    table = runs.pivot_table(index="seed", columns="method", values="value").dropna(subset=compared)
+    table = table.dropna(axis="columns").to_numpy()
     seeds, methods = table.shape
     if seeds < 2 or methods < 2:
         return math.nan
@@ -287,7 +288,7 @@ def compare(runs: pd.DataFrame, first: str, second: str) -> pd.DataFrame:
     Returns:
         One row per task and one for ``all`` if there are several: pairs, mean, low and high end of the 95 %
         t-interval, p of the paired t-test, sd of the differences. A single pair, or pairs that all differ by the same
-        amount, have a mean and neither interval nor p.
+        amount, have a mean alone: neither interval, p nor sd.
 
     Raises:
         ValueError: a method without runs, or no seed in common.
@@ -315,8 +316,7 @@ def explore(runs: pd.DataFrame, reference: str = "lora") -> pd.DataFrame:
     tables = [compare(runs, method, reference).assign(method=method) for method in others]
     if not tables:
         raise ValueError(f"nothing to compare with {reference!r}")
-    table = pd.concat(tables, ignore_index=True)
-    table = table[table["task"] != "all"].reset_index(drop=True)
+    table = pd.concat(tables).query("task != 'all'").reset_index(drop=True)
     return table.assign(p_holm=holm(table["p"].to_numpy()))
 
 
@@ -394,7 +394,7 @@ def verdict(low: float, high: float) -> str:
 def _test(difference: pd.Series) -> dict[str, float]:
     n, mean, sd = len(difference), float(difference.mean()), float(difference.std())
     if not 100 * sd > _TIE:
-        return {"pairs": n, "mean": mean, "low": np.nan, "high": np.nan, "p": np.nan, "sd": sd}
+        return {"pairs": n, "mean": mean, "low": np.nan, "high": np.nan, "p": np.nan, "sd": np.nan}
     _, half = paired_interval(difference.to_numpy(), np.zeros(n))
     p = float(2 * stats.t.sf(abs(mean) / (sd / math.sqrt(n)), n - 1))
     return {"pairs": n, "mean": mean, "low": mean - half, "high": mean + half, "p": p, "sd": sd}

@@ -304,16 +304,20 @@ def _primary_lines(runs: pd.DataFrame, crashed: pd.DataFrame) -> list[str]:
     for task, differences in paired_differences(runs, *PRIMARY).items():
         found = decide(100 * differences, MARGIN)
         interval = f" ({found.low:5.1f} to {found.high:5.1f})" if np.isfinite(found.low) else ""
-        lines.append(f"  {task:<12} {found.mean:+6.1f}{interval}  {found.verdict}")
+        lines += _row(f"  {task:<12} {found.mean:+6.1f}{interval}  {found.verdict}")
         lines += _lacking(crashed, task, *PRIMARY)
     return lines
 
 
+def _row(text: str) -> list[str]:
+    """A row of a comparison, in lines of 80 columns."""
+    return textwrap.wrap(text, 80, subsequent_indent=" " * 15)
+
+
 def _lacking(crashed: pd.DataFrame, task: str, *methods: str) -> list[str]:
-    """Lines below a verdict that say what it lacks."""
-    return textwrap.wrap(
-        crashes.beside(crashed, task, *methods), 80, initial_indent=" " * 15, subsequent_indent=" " * 15
-    )
+    """The row below a verdict that says what it lacks."""
+    lacks = crashes.beside(crashed, task, *methods)
+    return _row(" " * 15 + lacks) if lacks else []
 
 
 def _exploratory_lines(runs: pd.DataFrame, crashed: pd.DataFrame) -> list[str]:
@@ -321,7 +325,7 @@ def _exploratory_lines(runs: pd.DataFrame, crashed: pd.DataFrame) -> list[str]:
     for method, rows in table.groupby("method", sort=False):
         parts.append(f" {label_of(method)}")
         for row in rows.itertuples():
-            parts.append(_line(row, row.p_holm))
+            parts += _row(_line(row, row.p_holm))
             parts += _pooled_line(runs[runs["task"] == row.task], method, row)
             parts += _lacking(crashed, row.task, method, PRIMARY[1])
     if looks := table["p"].notna().sum():

@@ -227,6 +227,12 @@ def test_pairs_that_differ_by_the_same_amount_have_no_interval_and_are_no_look()
     assert table.loc["full", "p_holm"] == table.loc["full", "p"]
 
 
+def test_pairs_that_differ_by_the_same_amount_say_nothing_of_what_seeds_can_show():
+    """Their sd is rounding: 1e-17, not 0."""
+    table = compare(runs(x_a=[0.3, 1.1, 0.7], x_b=[0.2, 1.0, 0.6]), "a", "b")
+    assert detectable_by_seeds(table) == {}
+
+
 @pytest.mark.parametrize("margin", [0, -1, float("nan"), float("inf")])
 def test_a_margin_is_above_zero(margin):
     with pytest.raises(ValueError, match="a margin is a finite number above 0"):
@@ -270,6 +276,12 @@ def test_what_seeds_explain_is_the_f_test_of_a_two_way_layout():
     table = runs(t_a=[1.0, 2.0, 4.0], t_b=[2.0, 2.5, 5.0], t_c=[5.0, 7.0, 7.5])
     p = anova_lm(ols("value ~ C(seed) + method", table).fit()).loc["C(seed)", "PR(>F)"]
     assert pooled_difference(table, "b", "a")[3] == pytest.approx(p)
+
+
+def test_what_seeds_explain_is_told_without_the_methods_that_lack_some():
+    three = {"t_a": [1.0, 2.0, 4.0], "t_b": [2.0, 2.5, 5.0]}
+    p = pooled_difference(runs(**three), "b", "a")[3]
+    assert pooled_difference(runs(**three, t_c=[9.0]), "b", "a")[3] == pytest.approx(p)
 
 
 def test_pooling_needs_runs_of_both_and_two_of_one():

@@ -99,6 +99,16 @@ def test_close_pairs_are_doubted_where_seeds_explain_nothing():
     assert below[2].endswith("no difference shown")
 
 
+@pytest.mark.parametrize(
+    "prilora", [(0.52, 0.62, 0.72), (0.1, 0.9, 0.3)], ids=["all seeds alike", "10,000 seeds or more"]
+)
+def test_a_long_verdict_is_wrapped(prilora):
+    values = {"lora": (0.5, 0.6, 0.7), "prilora": prilora}
+    text = report([stored(name, s, v, "pocket-cola") for name, vs in values.items() for s, v in enumerate(vs)])
+    assert "not decided" in text
+    assert max(map(len, text.split("\n"))) <= 80
+
+
 def test_runs_from_several_machines_are_said_to_be_so():
     records = [r for r in read_records(FILES[0]) if r["task"] == "pocket-rte" and r["name"] in ("lora", "bitfit")]
     assert "several machines" not in report(records) + conclusion(groups(records)["pocket"], 1)
