@@ -12,6 +12,7 @@ from datasets import Dataset
 from prilora_lite.experiments.device import pick_precision
 from prilora_lite.experiments.identity import digest_of, parts_of, rows_digest, run_key, same_run
 from prilora_lite.experiments.questions import Question, Questions
+from prilora_lite.experiments.stored import main_metric
 from prilora_lite.experiments.study import Run, read_runs, settle
 from prilora_lite.experiments.tasks import Task, get_task, load_rows, task_as_json
 
@@ -27,7 +28,7 @@ def training_split(task: str | Task, rows: Dataset) -> dict[str, Dataset]:
 
 def values_by_key(file: Path) -> dict[str, float]:
     """The main metric of each run of a file, by all parts of its key except precision and rows."""
-    return {key: next(iter(record["metrics"].values())) for key, record in records_by_key(file).items()}
+    return {key: main_metric(record)[1] for key, record in records_by_key(file).items()}
 
 
 def records_by_key(file: Path) -> dict[str, dict[str, Any]]:

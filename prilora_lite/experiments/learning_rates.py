@@ -10,6 +10,7 @@ import numpy as np
 
 from prilora_lite.experiments.asked_runs import keys_of, training_split, values_by_key
 from prilora_lite.experiments.questions import Question, Questions
+from prilora_lite.experiments.stored import main_metric
 from prilora_lite.experiments.study import Run, ablate, grid
 from prilora_lite.experiments.tasks import load_rows
 
@@ -90,7 +91,7 @@ def tune(
     def mean_at(rate: float) -> float:
         overrides = question.overrides(rate, tuning=True)
         records = make_runs(runs, questions.rates, question, overrides, split, jobs, tell)
-        return float(np.mean([next(iter(record["metrics"].values())) for record in records]))
+        return float(np.mean([main_metric(record)[1] for record in records]))
 
     rate, means = _search(mean_at, question.rates)
     tell(f"  {arm}: learning rate {rate:g} of " + ", ".join(f"{r:g} ({100 * m:.1f})" for r, m in means.items()))
