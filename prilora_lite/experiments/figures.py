@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from matplotlib.ticker import EngFormatter, MaxNLocator, NullFormatter
 from scipy import stats
 
 from prilora_lite.config import SCALINGS, PRILoRAConfig
+from prilora_lite.experiments import answer_places
 from prilora_lite.experiments.frames import UNUSUAL
 from prilora_lite.experiments.looks import LOOKS, MARKERS, Look, looks_of
 from prilora_lite.shared.files import write_whole
@@ -86,18 +86,17 @@ def plot_answers(answers: pd.DataFrame) -> Figure:
     """
     rows = answers[answers["difference"].notna()]
     again = rows["settings"].str.contains(", best rates")
-    places = {key: place for place, key in enumerate(dict.fromkeys(zip(rows["contrast"], rows["tasks"], strict=True)))}
-    twice = set(zip(rows["contrast"][again], rows["tasks"][again], strict=True))
-    figure = Figure(figsize=(10, 1.5 + 0.66 * max(1, len(places))), layout="constrained")
+    places = answer_places.places_of(rows, again)
+    labels = answer_places.labels_of(rows.assign(place=places))
+    twice = {place for place in places if places.count(place) > 1}
+    figure = Figure(figsize=(10, 1.5 + 0.66 * max(1, len(labels))), layout="constrained")
     axes = figure.subplots()
     seen = set()
-    for (_, row), best in zip(rows.iterrows(), again, strict=True):
-        key = row["contrast"], row["tasks"]
-        place = places[key]
+    for (_, row), best, place in zip(rows.iterrows(), again, places, strict=True):
         word = next(word for word in VERDICTS if row["verdict"].startswith(word))
         marker, colour, fill = VERDICTS[word]
         axes.barh(place, 2 * row["margin"], left=-row["margin"], height=0.8, color="0.9", zorder=0)
-        place += 0.24 if best else -0.1 if key in twice else 0
+        place += 0.24 if best else -0.1 if place in twice else 0
         width = 1.5 if best else 3
         axes.plot([row["low"], row["high"]], [place] * 2, color=colour, linewidth=width, solid_capstyle="butt")
         axes.plot(
@@ -106,8 +105,8 @@ def plot_answers(answers: pd.DataFrame) -> Figure:
         )  # fmt: skip
         seen.add(word)
     axes.axvline(0, color="0.3", linewidth=1)
-    axes.set_yticks(range(len(places)), [_named(*key) for key in places])
-    axes.set_ylim(len(places) - 0.5, -0.5)
+    axes.set_yticks(range(len(labels)), labels)
+    axes.set_ylim(max(1, len(labels)) - 0.5, -0.5)
     thin = "\nthin: the same at each configuration's best learning rate" if again.any() else ""
     axes.set_xlabel(f"difference in points, with its 95 % interval (grey: the margin){thin}")
     tidy(axes)
@@ -115,14 +114,6 @@ def plot_answers(answers: pd.DataFrame) -> Figure:
     if seen:
         figure.legend(loc="outside upper right", ncols=len(seen), frameon=False)
     return figure
-
-
-def _named(contrast: str, tasks: str) -> str:
-    """A contrast and where it was run, in lines that fit beside a picture; none ends at a fraction's bar."""
-    lines = textwrap.fill(contrast.replace(" / ", "\u00a0/\u00a0"), 62)
-    names = tasks.split()
-    rows_are = "pocket" if all(task.startswith("pocket-") for task in names) else "real rows"
-    return f"{lines}\n[{rows_are}: {', '.join(task.removeprefix('pocket-') for task in names)}]"
 
 
 def plot_ideas(runs: pd.DataFrame) -> Figure:

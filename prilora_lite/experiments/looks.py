@@ -65,6 +65,8 @@ def looks_of(runs: pd.DataFrame) -> dict[str, Look]:
         taken = {look.marker for look in looks.values()}
         marker = next((marker for marker in MARKERS if marker not in taken), MARKERS[0])
         ranks, ratio = first.loc[method, ["first_rank", "last_rank"]], first.loc[method, "ratio"]
+        if ranks.isna().any() and "ranks" in first:  # listed, one for each layer
+            ranks = str(first.loc[method, "ranks"]).split()
         configured = pd.notna(ratio)
         looks[method] = Look(LOOKS[_idea(ranks, ratio)].colour if configured else UNKNOWN, marker)
     return looks

@@ -63,6 +63,26 @@ def test_the_figure_draws_an_answer_at_the_best_rates_thinner_below_the_first():
     assert "best learning rate" in axes.get_xlabel()
 
 
+@pytest.mark.parametrize(
+    ("question", "settings", "labels"),
+    [
+        (["a", "b"], ["pocket, epochs=1", "pocket, epochs=6"], ["pocket, epochs=1", "pocket, epochs=6"]),
+        (["a", "b"], ["pocket", "pocket"], ["a", "b"]),
+    ],
+)
+def test_two_questions_of_one_contrast_have_a_line_and_a_label_each(question, settings, labels):
+    answers = pd.DataFrame(
+        {
+            "question": question, "contrast": "c", "tasks": "pocket-rte", "margin": 1.0, "difference": [5.0, -5.0],
+            "low": [4.0, -6.0], "high": [6.0, -4.0], "verdict": "difference",
+            "settings": [f"{setting}; learning rate c 1" for setting in settings],
+        }
+    )  # fmt: skip
+    axes = figures.plot_answers(answers).axes[0]
+    assert [label.get_text().split("\n")[-1] for label in axes.get_yticklabels()] == labels
+    assert len({line.get_ydata()[0] for line in axes.lines if line.get_marker() != "None"}) == 2
+
+
 def grid_of_runs():
     """Two tasks, five slopes, two ratios, three seeds; the value says which cell it is."""
     rows = []

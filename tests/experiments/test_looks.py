@@ -88,6 +88,12 @@ def test_a_configuration_has_the_colour_of_its_ideas_and_a_marker_of_its_own():
     assert len({look.marker for look in found.values()}) == 5
 
 
+def test_listed_ranks_that_differ_have_the_colour_of_ranks_without_others_beside_them():
+    runs = pd.DataFrame({"method": ["a", "b"], "ranks": ["4 4 12 12", "8 8"], "ratio": [0.0, 0.0]})
+    found = looks.looks_of(runs.assign(first_rank=None, last_rank=None))
+    assert [found[name].colour for name in ("a", "b")] == [looks.GREEN, looks.BLUE]
+
+
 def test_a_method_without_configuration_or_look_has_no_methods_colour():
     runs = pd.DataFrame({"method": ["x"], "first_rank": [None], "last_rank": [None], "ratio": [None]})
     assert looks.looks_of(runs)["x"].colour not in COLOURS
