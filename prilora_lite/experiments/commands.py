@@ -76,7 +76,7 @@ def _ablate(options: argparse.Namespace) -> int:
         raise ValueError(f"--output {output}: expected a name that ends in .jsonl")
     if told.get("jobs", 1) < 1:
         raise ValueError(f"--jobs {told['jobs']}: expected a number of at least 1")
-    reporting.check_own(reporting.paths_of(output).values())  # better known before the first run
+    reporting.check_places(output)  # better known before the first run
     runs = study.grid(_methods(told), told.get("tasks", ["pocket-rte"]), told.get("seeds", [0, 1]))
     speaks = PROCESS == 0  # if several processes make one run, the first
     crashed: list[dict[str, Any]] = []

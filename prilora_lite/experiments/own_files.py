@@ -5,8 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-_FIRST_COLUMNS = ("group,encoder,task,method,", "question,contrast,tasks,")  # of the tables of runs and of answers
+_OF_ANSWERS = "question,contrast,tasks,"
+_FIRST_COLUMNS = ("group,encoder,task,method,", _OF_ANSWERS)  # of the tables of runs and of answers
 _FIRST_CELLS = ("| method |", "| task |", "| question |", "| machine |", "| crashed |")  # of those in Markdown
+
+
+def paths_of(file: Path, folder: Path | None = None) -> dict[str, Path]:
+    """Every file that :func:`~.reporting.write` may write, by its kind."""
+    stem = (file.parent if folder is None else folder) / file.stem
+    ends = {"table": ".csv", "markdown": ".md", "figure": ".png"}
+    ends |= {kind: f"_{kind}.png" for kind in ("ideas", "cost", "grid", "allocation")}
+    return {kind: stem.with_name(stem.name + end) for kind, end in ends.items()}  # lr0.01.csv for lr0.01.jsonl
+
+
+def check_places(file: Path, folder: Path | None = None) -> None:
+    """Raise ValueError if :func:`~.reporting.write` would write over answers to questions, or a file of others."""
+    paths = paths_of(file, folder)
+    check_own(paths.values())
+    _check_no_answers(paths["table"])
 
 
 def check_own(paths: Iterable[Path]) -> None:
@@ -23,13 +39,28 @@ def check_own(paths: Iterable[Path]) -> None:
             )
 
 
+def _check_no_answers(table: Path) -> None:
+    """Raise ValueError if a table (``.csv``) that is to be written with runs holds the answers to questions."""
+    if table.exists() and _header(table).startswith(_OF_ANSWERS):
+        raise ValueError(
+            f"{table} holds the answers to questions, and tables of runs would replace them: report the questions "
+            "(.toml), or choose another place for the tables of runs"
+        )
+
+
+def _header(table: Path) -> str:
+    """The first line of a table that is no comment."""
+    lines = table.read_text(encoding="utf-8", errors="replace").splitlines()
+    return next((line for line in lines if not line.startswith("#")), "")
+
+
 def _is_own(path: Path) -> bool:
     if path.suffix == ".png":
         tables = [table for table in path.parent.glob("*.md") if path.stem.startswith(table.stem)]
         return b"Matplotlib" in path.read_bytes()[:1024] and any(map(_is_own, tables))
-    text = path.read_text(encoding="utf-8", errors="replace")
     if path.suffix == ".csv":
-        return next((line for line in text.splitlines() if not line.startswith("#")), "").startswith(_FIRST_COLUMNS)
+        return _header(path).startswith(_FIRST_COLUMNS)
+    text = path.read_text(encoding="utf-8", errors="replace")
     paragraphs = [paragraph.strip("\n") for paragraph in text.strip("\n").split("\n\n")]
     titles, tables = paragraphs[0::2], paragraphs[1::2]
     return len(titles) == len(tables) and all(

@@ -27,7 +27,7 @@ from prilora_lite.experiments.comparison import (
 )
 from prilora_lite.experiments.frames import groups, to_dataframe
 from prilora_lite.experiments.methods import METHODS, label_of
-from prilora_lite.experiments.own_files import check_own
+from prilora_lite.experiments.own_files import check_places, paths_of
 from prilora_lite.experiments.study import read_crashes, read_runs
 from prilora_lite.experiments.tasks import TASKS
 from prilora_lite.ranks import linear_ranks
@@ -79,10 +79,10 @@ def write(file: Path, folder: Path | None = None) -> dict[str, Path]:
         Kind of file -> path.
 
     Raises:
-        ValueError: a file of such a name was written by somebody else; nothing is written then.
+        ValueError: see :func:`check_places`; nothing is written then.
     """
     records = read_runs(file)
-    check_own(paths_of(file, folder).values())
+    check_places(file, folder)
     runs, parts, paths = to_dataframe(records), groups(records), paths_of(file, folder)
     environments = {json.dumps(record["environment"]): record["environment"] for record in records}
     heads = ["# " + ", ".join(f"{name} {value}" for name, value in e.items()) + "\n" for e in environments.values()]
@@ -101,15 +101,10 @@ def write(file: Path, folder: Path | None = None) -> dict[str, Path]:
         drawn["allocation"] = figures.plot_allocation(ranks, line)
     for kind, figure in drawn.items():
         figures.write_png(paths[kind], figure)
+    for kind in paths.keys() - drawn.keys() - {"table", "markdown"}:
+        if not paths[kind].with_suffix(".md").exists():  # another study's, whose name ends like a kind of figure
+            paths[kind].unlink(missing_ok=True)  # of runs that are no longer in the file
     return {kind: paths[kind] for kind in ("table", "markdown", *drawn)}
-
-
-def paths_of(file: Path, folder: Path | None = None) -> dict[str, Path]:
-    """Every file that :func:`write` may write, by its kind."""
-    stem = (file.parent if folder is None else folder) / file.stem
-    ends = {"table": ".csv", "markdown": ".md", "figure": ".png"}
-    ends |= {kind: f"_{kind}.png" for kind in ("ideas", "cost", "grid", "allocation")}
-    return {kind: stem.with_name(stem.name + end) for kind, end in ends.items()}  # lr0.01.csv for lr0.01.jsonl
 
 
 def _figures(runs: pd.DataFrame) -> dict[str, Figure]:

@@ -230,13 +230,33 @@ def test_tables_and_figures_of_its_own_are_written_anew(study_file):
 def test_tables_that_were_written_before_are_known_as_its_own(name, tmp_path):
     for file in (Path(__file__).parents[2] / "results").glob(f"{name}*"):
         shutil.copy(file, tmp_path)
-    reporting.check_own(reporting.paths_of(tmp_path / f"{name}.jsonl").values())
+    reporting.check_places(tmp_path / f"{name}.jsonl")
 
 
 def test_notes_beside_a_study_are_found_before_its_first_run(tmp_path, capsys):
     (tmp_path / "plan.md").write_text("by hand", encoding="utf-8")
     assert main(["ablate", "--methods", "head", "--seeds", "0", "--output", str(tmp_path / "plan.jsonl")]) == 2
     assert not (tmp_path / "plan.jsonl").exists()
+
+
+def test_answers_are_not_written_over_by_tables_of_their_runs(tmp_path, capsys):
+    file = write(tmp_path / "asked.jsonl", THREE)
+    answered = b"question,contrast,tasks,seeds\na,b,c,1\n"
+    (tmp_path / "asked.csv").write_bytes(answered)
+    assert main(["report", str(file)]) == 2
+    assert "asked.csv holds the answers to questions" in capsys.readouterr().err
+    assert (tmp_path / "asked.csv").read_bytes() == answered
+
+
+def test_figures_of_runs_that_are_gone_go_with_them_and_another_studys_stay(tmp_path):
+    ideas = [stored(name, s, 0.5 + s / 10) for name in ("lora", "ranks", "pruning", "prilora") for s in (0, 1)]
+    file, other = write(tmp_path / "plan.jsonl", ideas), write(tmp_path / "plan_grid.jsonl", THREE)
+    assert "ideas" in reporting.write(file)
+    reporting.write(other)
+    write(file, THREE)
+    reporting.write(file)
+    assert not (tmp_path / "plan_ideas.png").exists()
+    assert (tmp_path / "plan_grid.png").exists()
 
 
 def test_notes_beside_questions_stay(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 from prilora_lite.cli import main
 from prilora_lite.experiments.crashes import crashed_runs
 from prilora_lite.experiments.methods import METHODS
-from prilora_lite.experiments.reporting import check_own, conclusion, groups, paths_of, report
+from prilora_lite.experiments.reporting import check_places, conclusion, groups, report
 from prilora_lite.experiments.study import read_crashes
 from tests.experiments.stored import stored, write
 
@@ -64,7 +64,7 @@ def test_the_markdown_names_them_and_is_known_again(tmp_path):
     assert main(["report", str(file)]) == 0
     text = file.with_suffix(".md").read_text(encoding="utf-8")
     assert f"| PRILoRA (4..12, pruned) | cola | 2, 3, 4 | {ERROR} |" in text
-    check_own(paths_of(file).values())
+    check_places(file)
 
 
 def test_a_file_in_which_all_runs_crashed_says_so(tmp_path, capsys):
