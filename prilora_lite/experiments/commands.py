@@ -40,6 +40,12 @@ def add_to(commands: argparse._SubParsersAction) -> None:
         "file", type=Path, help="file of runs that ablate wrote, ending in .jsonl, or of questions, ending in .toml"
     )
     report.add_argument("--output", type=Path, metavar="FOLDER", help="where to write them (default: beside the file)")
+    report.add_argument(
+        "--margin",
+        type=study_options.OPTIONS["margin"]["type"],
+        metavar="POINTS",
+        help="the largest difference that counts as none (default: that in the study's own .toml beside it, else 1)",
+    )
     report.set_defaults(run=_report, loads=True)
 
     ask = commands.add_parser(
@@ -143,13 +149,24 @@ def _report(options: argparse.Namespace) -> int:
     from prilora_lite.experiments import reporting, study
 
     if options.file.suffix == ".toml":
+        if options.margin is not None:
+            raise ValueError("--margin is for a file of runs: each question has a margin of its own")
         return _answers(options.file, options.output)
     if not options.file.is_file():
         raise ValueError(f"there is no file {options.file}; prilora-lite ablate writes one")
-    print(reporting.report(study.read_runs(options.file), study.read_crashes(options.file)))
+    margin = options.margin or _margin_beside(options.file) or reporting.MARGIN
+    print(reporting.report(study.read_runs(options.file), study.read_crashes(options.file), margin))
     written = reporting.write(options.file, options.output)
     print("\n" + "\n".join(f"{kind}: {path}" for kind, path in written.items()))
     return 0
+
+
+def _margin_beside(runs: Path) -> float | None:
+    """The margin in the file of the study that stands beside its runs; none if there is no such file or margin."""
+    try:
+        return study_options.read_file(runs.with_suffix(".toml")).get("margin")
+    except ValueError:  # no file, or one of questions
+        return None
 
 
 def _ask(options: argparse.Namespace) -> int:

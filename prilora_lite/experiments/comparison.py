@@ -66,7 +66,10 @@ class Decision:
             return f"{'That is a' if self.word == 'difference' else 'They are'} {self.verdict}."
         if self._unknown:
             return f"{self._unknown.capitalize()}, so nothing is decided."
-        return f"Not decided within {_points(self.margin)}; some {_count(self.seeds)} should be enough."
+        some = f"some {_count(self.seeds)}"
+        another = f"another such study, of {some}, would decide in four cases of five"
+        enough = another if self.seeds < self.pairs else f"{some} should be enough"
+        return f"Not decided within {_points(self.margin)}; {enough}."
 
     @property
     def verdict(self) -> str:
@@ -77,7 +80,8 @@ class Decision:
             return f"equal within {_points(self.margin)}"
         if self._unknown:
             return f"not decided: {self._unknown}"
-        return f"not decided: it would take some {_count(self.seeds)}"
+        it = "another study" if self.seeds < self.pairs else "it"
+        return f"not decided: {it} would take some {_count(self.seeds)}"
 
 
 def decide(differences: Sequence[float], margin: float) -> Decision:
@@ -110,10 +114,11 @@ def decide(differences: Sequence[float], margin: float) -> Decision:
     if not sd > _TIE:
         return Decision(n, mean, sd, *[math.nan] * 6, margin)
     p_difference = float(stats.ttest_1samp(d, 0).pvalue)
-    p_equal = max(
-        float(stats.ttest_1samp(d, -margin, alternative="greater").pvalue),
-        float(stats.ttest_1samp(d, margin, alternative="less").pvalue),
+    above, below = (
+        stats.ttest_1samp(d, -margin, alternative="greater"),
+        stats.ttest_1samp(d, margin, alternative="less"),
     )
+    p_equal = float(max(above.pvalue, below.pvalue))
     return Decision(n, mean, sd, *_interval(d, 0.95), *_interval(d, 0.90), p_difference, p_equal, margin)
 
 
@@ -235,8 +240,7 @@ def paired_interval(first: Sequence[float], second: Sequence[float]) -> tuple[fl
     if len(first) != len(second) or len(first) < 2:
         raise ValueError(f"expected two or more pairs, got {len(first)} and {len(second)} values")
     difference = np.asarray(first, dtype=float) - np.asarray(second, dtype=float)
-    n = len(difference)
-    return float(difference.mean()), float(stats.t.ppf(0.975, n - 1) * difference.std(ddof=1) / math.sqrt(n))
+    return float(difference.mean()), float(stats.t.ppf(0.975, len(first) - 1) * stats.sem(difference))
 
 
 def paired_differences(runs: pd.DataFrame, first: str, second: str) -> dict[str, pd.Series]:
@@ -293,8 +297,7 @@ def compare(runs: pd.DataFrame, first: str, second: str) -> pd.DataFrame:
     Raises:
         ValueError: a method without runs, or no seed in common.
     """
-    found = paired_differences(runs, first, second)
-    return pd.DataFrame([{"task": task, **_test(difference)} for task, difference in found.items()])
+    return pd.DataFrame([{"task": task, **_test(d)} for task, d in paired_differences(runs, first, second).items()])
 
 
 def explore(runs: pd.DataFrame, reference: str = "lora") -> pd.DataFrame:
@@ -360,11 +363,8 @@ def detectable(sd: float, pairs: int, power: float = 0.8) -> float:
 
     def lacks(effect: float) -> float:
         """Power minus the one asked for; by an integral, since scipy's noncentral t gives NaN far out."""
-
-        def beyond(s: float) -> float:
-            return stats.norm.sf(critical * s - effect) + stats.norm.cdf(-critical * s - effect)
-
-        return float(spread.expect(beyond) - power)
+        shown = spread.expect(lambda s: stats.norm.sf(critical * s - effect) + stats.norm.cdf(-critical * s - effect))
+        return float(shown - power)
 
     high = 1.0
     while lacks(high) < 0:

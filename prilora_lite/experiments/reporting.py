@@ -209,12 +209,13 @@ def conclusion(runs: pd.DataFrame, margin: float, crashed: pd.DataFrame = crashe
     return "\n".join(sentences)
 
 
-def report(records: Iterable[dict[str, Any]], crashed: Iterable[dict[str, Any]] = ()) -> str:
+def report(records: Iterable[dict[str, Any]], crashed: Iterable[dict[str, Any]] = (), margin: float = MARGIN) -> str:
     """Tables, the comparison that was named before the runs, and the exploratory ones, for a terminal of 80 columns.
 
     Args:
         records: the finished runs.
         crashed: those that crashed, as :func:`~.study.read_crashes` gives them; they are named.
+        margin: the largest difference that counts as none, in percentage points.
 
     Raises:
         ValueError: no runs.
@@ -224,7 +225,7 @@ def report(records: Iterable[dict[str, Any]], crashed: Iterable[dict[str, Any]] 
         all_crashed = f": all {len(crashed)} crashed, the last: {crashed[-1]['error']}" if crashed else ""
         raise ValueError(f"there are no runs to report{all_crashed}")
     left_out, parts = crashes.crashed_runs(records, crashed), groups(records)
-    sections = [_section(title, runs, left_out[left_out["group"] == title]) for title, runs in parts.items()]
+    sections = [_section(title, runs, left_out[left_out["group"] == title], margin) for title, runs in parts.items()]
     for title, here in left_out[~left_out["group"].isin(parts)].groupby("group", sort=False):
         sections.append("\n".join([title, "=" * len(title), *_wrapped(crashes.sentences(here))]))
     return "\n\n".join(sections)
@@ -234,7 +235,7 @@ def _wrapped(sentences: list[str]) -> list[str]:
     return [line for sentence in sentences for line in textwrap.wrap(sentence, 80)]
 
 
-def _section(title: str, runs: pd.DataFrame, crashed: pd.DataFrame) -> str:
+def _section(title: str, runs: pd.DataFrame, crashed: pd.DataFrame, margin: float) -> str:
     parts = [title, "=" * len(title), format_table(summarize(runs))]
     if text := published.table(runs):
         parts += ["", text]
@@ -250,9 +251,12 @@ def _section(title: str, runs: pd.DataFrame, crashed: pd.DataFrame) -> str:
     methods, reference = set(runs["method"]), PRIMARY[1]
     if set(PRIMARY) <= methods:
         first, second = map(label_of, PRIMARY)
-        parts += ["", f"{first} minus {second}: named before the runs"]
+        own_margin = f", margin {margin:g}" if margin != MARGIN else ""
+        parts += ["", f"{first} minus {second}: named before the runs{own_margin}"]
         parts += (
-            _primary_lines(runs, crashed) if _in_common(runs, *PRIMARY) else ["  they have no seed of a task in common"]
+            _primary_lines(runs, crashed, margin)
+            if _in_common(runs, *PRIMARY)
+            else ["  they have no seed of a task in common"]
         )
     others = [name for name in dict.fromkeys(runs["method"]) if name not in PRIMARY]
     if reference in methods and others:
@@ -294,10 +298,10 @@ def _in_common(runs: pd.DataFrame, first: str, second: str) -> bool:
     return not one.merge(other).empty
 
 
-def _primary_lines(runs: pd.DataFrame, crashed: pd.DataFrame) -> list[str]:
+def _primary_lines(runs: pd.DataFrame, crashed: pd.DataFrame, margin: float) -> list[str]:
     lines = []
     for task, differences in paired_differences(runs, *PRIMARY).items():
-        found = decide(100 * differences, MARGIN)
+        found = decide(100 * differences, margin)
         interval = f" ({found.low:5.1f} to {found.high:5.1f})" if np.isfinite(found.low) else ""
         lines += _row(f"  {task:<12} {found.mean:+6.1f}{interval}  {found.verdict}")
         lines += _lacking(crashed, task, *PRIMARY)

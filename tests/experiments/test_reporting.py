@@ -13,6 +13,7 @@ from prilora_lite.experiments.figures import plot_cost
 from prilora_lite.experiments.reporting import conclusion, groups, markdown_table, report, summarize, write
 from prilora_lite.shared.records import read_records
 from tests.experiments.stored import stored
+from tests.experiments.stored import write as write_runs
 
 RESULTS = Path(__file__).parents[2] / "results"
 FILES = [RESULTS / "pocket.jsonl", RESULTS / "minilm_glue.jsonl", RESULTS / "pocket_grid.jsonl"]
@@ -226,3 +227,28 @@ def test_an_empty_file_is_no_report(tmp_path, capsys):
 def test_one_seed_has_no_interval(tmp_path):
     records = [r for r in read_records(FILES[1]) if r["seed"] == 0]
     assert "(one seed: no interval)" in report(records)
+
+
+def equal_within_3_points(folder):
+    values = {"lora": (0.5, 0.6, 0.7, 0.65), "prilora": (0.51, 0.6, 0.69, 0.66)}
+    runs = [stored(name, s, v) for name, vs in values.items() for s, v in enumerate(vs)]
+    return write_runs(folder / "study.jsonl", runs)
+
+
+def test_the_report_takes_the_margin_of_the_studys_file(tmp_path, capsys):
+    file = equal_within_3_points(tmp_path)
+    file.with_suffix(".toml").write_text("margin = 3\n", encoding="utf-8")
+    assert main(["report", str(file)]) == 0
+    out = capsys.readouterr().out
+    assert "named before the runs, margin 3\n" in out
+    assert "equal within 3 points" in out
+
+
+def test_the_report_takes_another_margin(tmp_path, capsys):
+    assert main(["report", str(equal_within_3_points(tmp_path)), "--margin", "3"]) == 0
+    assert "equal within 3 points" in capsys.readouterr().out
+
+
+def test_questions_have_margins_of_their_own(capsys):
+    assert main(["report", str(RESULTS / "questions.toml"), "--margin", "3"]) == 2
+    assert "each question has a margin of its own" in capsys.readouterr().err
