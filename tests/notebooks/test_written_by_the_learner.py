@@ -7,6 +7,7 @@ import re
 
 import nbformat
 import pytest
+from transformers.utils import logging
 
 from prilora_lite import exercises
 from prilora_lite.teaching.exercises import mine, pieces
@@ -52,6 +53,14 @@ def run(notebook):
             yield place, printed.getvalue()
 
 
+@pytest.fixture
+def bars_as_they_were():
+    """01 hides the bars of transformers."""
+    yield
+    logging.enable_progress_bar()
+
+
+@pytest.mark.usefixtures("bars_as_they_were")
 def test_with_every_solution_in_place_the_pages_print_the_same_and_06_is_the_learners(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("IPython.display.display", lambda *_, **__: None)  # where there is no page, it prints
