@@ -23,8 +23,8 @@ def check_rows(task: Task, rows: Mapping[str, Dataset | str | Path]) -> dict[str
     """The rows of a task, each label the number of its class.
 
     Labels may be numbers, names of the task's labels, or of a ``ClassLabel`` that names them: those are mapped by name.
-    A warning says how many validation rows are training rows as well, and which texts are empty where the other one of
-    the row is not.
+    A warning says how many validation rows are training rows as well, which texts are empty where the other one of the
+    row is not, and which classes the training rows lack.
 
     Args:
         task: what the rows should suit.
@@ -50,6 +50,7 @@ def check_rows(task: Task, rows: Mapping[str, Dataset | str | Path]) -> dict[str
         _check_columns(task, split, data)
         _check_texts(task, split, data)
         checked[split] = _with_numbers(task, split, data)
+    _check_classes(task, checked)
     for split in task.splits:
         _check_apart(task, split, checked)
     return checked
@@ -173,6 +174,21 @@ def _number(task: Task, split: str, row: int, label: Any, by_name: bool) -> int 
         hint = "; -1 marks GLUE's hidden test labels" if number == -1 else ""
         raise ValueError(f"{where} label {number:g}, expected 0 to {len(task.labels) - 1}{hint} (row {row})")
     return int(number)
+
+
+def _check_classes(task: Task, rows: dict[str, Dataset]) -> None:
+    """Warn of training rows that are all of one class, and of classes that only validation rows have."""
+    trained = set(rows["train"]["label"][:])
+    if task.labels and len(rows["train"]) > 1 and len(trained) == 1:
+        label = task.labels[trained.pop()]
+        warnings.warn(
+            f"all train rows of {task.name} have the label {label!r}, so nothing can be told apart", stacklevel=3
+        )
+        return
+    for split in task.splits if task.labels else ():
+        if unknown := sorted(set(rows[split]["label"][:]) - trained):
+            names = ", ".join(repr(task.labels[label]) for label in unknown)
+            warnings.warn(f"{split} rows of {task.name} have labels that no train row has: {names}", stacklevel=3)
 
 
 def _check_apart(task: Task, split: str, rows: dict[str, Dataset]) -> None:

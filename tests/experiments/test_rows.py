@@ -332,3 +332,18 @@ def test_a_quotation_mark_that_does_not_close_its_text_is_refused(tmp_path):
     file.write_text('text,label\n"Yes, he said,0\nnothing" she said,1\n', encoding="utf-8")
     with pytest.raises(ValueError, match="a quotation mark inside it is doubled"):
         read_file(file)
+
+
+def test_training_rows_of_one_class_are_warned_of():
+    rows = {
+        "train": rows_of([1, 1, 1])["train"],
+        "validation": Dataset.from_dict({"text": ["x", "y"], "label": [0, 1]}),
+    }
+    with pytest.warns(UserWarning, match="all train rows of mine have the label 'fair'"):
+        check_rows(MINE, rows)
+
+
+def test_classes_that_only_validation_rows_have_are_warned_of():
+    rows = {"train": rows_of([0, 1])["train"], "validation": Dataset.from_dict({"text": ["x", "y"], "label": [2, 1]})}
+    with pytest.warns(UserWarning, match="validation rows of mine have labels that no train row has: 'good'"):
+        check_rows(MINE, rows)
