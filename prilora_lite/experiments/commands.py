@@ -163,10 +163,10 @@ def _report(options: argparse.Namespace) -> int:
 
 def _margin_beside(runs: Path) -> float | None:
     """The margin in the file of the study that stands beside its runs; none if there is no such file or margin."""
-    try:
-        return study_options.read_file(runs.with_suffix(".toml")).get("margin")
-    except ValueError:  # no file, or one of questions
+    file = runs.with_suffix(".toml")
+    if not file.is_file() or study_options.holds_questions(file):
         return None
+    return study_options.read_file(file).get("margin")
 
 
 def _ask(options: argparse.Namespace) -> int:

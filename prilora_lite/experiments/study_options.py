@@ -196,6 +196,14 @@ def read_file(file: Path) -> dict[str, Any]:
     return options
 
 
+def holds_questions(file: Path) -> bool:
+    """Whether a file is one of questions, not of a study; what can't be read is neither."""
+    try:
+        return "question" in tomllib.loads(file.read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError):
+        return False
+
+
 def beside(file: Path, path: str) -> str:
     """A path that a file names, which counts from the file's folder if there is such a thing there; a preset's name."""
     from prilora_lite.experiments.presets import PRESETS

@@ -24,6 +24,7 @@ from prilora_lite import (
 from prilora_lite.cli import main
 from prilora_lite.experiments import learning_rates, study
 from prilora_lite.experiments.study import read_runs
+from tests.experiments.test_questions import FILE
 from tests.small_models import WORDS
 
 MINE = Task("mine", ("text",), ("bad", "neither", "good"), ("accuracy", "matthews"))
@@ -258,32 +259,10 @@ def test_a_card_names_no_dataset_that_was_not_named(task, encoder, tmp_path):
 def test_a_question_about_rows_of_ones_own_is_answered_from_any_folder(encoder, folder, monkeypatch, capsys):
     """The file says which task and where the rows are; its paths count from its own folder."""
     file = folder.parent / "asked.toml"
-    file.write_text(
-        f"""
-        rows = "{folder.name}"
-        [task]
-        name = "mine"
-        columns = ["text"]
-        labels = ["bad", "neither", "good"]
-        [arms]
-        lora = {{ first_rank = 2, last_rank = 2, ratio = 0 }}
-        rising = {{ first_rank = 1, last_rank = 3, ratio = 0 }}
-        [[question]]
-        name = "slope"
-        asks = "Does the slope matter?"
-        why = "The method says so."
-        contrast = "rising minus flat"
-        plus = ["rising"]
-        minus = ["lora"]
-        tasks = ["mine"]
-        seeds = {{ first = 100, count = 2 }}
-        margin = 1
-        encoder = {json.dumps(str(encoder))}
-        rate_of = "lora"
-        settings = {{ epochs = 0.2, batch_size = 8, max_length = 16 }}
-        """,
-        encoding="utf-8",
-    )
+    own = f'rows = "{folder.name}"\n[task]\nname = "mine"\ncolumns = ["text"]\nlabels = ["bad", "neither", "good"]\n'
+    asked = FILE.replace('"cola", "rte"', '"mine"').replace("count = 3", "count = 2")
+    asked = asked.replace("{ epochs = 1 }", "{ epochs = 0.2, batch_size = 8, max_length = 16 }")
+    file.write_text(f"{own}{asked}encoder = {json.dumps(str(encoder))}\nrate_of = 'lora'\n", encoding="utf-8")
     monkeypatch.setattr(learning_rates, "RATE_SEEDS", (0,))
     monkeypatch.setattr(learning_rates, "choose_rate", lambda means, rule: (1e-3, []))
     monkeypatch.chdir("/")

@@ -244,6 +244,13 @@ def test_the_report_takes_the_margin_of_the_studys_file(tmp_path, capsys):
     assert "equal within 3 points" in out
 
 
+def test_a_mistake_in_the_studys_file_is_told_and_not_passed_over(tmp_path, capsys):
+    file = equal_within_3_points(tmp_path)
+    file.with_suffix(".toml").write_text("margn = 3\n", encoding="utf-8")
+    assert main(["report", str(file)]) == 2
+    assert "did you mean 'margin'" in capsys.readouterr().err
+
+
 def test_the_report_takes_another_margin(tmp_path, capsys):
     assert main(["report", str(equal_within_3_points(tmp_path)), "--margin", "3"]) == 0
     assert "equal within 3 points" in capsys.readouterr().out
