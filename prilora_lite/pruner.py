@@ -146,9 +146,11 @@ class Pruner:
 
         Raises:
             RuntimeError: what the importance is a function of is missing for the layer.
-            ValueError: no adapted layer of that name, or a weight of A is not finite.
+            ValueError: no adapted layer of that name, one whose A is frozen, or a weight of A that is not finite.
         """
-        return self._all_scores(self._known(name))[name]
+        if not self.layers[self._known(name)].lora_A.requires_grad:
+            raise ValueError(f"lora_A of {name} is frozen: it has no scores, and a prune leaves it as it is")
+        return self._all_scores(name)[name]
 
     def mask(self, name: str) -> Tensor:
         """Which entries of a layer's A a prune would keep now, boolean (r, n); the permanent mask where there is one.

@@ -13,7 +13,7 @@ import pandas as pd
 from prilora_lite.experiments import figures
 from prilora_lite.experiments.asked_runs import check_alike, check_surroundings, keys_of, records_by_key, values_by_key
 from prilora_lite.experiments.comparison import Decision, decide
-from prilora_lite.experiments.learning_rates import chosen_rates, make_runs, tune
+from prilora_lite.experiments.learning_rates import chosen_rates, make_runs, shown, tune
 from prilora_lite.experiments.own_files import check_own
 from prilora_lite.experiments.questions import Question, Questions
 from prilora_lite.experiments.study import grid
@@ -215,7 +215,7 @@ def markdown(questions: Questions) -> str:
             if several := of_several_machines(questions, question):
                 mixed.append([question.name, ", ".join(map(str, several))])
             for arm, (rate, means) in chosen_rates(questions, question).items():
-                tried = ", ".join(f"{value:g}: {100 * mean:.1f}" for value, mean in means.items())
+                tried = ", ".join(f"{value:g}: {shown(mean)}" for value, mean in means.items())
                 rates.append([question.name, arm, f"{rate:g}", tried])
     tables = {
         "Answers, in percentage points": lines,

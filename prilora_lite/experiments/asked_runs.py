@@ -13,8 +13,9 @@ from prilora_lite.experiments.device import pick_precision
 from prilora_lite.experiments.identity import digest_of, parts_of, rows_digest, run_key, same_run
 from prilora_lite.experiments.questions import Question, Questions
 from prilora_lite.experiments.stored import main_metric
-from prilora_lite.experiments.study import Run, read_runs, settle
+from prilora_lite.experiments.study import Run, read_crashes, read_runs, settle
 from prilora_lite.experiments.tasks import Task, get_task, load_rows, task_as_json
+from prilora_lite.shared.errors import Diverged
 
 _SURROUNDINGS = ("precision", "rows", "weights")  # what the runs of a question share on each task
 
@@ -38,6 +39,16 @@ def records_by_key(file: Path) -> dict[str, dict[str, Any]]:
         ValueError: two runs that differ in nothing but precision and rows.
     """
     return _records(file, _version_of(file))
+
+
+def has_diverged(record: dict[str, Any]) -> bool:
+    """Whether the record of a run that crashed says that its training diverged."""
+    return record["error"].startswith(f"{Diverged.__name__}:")
+
+
+def diverged_keys(file: Path) -> set[str]:
+    """The runs of a file that diverged, by the keys of :func:`records_by_key`."""
+    return {_key(record) for record in read_crashes(file) if has_diverged(record)}
 
 
 def keys_of(
@@ -91,6 +102,11 @@ def check_alike(question: Question, records: Iterable[dict[str, Any]]) -> None:
                 )
 
 
+def _key(record: dict[str, Any]) -> str:
+    task, seed, encoder, *rest = record["key"][:5]
+    return same_run([task, seed, parts_of(record)["weights"] or encoder, *rest])
+
+
 def _version_of(file: Path) -> tuple[int, int] | None:
     """Changes when the file does: a report asks for the same runs some hundred times."""
     return (file.stat().st_mtime_ns, file.stat().st_size) if file.is_file() else None
@@ -100,8 +116,7 @@ def _version_of(file: Path) -> tuple[int, int] | None:
 def _records(file: Path, version: tuple[int, int] | None) -> dict[str, dict[str, Any]]:
     records: dict[str, dict[str, Any]] = {}
     for record in read_runs(file):
-        task, seed, encoder, *rest = record["key"][:5]
-        key = same_run([task, seed, parts_of(record)["weights"] or encoder, *rest])
+        key = _key(record)
         if records.get(key, record)["key"] != record["key"]:
             raise ValueError(
                 f"{file} holds {record['task']}, seed {record['seed']} twice, on other rows or at another precision: "

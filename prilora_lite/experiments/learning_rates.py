@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from prilora_lite.experiments.asked_runs import keys_of, training_split, values_by_key
+from prilora_lite.experiments.asked_runs import diverged_keys, has_diverged, keys_of, training_split, values_by_key
 from prilora_lite.experiments.questions import Question, Questions
 from prilora_lite.experiments.stored import main_metric
 from prilora_lite.experiments.study import Run, ablate, grid
 from prilora_lite.experiments.tasks import load_rows
+from prilora_lite.shared.errors import Diverged
 
 RATES = (1e-3, 2e-3, 4e-3)  # tried first for each arm; extended by factors of 2 while the best is the first or the last
 RATE_SEEDS = (0, 1, 2)
 LOWEST, HIGHEST = 1e-3 / 64, 4e-3 * 16  # no rates beyond these are tried
 CLIFF = 0.2  # a rate is not safe if doubling it loses more of the metric than this: training collapses there
+DIVERGED = -math.inf  # the mean at a rate at which a run diverged: worse than any other
 
 
 def choose_rate(means: dict[float, float], rule: str = "safe") -> tuple[float | None, list[float]]:
@@ -28,7 +31,7 @@ def choose_rate(means: dict[float, float], rule: str = "safe") -> tuple[float | 
     are tried.
 
     Args:
-        means: rate -> mean of the metric, in [-1, 1]; rates that are factors of 2 apart.
+        means: rate -> mean of the metric, in [-1, 1], or :data:`DIVERGED`; rates that are factors of 2 apart.
         rule: one of :data:`~.questions.RATE_RULES`.
 
     Returns:
@@ -53,15 +56,17 @@ def chosen_rates(questions: Questions, question: Question) -> dict[str, tuple[fl
         LookupError: rates that have not been tried yet.
     """
     values = values_by_key(questions.rates)
+    values |= dict.fromkeys(diverged_keys(questions.rates) - set(values), DIVERGED)
 
     def search(arm: str) -> tuple[float, dict[float, float]]:
         def mean_at(rate: float) -> float:
             overrides, keys = question.overrides(rate, tuning=True), []
             for task in question.tasks:
                 keys += keys_of(questions, question, arm, task, RATE_SEEDS, overrides)
-            if not all(key in values for key in keys):
+            means = [values[key] for key in keys if key in values]
+            if len(means) < len(keys) and DIVERGED not in means:
                 raise LookupError(f"question {question.name!r}: the learning rate of {arm} is not chosen yet")
-            return float(np.mean([values[key] for key in keys]))
+            return float(np.mean(means))
 
         return _search(mean_at, question.rates)
 
@@ -90,12 +95,20 @@ def tune(
 
     def mean_at(rate: float) -> float:
         overrides = question.overrides(rate, tuning=True)
-        records = make_runs(runs, questions.rates, question, overrides, split, jobs, tell)
+        try:
+            records = make_runs(runs, questions.rates, question, overrides, split, jobs, tell)
+        except Diverged:
+            return DIVERGED
         return float(np.mean([main_metric(record)[1] for record in records]))
 
     rate, means = _search(mean_at, question.rates)
-    tell(f"  {arm}: learning rate {rate:g} of " + ", ".join(f"{r:g} ({100 * m:.1f})" for r, m in means.items()))
+    tell(f"  {arm}: learning rate {rate:g} of " + ", ".join(f"{r:g} ({shown(m)})" for r, m in means.items()))
     return rate
+
+
+def shown(mean: float) -> str:
+    """A mean of the metric in percent, or ``diverged``."""
+    return "diverged" if mean == DIVERGED else f"{100 * mean:.1f}"
 
 
 def make_runs(
@@ -118,12 +131,16 @@ def make_runs(
         tell: called with a line when they are there.
 
     Raises:
-        ValueError: a run that crashed, or what :func:`~.study.ablate` raises.
+        Diverged: a run whose training diverged.
+        ValueError: a run that crashed for another reason, or what :func:`~.study.ablate` raises.
     """
     crashed: list[str] = []
+    kind: type[ValueError] = Diverged  # unless one crashed for another reason
 
     def announce(number: int, count: int, run: Run, record: dict[str, Any] | None) -> None:
+        nonlocal kind
         if record is not None and "error" in record:
+            kind = kind if has_diverged(record) else ValueError
             crashed.append(f"{run.task} {run.method.name}, seed {run.seed}: {record['error']}")
 
     try:
@@ -135,7 +152,7 @@ def make_runs(
         if not crashed:
             raise
     if crashed:
-        raise ValueError(
+        raise kind(
             f"{len(crashed)} runs crashed, the first: {crashed[0]}; {output} says how, and the same command tries again"
         )
     tell(

@@ -15,7 +15,7 @@ from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 from prilora_lite.experiments.rows import ENDINGS, check_rows, read_file
 from prilora_lite.experiments.task import Task
 from prilora_lite.pocket.tasks import draw_rows
-from prilora_lite.shared.errors import unknown
+from prilora_lite.shared.errors import Diverged, unknown
 
 GLUE = ("nyu-mll/glue", "bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c")  # a dataset on the hub, and its commit
 FOLDER_VARIABLE = "PRILORA_GLUE"
@@ -130,7 +130,7 @@ def compute_metrics(task: str | Task, predictions: ArrayLike, labels: ArrayLike)
     except OverflowError as error:
         raise ValueError(f"predictions must be finite numbers: {error}") from error
     if not np.isfinite(predictions).all():
-        raise ValueError(f"the model predicts NaN or infinity on {task.name}: it diverged; lower the learning rate")
+        raise Diverged(f"the model predicts NaN or infinity on {task.name}: it diverged; lower the learning rate")
     shapes = [(len(labels), task.num_labels)] + ([] if task.labels else [(len(labels),)])
     if labels.ndim != 1 or predictions.shape not in shapes:
         raise ValueError(

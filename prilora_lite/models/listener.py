@@ -14,7 +14,7 @@ from prilora_lite.importance import InputNorms, number_of_tokens, sum_of_squares
 from prilora_lite.lora import LoRALinear
 from prilora_lite.models.layers import PeftLayer, stacked
 from prilora_lite.models.tokens import Hook, RealTokens
-from prilora_lite.shared.errors import first_of
+from prilora_lite.shared.errors import Diverged, first_of
 
 
 class Listener:
@@ -101,7 +101,7 @@ class Listener:
         self._keep_gradients([name for name, number in zip(norms, tokens, strict=True) if number])
         bad = [name for name, total in zip(norms, totals, strict=True) if not math.isfinite(total)]
         if bad:
-            raise ValueError(
+            raise Diverged(
                 f"NaN or infinity in the input of {first_of(bad)} in optimizer step {step}: "
                 "check the batch, then try a lower learning rate or float32"
             )
@@ -256,7 +256,7 @@ def _sum_over_processes(parts: list[Tensor]) -> None:
 def check_finite(name: str, step: int, lora_A: Tensor, gradient: Tensor | None, scores: Tensor) -> None:
     """Raise ValueError, which names the cause, unless a layer's A and the scores of its entries are finite."""
     if not lora_A.isfinite().all():
-        raise ValueError(f"NaN or infinity in lora_A of {name} at step {step}: lower the learning rate")
+        raise Diverged(f"NaN or infinity in lora_A of {name} at step {step}: lower the learning rate")
     if not scores.isfinite().all():
         if gradient is not None and not gradient.isfinite().all():
             raise ValueError(

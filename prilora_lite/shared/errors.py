@@ -6,6 +6,10 @@ import difflib
 from collections.abc import Iterable, Sequence
 
 
+class Diverged(ValueError):
+    """A training whose weights, activations or predictions became NaN or infinite."""
+
+
 def unknown(kind: str, name: object, valid: Iterable[str]) -> ValueError:
     """A ValueError that names what was given, the nearest valid name if one is near, and all valid ones."""
     valid = list(valid)

@@ -4,6 +4,7 @@ import json
 import subprocess
 from dataclasses import asdict, replace
 from pathlib import Path
+from unittest.mock import ANY
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,7 @@ from prilora_lite.experiments.answers import answer, by_task, decisions, differe
 from prilora_lite.experiments.asked_runs import training_split
 from prilora_lite.experiments.comparison import decide
 from prilora_lite.experiments.device import pick_precision
-from prilora_lite.experiments.learning_rates import RATE_SEEDS, RATES, choose_rate, chosen_rates
+from prilora_lite.experiments.learning_rates import DIVERGED, RATE_SEEDS, RATES, choose_rate, chosen_rates
 from prilora_lite.experiments.methods import METHODS
 from prilora_lite.experiments.presets import settings_for
 from prilora_lite.experiments.questions import read_questions
@@ -404,6 +405,40 @@ def test_it_runs_from_nothing_to_an_answer_and_goes_on_where_it_was(tmp_path, mo
     assert main(["ask", str(file), "--rows", str(rows)]) == 0
     assert (asked.runs.read_bytes(), asked.rates.read_bytes()) == before
     assert file.with_suffix(".csv").is_file()
+
+
+def test_a_rate_at_which_training_diverges_is_no_end_of_the_search(tmp_path, monkeypatch, encoder, rows):
+    monkeypatch.setattr(learning_rates, "RATES", (1e-3, 1e30))
+    monkeypatch.setattr(learning_rates, "LOWEST", 1e-3)
+    monkeypatch.setattr(learning_rates, "RATE_SEEDS", (0,))
+    file = tmp_path / "asked.toml"
+    settings = "{ epochs = 1, batch_size = 8, max_length = 16 }"
+    file.write_text(
+        FILE.replace('"cola", "rte"', '"cola"').replace("{ epochs = 1 }", settings).replace("count = 3", "count = 2")
+        + f'encoder = "{encoder}"\nrate_of = "lora"\n'
+    )
+    asked = read_questions(file)
+    lines = []
+    answer(asked, rows=rows, tell=lines.append)
+    assert chosen_rates(asked, asked.questions[0])["lora"] == (1e-3, {1e-3: ANY, 1e30: DIVERGED})
+    assert any("1e+30 (diverged)" in line for line in lines)
+    assert "1e+30: diverged" in markdown(asked)
+    assert table(asked)["difference"].notna().all()
+
+
+def test_a_rate_counts_as_diverged_only_where_a_run_says_so(file):
+    file.write_text(FILE + 'rates = "best"\n')
+    asked = read_questions(file)
+    tried = rates(best=2e-3)
+    lost = next(r for r in tried if r["name"] == "lora" and r["settings"]["learning_rate"] == 4e-3)
+    for error, expected in ((None, LookupError), ("MemoryError: none left", LookupError), ("Diverged: NaN", 2e-3)):
+        crash = [] if error is None else [lost | {"error": error}]
+        write_records(asked.rates, [*(r for r in tried if r is not lost), *crash])
+        if expected is LookupError:
+            with pytest.raises(LookupError, match="the learning rate of lora is not chosen yet"):
+                chosen_rates(asked, asked.questions[0])
+        else:
+            assert chosen_rates(asked, asked.questions[0])["lora"][0] == expected
 
 
 def test_mended_rows_are_refused_before_the_first_run_and_leave_the_answers(tmp_path, encoder, rows, capsys):

@@ -1099,6 +1099,19 @@ def test_statistics_scores_and_mask_can_be_asked_for_by_layer():
         pruner.mask(next(iter(pruner.layers))[:-1])
 
 
+def test_a_frozen_layer_has_no_scores_and_says_so():
+    model = adapted()
+    pruner = Pruner(model)
+    frozen, other = list(pruner.layers)[:2]
+    pruner.layers[frozen].lora_A.requires_grad_(False)
+    model(**batch()).loss.backward()
+    pruner.step()
+    for ask in (pruner.scores, pruner.mask):
+        with pytest.raises(ValueError, match=rf"lora_A of {frozen} is frozen: it has no scores"):
+            ask(frozen)
+        assert ask(other).shape == pruner.layers[other].lora_A.shape
+
+
 # Passes that are not the training's
 
 
