@@ -254,6 +254,24 @@ def test_a_slip_that_fits_in_one_place_alone_is_not_accused():
     assert "largest score" not in message
 
 
+def test_a_slip_that_fits_in_most_places_alone_is_no_more_than_likely():
+    """It is as if only the second could be better, but for one interval out of eleven."""
+
+    def far_above(mean, half):
+        return "first" if mean > 2.2 * half else "second" if mean < -half else "no difference shown"
+
+    assert told(check.verdict, far_above).startswith("Perhaps this is why: You only ask whether the second is better")
+
+
+def test_where_the_arguments_are_too_long_the_message_says_where_they_are():
+    def first_step(steps, decay):
+        return steps[0][0][0].mean(dim=(0, 1))
+
+    *_, where = told(check.running_mean_square, first_step).split(" What was asked is ")
+    assert where == "exercises.running_mean_square.exercise.cases[0]."
+    assert "What was asked" not in told(check.full_parameters, lambda m, n: m + n)
+
+
 CELL = """\
 from prilora_lite import exercises
 

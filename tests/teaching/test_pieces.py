@@ -85,6 +85,12 @@ def test_a_piece_that_needs_another_cell_is_right_but_not_kept(capsys):
     assert not pieces.FILE.exists()
 
 
+def test_a_lambda_is_right_but_not_kept_and_is_told_why(capsys):
+    exercises.lora_forward(cell("lora_forward = lambda x, W0, A, B, s: x @ W0.T + s * x @ A.T @ B.T\n")["lora_forward"])
+    assert "well done (not kept for notebook 06: write it with def" in capsys.readouterr().out
+    assert not pieces.FILE.exists()
+
+
 def test_a_file_that_cannot_be_written_does_not_make_a_right_answer_wrong(capsys):
     pieces.FILE.mkdir()
     exercises.lora_forward(cell(RIGHT)["lora_forward"])

@@ -19,8 +19,12 @@ import torch
 
 from prilora_lite.teaching.exercises import pieces
 from prilora_lite.teaching.exercises.reading import (
+    LONG,
+    SHORT,
     WrongAnswer,
     agree,
+    is_rounded,
+    is_shown,
     numbers,
     shown,
     shown_call,
@@ -45,6 +49,7 @@ ADVICE = {
     "leaf Variable": "A weight that is trained can't be written over directly: go through its .data.",
     "ZeroDivisionError": "Look at what you divide by: when is it 0?",
     "out of range": "An index is too large there: places are counted from 0.",
+    "must be integers": "A slice counts in whole numbers: make its ends int.",
     "has no attribute": "Print the type of that object: it is not the kind of thing you take it for.",
 }
 
@@ -90,6 +95,7 @@ class Exercise:
         reads: turns what came back into numbers or a text, given the arguments as well; raises
             :class:`~.reading.WrongAnswer` if it can't.
         asks: puts one case to an answer, for answers that are more than a function of it.
+        compares: what is compared, for the message, where it is not what came back.
     """
 
     truth: Answer
@@ -98,6 +104,7 @@ class Exercise:
     slips: Slips
     reads: Callable[..., np.ndarray | str] = numbers
     asks: Callable[..., Any] = _call
+    compares: str = ""
 
     @property
     def names(self) -> list[str]:
@@ -139,7 +146,8 @@ class Exercise:
         place = wrong.index(True)
         sentence, fits = self._slip(given, place)
         if fits < len(given):  # not the whole story: a slip need not agree everywhere, but other reasons come first
-            sentence = self._constant(given, right) or sentence or self._other(given[place])
+            perhaps = sentence and f"Perhaps this is why: {sentence}"
+            sentence = self._constant(given, right) or perhaps or self._other(given[place], right[place])
         return f"{sentence}\n{self._evidence(self.cases[place], given[place], right[place])}"
 
     def alone(self, answer: Answer) -> str:
@@ -183,23 +191,34 @@ class Exercise:
             return ""
         return f"Your answer is the same whatever is asked: how does it depend on {_listed(self.names)}?"
 
-    def _other(self, mine: Outcome) -> str:
+    def _other(self, mine: Outcome, true: Outcome) -> str:
         """What to say of an answer that no slip gives."""
         if mine.line is not None:
             return next((advice for part, advice in ADVICE.items() if part in mine.fault), self.hint)
         if mine.fault:
             return mine.fault
+        if is_rounded(mine.value, true.value):
+            return "Your result is right, but rounded: return it as it is."
         if isinstance(mine.value, np.ndarray) and np.isnan(mine.value).any():
             return f"There is NaN, no number, in your result: 0 / 0 gives it, and so does 0 times it. {self.hint}"
         return self.hint
 
     def _evidence(self, case: tuple, mine: Outcome, true: Outcome) -> str:
-        question = shown_call(self.truth.__name__, dict(zip(self.names, case, strict=True)))
+        most = LONG if mine.line is None else SHORT  # of an error the shapes say more than the numbers
+        question = shown_call(self.truth.__name__, dict(zip(self.names, case, strict=True)), most)
         if mine.line is not None:
             return f"{question} stopped with {mine.fault}" + (f", in the line `{mine.line}`." if mine.line else ".")
         if mine.fault:
             return f"This was asked: {question}."
-        return f"{question}: {shown_difference(mine.value, true.value)}."
+        what = f"of {self.compares}, " if self.compares else ""
+        return f"{question}: {what}{shown_difference(mine.value, true.value)}.{self._where(case)}"
+
+    def _where(self, case: tuple) -> str:
+        """Where the arguments of a question can be found that are too long to be shown."""
+        if all(is_shown(argument) for argument in case):
+            return ""
+        place = next(place for place, other in enumerate(self.cases) if other is case)
+        return f" What was asked is exercises.{self.truth.__name__}.exercise.cases[{place}]."
 
 
 def check(
@@ -209,6 +228,7 @@ def check(
     slips: Slips,
     reads: Callable[..., np.ndarray | str] = numbers,
     asks: Callable[..., Any] = _call,
+    compares: str = "",
     piece: bool = False,
 ) -> Callable[[Answer], Callable[[Answer], Answer | None]]:
     """Make a check out of a right function, see :class:`Exercise` for what it takes.
@@ -220,7 +240,7 @@ def check(
     """
 
     def decorate(truth: Answer) -> Callable[[Answer], Answer | None]:
-        exercise = Exercise(truth, cases, hint, slips, reads, asks)
+        exercise = Exercise(truth, cases, hint, slips, reads, asks, compares)
         call = f"exercises.{truth.__name__}({truth.__name__})"
 
         def checked(answer: Answer) -> Answer | None:

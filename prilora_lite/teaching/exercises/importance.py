@@ -41,7 +41,12 @@ def _asks_truth(s: Tensor | None, squares: Tensor, tokens: int, beta: float) -> 
 
 @check(
     piece=True,
-    cases=[(None, _squares, 4, 0.9), (_s, _squares, 5, 0.9), (_s, _squares, 4, 0.3), (_s * 0, _squares, 2, 0.3)],
+    cases=[
+        (None, _squares, 4, 0.9),
+        (_s, _squares, 5, 0.9),
+        (_s.double(), _squares.double(), 4, 0.3),
+        (_s * 0, _squares, 2, 0.3),
+    ],
     hint="First q, the mean square of this step; then what is left of the old s, and the share of the new q.",
     reads=tensor,
     slips={
@@ -102,7 +107,7 @@ def fold(s: Tensor | None, squares: Tensor, tokens: int, beta: float) -> Tensor:
     piece=True,
     cases=[
         (torch.tensor([[2.0, -1.0, 0.5, 3.0], [-4.0, 1.0, 0.0, -0.5]]), torch.tensor([9.0, 4.0, 16.0, 0.25])),
-        (torch.tensor([[1.0, -3.0], [-2.0, 0.5]]), torch.tensor([4.0, 25.0])),
+        (torch.tensor([[1.0, -3.0], [-2.0, 0.5]]).double(), torch.tensor([4.0, 25.0]).double()),
     ],
     hint="Two things make an entry important: its own size, and the size of what it reads. Column j reads feature j.",
     reads=tensor,
@@ -111,6 +116,7 @@ def fold(s: Tensor | None, squares: Tensor, tokens: int, beta: float) -> Tensor:
         "s is a mean square; the size of an input is its root.": lambda A, s: A.abs() * s,
         "You squared the input once more; what is wanted goes the other way.": lambda A, s: A.abs() * s**2,
         "You squared the score. It puts the entries in the same order, but it is not S.": lambda A, s: A**2 * s,
+        "`s ** 1 / 2` is s / 2, since Python takes the power first.": lambda A, s: A.abs() * s**1 / 2,
         "You took the root of the weight as well.": lambda A, s: (A.abs() * s).sqrt(),
         "That is the size of the weights alone; what do they read?": lambda A, s: A.abs(),
         "That is the size of the input alone; the weights count as well.": (
@@ -165,6 +171,8 @@ def _threshold(scores: Tensor, ratio: float) -> Tensor:
 
 # Sentence -> a mask of each row that is wrong in this way; of the whole matrix where it is laid out as one row.
 _MASKS: dict[str, Answer | tuple[Answer, ...]] = {
+    "Your mask prunes nothing: `scatter`, like most methods, gives back a new tensor and leaves the old one as it was. "
+    "Use what it returns.": lambda rows, ratio: torch.ones_like(rows, dtype=torch.bool),
     "Your mask is upside down: True is for the entries that survive.": lambda rows, ratio: ~keep_mask(rows, ratio),
     "The number of survivors is not right: ratio times n counts what is pruned, not what stays.": lambda rows, ratio: (
         _least(rows, rows.shape[1] - _k(rows, ratio))

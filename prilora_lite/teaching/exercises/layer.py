@@ -76,7 +76,7 @@ def lora_parameters(m: int, n: int, r: int) -> int:
 
 def _output_or_gradients(y: Any, x: Tensor, W0: Tensor, A: Tensor, B: Tensor, s: float) -> np.ndarray:
     """The output; where A and B ask for gradients, what reaches them."""
-    output = tensor(y)
+    output = tensor(y, x)
     if not A.requires_grad:
         return output
     gradients = [None, None]
@@ -93,7 +93,7 @@ def _output_or_gradients(y: Any, x: Tensor, W0: Tensor, A: Tensor, B: Tensor, s:
 
 _layers = [
     (_small(1, 3), _small(4, 3), _small(2, 3), _small(4, 2), 3.0),
-    (_small(3, 3), _small(3, 3), _small(3, 3), _small(3, 3), 0.5),
+    (*(_small(3, 3).double() for _ in range(4)), 0.5),
     (_small(5, 3), _small(2, 3), _small(1, 3), _small(2, 1), 2.0),
 ]
 _layers.append((*_layers[2][:2], *(part.clone().requires_grad_() for part in _layers[2][2:4]), 2.0))
@@ -138,6 +138,9 @@ _layers.append((*_layers[2][:2], *(part.clone().requires_grad_() for part in _la
         ),
         "A has read x the right way; now B: its columns are the directions that A gives.": lambda x, W0, A, B, s: (
             x @ W0.T + s * x @ A.T @ B
+        ),
+        "`view` and `reshape` refill the numbers in their order; they turn nothing. A matrix is turned by .T.": (
+            lambda x, W0, A, B, s: x @ W0.reshape(W0.shape[::-1]) + s * x @ A.reshape(A.T.shape) @ B.reshape(B.T.shape)
         ),
         "The product of B and A is m x n, like W0: treat it as you treat W0.": lambda x, W0, A, B, s: (
             x @ W0.T + s * x @ (B @ A)
@@ -210,6 +213,7 @@ def _cut(update: Tensor, r: int, power: float = 1.0, start: int = 0) -> tuple[Te
     cases=[(_small(4, 3).double(), 1), (_small(4, 3).double(), 2), (_small(3, 4).double(), 2)],
     hint="Which directions of U, S and V do you keep, and does each keep its own singular value, once?",
     reads=_product,
+    compares="B A",
     slips={
         "Your directions are right, but you left out S: how much of the update lies in each of them?": (
             lambda update, r: _cut(update, r, power=0)

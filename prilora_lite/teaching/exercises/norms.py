@@ -104,6 +104,11 @@ def _each_small_batch(steps: list[list[Batch]], decay: float) -> Tensor:
             lambda steps, decay: _running(_q)(steps, decay).sqrt(),
             _running(lambda batches: _q(batches).sqrt()),
         ),
+        "Your mean runs over the features: dimension 0 holds the tokens.": _running(
+            lambda batches: _joined(batches).square().mean(dim=1)
+        ),
+        "Small batches differ in length, so they can't be joined as they are: pick the real tokens of each first, then "
+        "join.": _running(lambda batches: torch.cat([x for x, _ in batches]).square().mean(dim=0)),
         "You averaged over the features; each feature keeps its own mean square.": _running(
             lambda batches: _joined(batches).square().mean()
         ),

@@ -50,8 +50,8 @@ def _otherwise(other: Callable[[Tensor], Tensor | None]) -> Answer:
     piece=True,
     cases=[(_A, _s, *rest) for rest in (
         (3, 3, 0.5), (1, 3, 0.5), (2, 3, 0.5), (4, 3, 0.5), (6, 3, 0.25), (9, 3, 0.5), (1, 1, 0.5), (2, 4, 0.5),
-        (5, 2, 0.5), (8, 2, 0.0))],
-    hint="Two questions: is it time, and if it is, which entries go? Your functions of 04 answer the second.",
+        (5, 2, 0.5), (8, 2, 0.0))] + [(_A.double(), _s.double(), 2, 2, 0.25)],
+    hint="Two questions: is it time, and if it is, which entries go? `importance` and `keep_mask` answer the second.",
     reads=tensor,
     slips={
         "You prune at every step; wait until the interval is over.": _when(lambda step, N: True),
@@ -83,6 +83,9 @@ def _otherwise(other: Callable[[Tensor], Tensor | None]) -> Answer:
         ),
         "You keep what should go, and prune what should stay.": _how(
             lambda A, s, ratio: A.masked_fill(keep_mask(importance(A, s), ratio), 0)
+        ),
+        "You prune 1 - ratio of each row; the ratio is the share that goes.": _how(
+            lambda A, s, ratio: _pruned(A, importance(A, s), 1 - ratio) if ratio else torch.zeros_like(A)
         ),
         "You compare over the whole matrix; each row is pruned by itself.": _how(
             lambda A, s, ratio: _pruned(A, importance(A, s), ratio, "matrix")
@@ -267,6 +270,7 @@ _gradients = torch.tensor([[1.0, 1.0, 1.0], [0.5, 2.0, -1.0], [2.0, 0.5, 0.1], [
     hint="The living entries should end where the optimizer alone would take them, and the dead ones at 0.",
     reads=tensor,
     asks=_train,
+    compares="the weight in the end",
     slips={
         "The dead entry is not 0 in the end: you zero it, and then the optimizer moves it by what it remembers.": (
             _before_the_step

@@ -91,7 +91,8 @@ def _torchs(num_layers: int, first: int, last: int) -> list[int]:
             lambda L, first, last: [round(first + (last - first) * Fraction(l, L - 1)) for l in range(L)],
         ),
         "You rounded the step from layer to layer; keep the step as it is, and round each rank.": (
-            lambda L, first, last: [first + (last - first) // max(L - 1, 1) * l for l in range(L)] if L > 1 else [last]
+            lambda L, first, last: [first + (last - first) // max(L - 1, 1) * l for l in range(L)] if L > 1 else [last],
+            lambda L, first, last: [first + round((last - first) / (L - 1)) * l for l in range(L)] if L > 1 else [last],
         ),
         "These are the values of the line; now round them.": _line,
         "You gave every layer the same rank; the ranks lie on a line from the first to the last.": (
@@ -114,6 +115,15 @@ def _mean(ranks: list[int]) -> float:
     return sum(ranks) / len(ranks)
 
 
+def _mean_rule(s: Callable[[list[int], float], Any]) -> Answer:
+    """Right for the two other rules; for "mean" what is given."""
+
+    def scalings(ranks: list[int], alpha: float, rule: str) -> Any:
+        return s(ranks, alpha) if rule == "mean" else PRILoRAConfig(alpha=alpha, scaling=rule).scalings(ranks)
+
+    return scalings
+
+
 def _sqrt(s: Callable[[float, int, float], float]) -> Answer:
     """Right for the two other rules; for "sqrt" an s of alpha, rank and mean rank."""
 
@@ -132,8 +142,12 @@ def _sqrt(s: Callable[[float, int, float], float]) -> Answer:
     slips={
         "You gave alpha itself: divide it. By what, the rule says.": lambda ranks, alpha, rule: [alpha] * len(ranks),
         "You gave the rank over alpha: alpha stands above.": lambda ranks, alpha, rule: [r / alpha for r in ranks],
-        "You took the median; the mean rank is the sum over the number.": lambda ranks, alpha, rule: (
-            [alpha / sorted(ranks)[len(ranks) // 2]] * len(ranks)
+        "You took the median; the mean rank is the sum over the number.": (
+            lambda ranks, alpha, rule: [alpha / sorted(ranks)[len(ranks) // 2]] * len(ranks),
+            _mean_rule(lambda ranks, alpha: [alpha / sorted(ranks)[len(ranks) // 2]] * len(ranks)),
+        ),
+        "For 'mean' you give one number; give a list, with an s for each layer.": _mean_rule(
+            lambda ranks, alpha: alpha / _mean(ranks)
         ),
         "You gave what 'layer' gives, where each layer looks at its own rank alone. This rule is another one.": (
             lambda ranks, alpha, rule: [alpha / rank for rank in ranks]

@@ -7,7 +7,10 @@ from typing import Any
 import numpy as np
 import torch
 
-SHORT = 12  # entries of an array that a message still shows
+SHORT, LONG = (
+    12,
+    30,
+)  # entries that a message still shows: of a result or behind an error, and of arguments to reckon with
 
 
 class WrongAnswer(AssertionError):
@@ -34,15 +37,18 @@ def numbers(value: Any, *_: Any) -> np.ndarray:
     return array
 
 
-def tensor(value: Any, *_: Any) -> np.ndarray:
+def tensor(value: Any, *arguments: Any) -> np.ndarray:
     """Numbers of a tensor, for a piece that later pages build on.
 
     Raises:
-        WrongAnswer: no tensor, or none of real numbers.
+        WrongAnswer: no tensor, none of real numbers, or one less precise than the arguments.
     """
     array = numbers(value)
     if not torch.is_tensor(value):
         raise WrongAnswer(f"Return a torch tensor; what came back is of type {type(value).__name__}.")
+    given = next((x.dtype for x in arguments if torch.is_tensor(x) and x.is_floating_point()), value.dtype)
+    if value.is_floating_point() and torch.promote_types(value.dtype, given) != value.dtype:
+        raise WrongAnswer(f"What was given is of type {given}, and your result of {value.dtype}: leave the type alone.")
     return array
 
 
@@ -89,6 +95,13 @@ def agree(given: np.ndarray | str, expected: np.ndarray | str) -> bool:
     return bool(_close(given, expected).all())
 
 
+def is_rounded(given: np.ndarray | str, expected: np.ndarray | str) -> bool:
+    """Whether a result is the expected one with fewer decimals."""
+    if isinstance(given, str) or isinstance(expected, str) or given.shape != expected.shape:
+        return False
+    return expected.dtype.kind == "f" and any(agree(given, np.round(expected, places)) for places in range(6))
+
+
 def _close(given: np.ndarray, expected: np.ndarray) -> np.ndarray:
     first, second = given.astype(float), expected.astype(float)
     if expected.dtype.kind != "f":
@@ -120,18 +133,23 @@ def shown(value: Any) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def shown_call(name: str, arguments: dict[str, Any]) -> str:
-    """A call with its arguments; if its tensors are many numbers, with their shapes."""
+def shown_call(name: str, arguments: dict[str, Any], most: int) -> str:
+    """A call with its arguments; if its tensors have more entries than ``most``, with their shapes."""
     entries = sum(value.numel() for value in arguments.values() if torch.is_tensor(value))
-    shown = [_argument(name, value, short=entries <= 2 * SHORT) for name, value in arguments.items()]
+    shown = [_argument(name, value, short=entries <= most) for name, value in arguments.items()]
     return f"{name}({', '.join(shown)})"
 
 
 def _argument(name: str, value: Any, short: bool) -> str:
     if torch.is_tensor(value):
         return f"{name}={_text(_from_tensor(value).tolist())}" if short else f"{name} of shape {tuple(value.shape)}"
-    plain = value if isinstance(value, list) else [value]
-    return f"{name}={value!r}" if all(isinstance(entry, (int, float, str, type(None))) for entry in plain) else name
+    return f"{name}={value!r}" if is_shown(value) else name
+
+
+def is_shown(argument: Any) -> bool:
+    """Whether :func:`shown_call` shows an argument, or a tensor's shape."""
+    plain = argument if isinstance(argument, list) else [argument]
+    return torch.is_tensor(argument) or all(isinstance(entry, (int, float, str, type(None))) for entry in plain)
 
 
 def shown_difference(given: np.ndarray | str, expected: np.ndarray | str) -> str:

@@ -141,6 +141,9 @@ def _one_of_three(text: Any, *_: Any) -> str:
         "You ask about the wrong end: the first is better if even the lower end is above zero.": lambda mean, half: (
             "first" if mean + half > 0 else "second" if mean - half < 0 else NONE
         ),
+        "You halved the half width once more: it reaches from the mean to one end already.": lambda mean, half: (
+            "first" if mean > half / 2 else "second" if mean < -half / 2 else NONE
+        ),
         "You compare the mean with a fixed number; what counts is the half width.": lambda mean, half: (
             "first" if mean > 1 else "second" if mean < -1 else NONE
         ),

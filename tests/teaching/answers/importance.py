@@ -182,7 +182,28 @@ def flat_mask(scores, ratio):
     return keep_mask(scores.flatten()[None], ratio)[0]
 
 
+def thrown_away(S, ratio):
+    mask = torch.ones_like(S, dtype=torch.bool)
+    mask.scatter(1, S.argsort(dim=1)[:, : int(ratio * S.shape[1])], False)
+    return mask
+
+
+def not_whole(S, ratio):
+    return S.argsort(dim=1)[:, : ratio * S.shape[1]]
+
+
 WRONG = [
+    (
+        check.fold,
+        lambda *given: check.fold.exercise.truth(*given).float(),
+        "torch.float64, and your result of torch.float32",
+    ),
+    (check.importance_scores, lambda A, s: A.abs().float() * s.float().sqrt(), "of type torch.float64"),
+    (check.importance_scores, lambda A, s: (A.abs() * s.sqrt()).round(decimals=1), "right, but rounded"),
+    (check.importance_scores, lambda A, s: A.abs() * s**1 / 2, "Python takes the power first"),
+    (check.keep_rows, thrown_away, "prunes nothing: `scatter`"),
+    (check.keep_in_matrix, thrown_away, "prunes nothing: `scatter`"),
+    (check.keep_rows, not_whole, "make its ends int(.|\n)*slice indices must be integers"),
     (check.fold, swapped, "swapped beta and 1 - beta"),
     (check.fold, from_zero, "starts from zero"),
     (check.fold, sums, "sums of squares"),

@@ -165,6 +165,17 @@ WRONG = [
     (check.lora_parameters, lambda m, n, r: 14, "the same whatever is asked"),
     (check.lora_parameters, lambda m, n, r: r * n + m * r + r, "Count the entries of A and of B apart"),
     (check.lora_parameters, lambda m, n, r: [r * n, m * r], "expected a single number"),
+    (
+        check.lora_forward,
+        lambda *given: check.lora_forward.exercise.truth(*given).float(),
+        "your result of torch.float32",
+    ),
+    (
+        check.lora_forward,
+        lambda x, W0, A, B, s: x @ W0.view(W0.T.shape) + s * x @ A.view(A.T.shape) @ B.view(B.T.shape),
+        "turn nothing",
+    ),
+    (check.truncate, lambda update, r: (-update[:, :r], update[:r]), "of B A, expected"),
     (check.lora_forward, lambda x, W0, A, B, s: x @ W0.T + x @ A.T @ B.T, "left out the scaling"),
     (check.lora_forward, lambda x, W0, A, B, s: x @ W0.T, "frozen layer alone"),
     (check.lora_forward, lambda x, W0, A, B, s: s * (x @ A.T) @ B.T, "update alone"),

@@ -76,7 +76,21 @@ def all_of_them(steps, decay):
     return torch.stack(found)
 
 
+def over_tokens(steps, decay):
+    return running(steps, decay, lambda small: real(small).square().mean(dim=1))
+
+
+def joined_first(steps, decay):
+    def q(small):
+        joined, real = torch.cat([x for x, _ in small]), torch.cat([mask for _, mask in small])
+        return joined[real].square().mean(dim=0)
+
+    return running(steps, decay, q)
+
+
 WRONG = [
+    (check.running_mean_square, over_tokens, "dimension 0 holds the tokens"),
+    (check.running_mean_square, joined_first, "pick the real tokens of each first"),
     (check.running_mean_square, padding_counted, "counted padding"),
     (check.running_mean_square, mean_of_means, "mean of the batches' means"),
     (check.running_mean_square, decay_reversed, "swapped beta"),

@@ -141,7 +141,7 @@ WRONG = [
     (check.pruner_step, how(lambda A, s, ratio: A.abs() * keep_mask(importance(A, s), ratio)), "lost their sign"),
     (check.pruner_step, how(lambda A, s, ratio: A[keep_mask(importance(A, s), ratio)]), "the survivors alone"),
     (check.pruner_step, how(lambda A, s, ratio: pruned(A, s, 0.5)), "always prune half"),
-    (check.pruner_step, how(lambda A, s, ratio: pruned(A, s, 1 - ratio)), "which entries go"),
+    (check.pruner_step, how(lambda A, s, ratio: pruned(A, s, 1 - ratio)), "You prune 1 - ratio"),
     (check.pruner_step, returns_nothing_between, "nothing comes back"),
     (check.pruner_step, zeros_between, "zeros come back"),
     (check.pruner_step, in_place, "changes A, which"),

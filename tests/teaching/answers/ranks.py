@@ -1,6 +1,7 @@
 """Answers to the exercises of 03: wrong ones with a part of what they are told, right ones of other forms."""
 
 import math
+import statistics
 from fractions import Fraction
 
 import numpy as np
@@ -176,7 +177,27 @@ def mended_at_the_top(num_layers, mean, slope):
     return ranks
 
 
+def scalings(ranks, alpha, rule, mean_rule):
+    mean = sum(ranks) / len(ranks)
+    if rule == "mean":
+        return mean_rule(alpha, ranks)
+    return [alpha / rank if rule == "layer" else alpha / (rank * mean) ** 0.5 for rank in ranks]
+
+
+def one_number_for_mean(ranks, alpha, rule):
+    return scalings(ranks, alpha, rule, lambda alpha, ranks: alpha / (sum(ranks) / len(ranks)))
+
+
+def median_for_mean(ranks, alpha, rule):
+    return scalings(ranks, alpha, rule, lambda alpha, ranks: [alpha / statistics.median(ranks)] * len(ranks))
+
+
 WRONG = [
+    (
+        check.rank_schedule,
+        lambda L, first, last: [first + round((last - first) / (L - 1)) * l for l in range(L)] if L > 1 else [last],
+        "rounded the step",
+    ),
     (check.rank_schedule, cut_off, "after the point"),
     (check.rank_schedule, lambda L, first, last: [int(r) for r in line(L, first, last)], "after the point"),
     (check.rank_schedule, rounded_up, "You round up"),
@@ -202,6 +223,8 @@ WRONG = [
     (check.rank_schedule, lambda L, first, last: None, "is there a return"),
     (check.rank_schedule, lambda L, first, last: [str(first)] * L, "not made of numbers"),
     (check.rank_schedule, lambda L, first, last: [True] * L, "True is of type bool"),
+    (check.scalings, one_number_for_mean, "For 'mean' you give one number"),
+    (check.scalings, median_for_mean, "took the median"),
     (check.scalings, lambda ranks, alpha, rule: [alpha] * len(ranks), "alpha itself: divide"),
     (check.scalings, lambda ranks, alpha, rule: [r / alpha for r in ranks], "alpha stands above"),
     (check.scalings, lambda ranks, alpha, rule: [alpha / sorted(ranks)[1]] * 3, "took the median"),

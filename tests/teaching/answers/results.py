@@ -133,7 +133,16 @@ def honest(mean, low, high):
     return "first" if low > 0 else "second" if high < 0 else NONE
 
 
+def rounded(first, second):
+    return tuple(round(part, 3) for part in check.paired_interval.exercise.truth(first, second))
+
+
 WRONG = [
+    (
+        check.paired_interval,
+        rounded,
+        "right, but rounded",
+    ),
     (check.paired_interval, interval(lambda n, sd, d: t(n) * sd), "too large by the root of n"),
     (check.paired_interval, interval(lambda n, sd, d: 1.96 * sd / n**0.5), "You used 1.96"),
     (check.paired_interval, interval(lambda n, sd, d: stats.norm.ppf(0.975) * sd / n**0.5), "You used 1.96"),
@@ -162,6 +171,11 @@ WRONG = [
     ),
     (check.paired_interval, subtracts_lists, "TypeError: unsupported operand(.|\n)*`d = first - second`"),
     (check.paired_interval, never_imported, "Is this name imported(.|\n)*scipy_stats"),
+    (
+        check.verdict,
+        lambda mean, half: "first" if mean > half / 2 else "second" if -mean > half / 2 else NONE,
+        "halved the half width once more",
+    ),
     (check.verdict, lambda mean, half: "first" if mean > 0 else "second", "sign of the mean alone"),
     (
         check.verdict,
