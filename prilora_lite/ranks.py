@@ -88,5 +88,7 @@ def at_least_one(ranks: list[int]) -> list[int]:
     """The ranks as they are; raise ValueError if one is below 1."""
     if min(ranks) < 1:
         layer = ranks.index(min(ranks))
-        raise ValueError(f"layer {layer} would get rank {ranks[layer]}; a rank is at least 1: raise the schedule there")
+        raise ValueError(
+            f"layer {layer} would get rank {ranks[layer]}, but 1 is the least: take a flatter or higher line"
+        )
     return ranks

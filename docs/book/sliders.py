@@ -32,7 +32,6 @@ from prilora_lite.teaching.widgets import Explorer
 # Where a slider with many values stops; the others stop at each of theirs.
 _STOPS = {
     "rank": (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128),
-    "slope": range(-14, 15, 2),
     "mean": range(2, 17, 2),
     "step": (40, 80, 125),
 }
@@ -70,7 +69,7 @@ def stops(name: str, control: ipywidgets.Widget) -> list[Any]:
     """The values that a control takes in the book."""
     if hasattr(control, "options"):
         return list(control.options)
-    every = range(control.min, control.max + 1)
+    every = range(control.min, control.max + 1, control.step)
     return [value for value in _STOPS.get(name, every) if value in every]
 
 

@@ -44,6 +44,8 @@ version = importlib.import_module("prilora_lite").__version__
 print("prilora-lite is here:", version, *["(this notebook was made with {version})"] * (version != "{version}"))
 """
 
+_FOLDED = {"tags": ["setup", "hide-input"], "jupyter": {"source_hidden": True}}  # in the book, and in JupyterLab
+
 
 class _Client(NotebookClient):
     """Executes without following widgets, whose Output kind makes the plain client hang now and then."""
@@ -81,6 +83,7 @@ def prepare(notebook: NotebookNode, path: Path, repository: str = REPOSITORY) ->
     if len(setups) != 1:
         raise ValueError(f"{path.name} needs one code cell tagged 'setup', it has {len(setups)}")
     setups[0].source = setup_cell(repository)
+    setups[0].metadata = nbformat.from_dict(_FOLDED)  # eighteen lines about Colab are no way to begin a page
     cells = [cell for cell in notebook.cells if "badge" not in cell.metadata.get("tags", [])]
     if badge(path, repository):
         cells.insert(0, nbformat.v4.new_markdown_cell(badge(path, repository), metadata={"tags": ["badge"]}))

@@ -238,7 +238,7 @@ def plot_pruning(trace: dict, step: int | None = None) -> Figure:
         mass.axvline(prunes[-1], color="0.4", linestyle="--", linewidth=1)
     else:
         mask_axes.set_axis_off()
-        mask_axes.text(0.5, 0.5, "nothing pruned", ha="center", va="center", fontsize=13)
+        mask_axes.text(0.5, 0.5, "nothing pruned yet", ha="center", va="center", fontsize=13)
     churn = [100 * share for share in trace["churn"].values()]
     churn_axes.plot(trace["churn"].keys(), churn, "o-", color=colour)
     churn_axes.set_ylabel("churn: new among\nthe zeros of all A (%)")

@@ -165,7 +165,8 @@ def draw_prune_and_regrow(trace: dict[str, Any]) -> tuple[Figure, str]:
     for place, j in enumerate(chosen):
         look = _fate(survived[:, j])
         if "row" in trace:
-            upper.plot(range(1, steps + 1), np.abs(trace["row"][:, j]), linewidth=2, **look)
+            above = 3 if look["linestyle"] == "--" else 2  # the line that the text follows hides behind none
+            upper.plot(range(1, steps + 1), np.abs(trace["row"][:, j]), linewidth=2, zorder=above, **look)
         else:
             upper.plot([0, steps], [place, place], linewidth=2, **look)
             fills = [look["color"] if alive else "white" for alive in survived[:, j]]

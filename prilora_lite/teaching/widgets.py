@@ -62,7 +62,7 @@ class Explorer:
         try:
             self._show(*self._draw())
         except ValueError as error:  # values that do not go together: say why, keep the picture
-            self.label.value = f"<b>Not possible:</b> {html.escape(str(error))}"
+            self.label.value = f"<b>Not possible:</b> {html.escape(str(error))} (the picture is the last possible one)"
         except Exception as error:  # anything: a live kernel would swallow it, and the slider would seem dead
             self.label.value = f"<b>{type(error).__name__}:</b> {html.escape(str(error))}"
 
@@ -101,6 +101,8 @@ def explore_rank(update: torch.Tensor) -> Explorer:
 def explore_schedule(num_layers: int, shapes: list[tuple[int, int]]) -> Explorer:
     """Slope and mean rank -> rank of each layer, parameters, and the line of the equal budget.
 
+    The slope is even, so that the line ends in whole ranks whose difference it is.
+
     Args:
         num_layers: L.
         shapes: (m, n) of each adapted matrix of one layer.
@@ -116,7 +118,7 @@ def explore_schedule(num_layers: int, shapes: list[tuple[int, int]]) -> Explorer
         return plots.plot_schedule(ranks, mean, adapter_parameters([1], shapes)), text
 
     controls = {
-        "slope": ipywidgets.IntSlider(8, -14, 14, description="slope r_f - r_s", **_SLIDER),
+        "slope": ipywidgets.IntSlider(8, -14, 14, step=2, description="slope r_f - r_s", **_SLIDER),
         "mean": ipywidgets.IntSlider(8, 1, 16, description="mean rank", **_SLIDER),
     }
     return Explorer(draw, controls, "Rank of each layer, and what the schedule costs beside a flat one")
@@ -209,7 +211,7 @@ def explore_pruning() -> Explorer:
         "interval": ipywidgets.SelectionSlider(
             options=recordings.INTERVALS, value=20, description="interval N (steps)", **_SLIDER
         ),
-        "step": ipywidgets.IntSlider(steps, 1, steps, description="mask at step", **_SLIDER),
+        "step": ipywidgets.IntSlider(steps, 1, steps, description="up to step", **_SLIDER),
     }
     alt = (
         "A recorded run step by step: its loss falls; the zeros of A are gone one step after each prune; the share of "

@@ -35,7 +35,7 @@ def test_bars_are_the_ranks_and_points_the_exact_line():
 
 @pytest.mark.parametrize("arguments", [(1, 4, 12), (4, 0, 12)])
 def test_a_line_that_is_none_is_refused(arguments):
-    with pytest.raises(ValueError, match=r"two layers|at least 1"):
+    with pytest.raises(ValueError, match=r"two layers|1 is the least"):
         plots.draw_rounding(*arguments)
 
 

@@ -55,7 +55,7 @@ def test_a_schedule_that_cannot_be_is_told_and_the_picture_stays():
     before = bytes(explorer.image.value)
     explorer.controls["mean"].value = 2
     assert "Not possible" in explorer.label.value
-    assert "a rank is at least 1" in explorer.label.value
+    assert "but 1 is the least" in explorer.label.value
     assert bytes(explorer.image.value) == before
     explorer.controls["mean"].value = 8
     assert "Not possible" not in explorer.label.value
