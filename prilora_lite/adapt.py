@@ -10,7 +10,7 @@ from prilora_lite.config import PRILoRAConfig
 from prilora_lite.lora import LoRALinear
 from prilora_lite.models.heads import head_notes, head_parameters
 from prilora_lite.models.layers import without_wrappers
-from prilora_lite.models.linear import check_weight, linear_shape
+from prilora_lite.models.linear import check_mergeable, check_weight, linear_shape
 from prilora_lite.models.stacks import find_stacks
 from prilora_lite.report import Report, report
 from prilora_lite.shared.errors import expect
@@ -119,11 +119,14 @@ def merge_and_unload(model: nn.Module) -> nn.Module:
     Raises:
         TypeError: not a model.
         ValueError: the model is not adapted.
+        RuntimeError: see :meth:`~.lora.LoRALinear.merge`; the model is left as it was.
     """
     model = without_wrappers(model)
     adapted = {name: module for name, module in model.named_modules() if isinstance(module, LoRALinear)}
     if not adapted:
         raise ValueError("this model has no LoRALinear to merge")
+    for module in adapted.values():
+        check_mergeable(module.base)
     for name, module in adapted.items():
         if not module.merged:
             module.merge()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from prilora_lite.fingerprint import check_base, fingerprint, read_fingerprint, 
 from prilora_lite.lora import LoRALinear
 from prilora_lite.models.linear import linear_shape
 from prilora_lite.models.stacks import layer_numbers, split_name
+from prilora_lite.report import never_pruned
 from prilora_lite.shared.errors import first_of
 
 KEY, FORMAT = "prilora_lite", 2  # the metadata's one entry: safetensors keeps several in no fixed order
@@ -119,6 +121,14 @@ def check_all_is_stored(model: nn.Module) -> None:
             f"{first_of(lost)}: freeze them before training; or keep the whole model, "
             "merge_and_unload(model).save_pretrained(folder)"
         )
+
+
+def warn_of_flaws(model: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+    """Say what is amiss with an adapter that can be written all the same: never pruned, or not finite."""
+    lost = [name for name, tensor in tensors.items() if not tensor.double().isfinite().all()]
+    flaws = [never_pruned(model), f"NaN or infinity in {first_of(lost)}, so no model will load it" if lost else ""]
+    for flaw in filter(None, flaws):
+        warnings.warn(f"{path}: {flaw}", stacklevel=3)
 
 
 def _check_as_configured(model: nn.Module) -> None:

@@ -10,7 +10,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from prilora_lite.adapt import adapt
-from prilora_lite.adapter_file import KEY, check_all_is_stored, check_tensors, description, read_adapter
+from prilora_lite.adapter_file import KEY, check_all_is_stored, check_tensors, description, read_adapter, warn_of_flaws
 from prilora_lite.config import PRILoRAConfig
 from prilora_lite.fingerprint import stored_parameters
 from prilora_lite.lora import LoRALinear
@@ -45,6 +45,7 @@ def save_adapter(model: nn.Module, path: str | Path) -> Path:
     check_all_is_stored(model)
     # safetensors refuses tensors that share memory or have gaps
     tensors = {name: tensor.detach().contiguous().clone() for name, tensor in stored_parameters(model).items()}
+    warn_of_flaws(model, tensors, path)
     write_whole(path, save(tensors, {KEY: description(model, tensors)}))
     return path
 

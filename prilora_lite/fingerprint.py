@@ -17,10 +17,12 @@ from prilora_lite.models.heads import head_parameters
 from prilora_lite.models.layers import COMPILED
 
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # buffers of a batch norm
-# Fields of a model's configuration, whatever a family calls them: heads, norms' epsilons, activations, positions
+# Fields of a model's configuration, whatever a family calls them: heads, epsilons, activations, positions, scales
 SETTINGS = re.compile(
     r"(^|_)heads?$|_eps(ilon)?$|(^|_)act(ivation)?(_fn|_function)?$|(^|\.)rope_|position_embedding_type$"
     r"|pos_att_type|position_buckets$|max_relative_positions$|sliding_window$|local_attention$|classifier_pooling$"
+    r"|(^|_)(re)?scal(e|ing)|_scalar$|_multiplier$|softcapping$|layer_types$|(^|\.)(alibi|is_decoder|clamp_len)$"
+    r"|attn_type$|summary_type$|token_dropout$|pad_token_id$"
 )
 ADDED = (
     ". If words were added after loading (resize_token_embeddings), their rows are drawn at random each time: save the "
@@ -91,7 +93,7 @@ def _settings(config: Any) -> dict[str, int | float | str]:
     return {
         name: value
         for name, value in sorted(fields.items())
-        if isinstance(value, (int, float, str)) and not isinstance(value, bool) and SETTINGS.search(name)
+        if isinstance(value, (int, float, str)) and SETTINGS.search(name)
     }
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from prilora_lite.models.linear import is_conv1d, is_quantized, linear_shape, product_dtype
+from prilora_lite.models.linear import check_mergeable, is_conv1d, is_quantized, linear_shape, product_dtype
 from prilora_lite.shared.checks import is_integer, is_number, plain
 
 
@@ -41,9 +42,7 @@ class LoRALinear(nn.Module):
         out_features, in_features = linear_shape(base)
         weight = base.weight
         if is_quantized(weight):
-            raise TypeError(
-                f"the base weight is {weight.dtype}; a quantized layer can't be adapted, load it unquantized"
-            )
+            raise TypeError(f"the weight is {weight.dtype}: a quantized layer can't be adapted, load it unquantized")
         if not is_integer(rank, 1) or rank > min(out_features, in_features):
             raise ValueError(
                 f"rank must be an integer from 1 to min(in, out) = {min(out_features, in_features)} "
@@ -69,10 +68,7 @@ class LoRALinear(nn.Module):
         y = self.base(tokens)
         if self.merged:
             if self.training and torch.is_grad_enabled():
-                raise RuntimeError(
-                    "this layer is merged, so no gradient would reach lora_A and lora_B: "
-                    "call unmerge() to train, or eval() to predict"
-                )
+                raise RuntimeError("no gradient would reach A and B of a merged layer: unmerge() to train, or eval()")
             return y.view(*x.shape[:-1], self.out_features)
         if self.dropout and self.training:
             tokens = F.dropout(tokens, self.dropout)
@@ -100,10 +96,11 @@ class LoRALinear(nn.Module):
         :math:`W_0` is kept, so a merged layer needs the memory of one more weight.
 
         Raises:
-            RuntimeError: the layer is merged already.
+            RuntimeError: the layer is merged already, or the base computes its weight from other parameters.
         """
         if self.merged:
             raise RuntimeError("this layer is merged already; call unmerge() first")
+        check_mergeable(self.base)
         weight = self.base.weight
         self.unmerged_weight = weight.detach().clone()
         weight.copy_(weight.to(self.lora_A.dtype) + self.delta_weight())
@@ -129,6 +126,18 @@ class LoRALinear(nn.Module):
     def bias(self) -> Tensor | None:
         """The base's bias."""
         return self.base.bias
+
+    def state_dict(self, *args: Any, prefix: str = "", **kwargs: Any) -> dict[str, Any]:
+        """The layer's weights, with :math:`W_0` itself also while the layer is merged."""
+        state = super().state_dict(*args, prefix=prefix, **kwargs)
+        if self.merged:
+            state[f"{prefix}base.weight"] = self.unmerged_weight
+        return state
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        if self.merged:
+            raise RuntimeError("this layer is merged, so weights loaded into it would be mixed: call unmerge() first")
+        super()._load_from_state_dict(*args, **kwargs)
 
     def extra_repr(self) -> str:
         return f"rank={self.rank}, scaling={self.scaling:g}, dropout={self.dropout:g}, merged={self.merged}"

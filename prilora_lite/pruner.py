@@ -13,7 +13,7 @@ from prilora_lite.config import PRILoRAConfig
 from prilora_lite.importance import InputNorms, importance, keep_mask, needs
 from prilora_lite.lora import LoRALinear
 from prilora_lite.models.layers import PeftLayer, check_prunable, configuration_of, layers_to_prune, stacked, unwrapped
-from prilora_lite.models.listener import Listener, check_finite
+from prilora_lite.models.listener import Listener, check_finite, check_state
 from prilora_lite.models.masks import masks_of_zeros, mass_outside
 from prilora_lite.report import record_pruning
 from prilora_lite.shared.errors import unknown
@@ -25,9 +25,8 @@ class Pruner:
     Made once, before training, it listens to the layers' inputs. Call :meth:`step` after each optimizer step: it folds
     the statistics, and every N-th time it prunes. Call :meth:`prune` in the last step, before the model is evaluated
     and saved. Pruned entries go on training and may come back, unless ``regrow`` is off: then the mask of the first
-    prune stays, also for a later Pruner of this A, and with ``interval=1`` it holds from the first step on.
-
-    An A that is frozen when a prune comes, or that no pass has reached, stays as it is.
+    prune stays, also for a later Pruner of this A, and with ``interval=1`` it holds from the first step on. An A that
+    is frozen when a prune comes, or that no pass has reached, stays as it is.
 
     Only forward passes that train are counted (in training mode, with gradients and the adapter on), and in them only
     the tokens that the model's ``attention_mask`` keeps. With gradient checkpointing, finish each backward pass
@@ -119,6 +118,7 @@ class Pruner:
         """
         if self.steps == 0:
             raise RuntimeError("no statistics yet: call step() after each optimizer step, then prune()")
+        self._listener.check_trains(self.layers, self.steps)
         check_prunable(self.layers)
         if self._masks:
             self._apply(self._masks)
@@ -189,18 +189,7 @@ class Pruner:
             ValueError: other settings, other layers or other shapes, or a state of an earlier version; nothing is
                 changed then.
         """
-        if state.get("layers") != self._shapes():
-            raise ValueError("the saved pruner belongs to another model: its lora_A have other names or shapes")
-        if state["norms"].keys() != self.norms.keys():
-            raise ValueError(
-                "the saved pruner was written by an earlier version, where query and key had no statistics of their "
-                "own: start this run anew"
-            )
-        saved, now = state["settings"], self._stored_settings()
-        differ = [key for key in now if saved.get(key) != now[key]]
-        if differ:
-            changes = ", ".join(f"{key}={saved.get(key)!r}, now {now[key]!r}" for key in differ)
-            raise ValueError(f"the saved pruner had other settings: {changes}")
+        check_state(state, self.state_dict())
         self.steps, self.pruned_at = state["steps"], state["pruned_at"]
         self.history = [dict(entry) for entry in state["history"]]
         self._masks = {name: mask.to(self.layers[name].lora_A.device) for name, mask in state["masks"].items()}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from prilora_lite.models.layers import PEFTS_OWN, lora_layers, without_wrappers
+from prilora_lite.models.layers import PEFTS_OWN, configuration_of, lora_layers, without_wrappers
 from prilora_lite.models.stacks import split_name
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def report(model: nn.Module) -> Report:
         model: adapted by :func:`adapt`, or by PEFT's LoRA, whose active adapter is counted then.
 
     Returns:
-        The report that :func:`adapt` returns, without its notes.
+        The report that :func:`adapt` returns; in the place of its notes whether pruning is lacking.
 
     Raises:
         TypeError, ValueError: see :func:`~.models.layers.lora_layers`.
@@ -130,6 +130,20 @@ def report(model: nn.Module) -> Report:
         head=sum(p.numel() for p in head),
         head_nonzero=sum(int(p.count_nonzero()) for p in head),
         base=sum(p.numel() for name, p in others.items() if not any(part in name for part in PEFTS_OWN)),
+        notes=(said,) if (said := never_pruned(model)) else (),
+    )
+
+
+def never_pruned(model: nn.Module) -> str:
+    """What is wrong if an adapter has been trained, and not pruned as its configuration says; else nothing."""
+    config, layers = configuration_of(model), lora_layers(model).values()
+    due = config is not None and any(int(config.ratio * layer.in_features + 1e-9) for layer in layers)
+    if not due or not any(layer.lora_B.any() for layer in layers) or any((layer.lora_A == 0).any() for layer in layers):
+        return ""
+    return (
+        f"no entry of lora_A is zero, though the configuration's ratio is {config.ratio}: give Trainer a "
+        "PRILoRACallback; in a loop of your own, call pruner.step() after each step of the optimizer, and "
+        "pruner.prune() after the last"
     )
 
 

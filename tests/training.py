@@ -36,7 +36,7 @@ def dataset(rows=24, seed=0):
     )
 
 
-def trainer(folder, name="bert", config=CONFIG, callbacks=(), model=None, **arguments):
+def trainer(folder, name="bert", config=CONFIG, callbacks=(), model=None, optimizers=(None, None), **arguments):
     """A researcher's own Trainer script: the library's part is two lines."""
     if model is None:
         model = build(name)
@@ -51,6 +51,7 @@ def trainer(folder, name="bert", config=CONFIG, callbacks=(), model=None, **argu
         train_dataset=dataset(),
         eval_dataset=dataset(8, seed=1),
         callbacks=[PRILoRACallback(), *callbacks],
+        optimizers=optimizers,
     )
 
 

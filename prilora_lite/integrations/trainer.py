@@ -18,7 +18,7 @@ from prilora_lite.config import PRILoRAConfig
 from prilora_lite.integrations.checkpoints import LAST_WHOLE, SealCheckpoints, checkpoint_of, damaged_file, resumed_from
 from prilora_lite.integrations.rank_patterns import check_as_asked
 from prilora_lite.integrations.trained import TRAINED, digests, keep_what_is_lacking, restore, trained
-from prilora_lite.integrations.trainer_arguments import check_checkpoints, check_processes
+from prilora_lite.integrations.trainer_arguments import check_checkpoints, check_optimizer, check_processes
 from prilora_lite.lora import LoRALinear
 from prilora_lite.models.layers import PeftLayer, check_patterns, configuration_of, lora_layers
 from prilora_lite.pruner import Pruner
@@ -94,6 +94,7 @@ class PRILoRACallback(SealCheckpoints, ExportableState):
             )
         if any(layer.merged for layer in layers.values()):
             raise RuntimeError("the model is merged, so its adapter would not be trained; call unmerge() on its layers")
+        check_optimizer(kwargs.get("optimizer"), model, layers.values())
         check_processes(args)
         check_checkpoints(args, state, model)
         if "prilora_config" in vars(model):

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+import torch
 from accelerate.state import PartialState
 from torch import nn
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 from transformers.training_args import TrainingArguments
 
-from prilora_lite.models.layers import INSTEAD
+from prilora_lite.lora import LoRALinear
+from prilora_lite.models.layers import INSTEAD, PeftLayer
 
 SEVERAL_GPUS = (
     "Trainer would use nn.DataParallel over {} GPUs, whose replicas lose the input statistics: "
@@ -27,6 +31,21 @@ def check_processes(args: TrainingArguments) -> None:
     strategy = PartialState().distributed_type
     if strategy.name in SPLIT_WEIGHTS:
         raise RuntimeError(f"under {strategy.value} no process has whole weights to prune: {INSTEAD}")
+
+
+def check_optimizer(
+    optimizer: torch.optim.Optimizer | None, model: nn.Module, layers: Iterable[LoRALinear | PeftLayer]
+) -> None:
+    """Raise RuntimeError if the optimizer has weights of the model, but none of an adapter: it was made before that."""
+    if optimizer is None:
+        return
+    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    adapter = {id(parameter) for layer in layers for parameter in (layer.lora_A, layer.lora_B)}
+    if not held & adapter and held & {id(parameter) for parameter in model.parameters()}:
+        raise RuntimeError(
+            "the optimizer was made before the model was adapted: it has no lora_A and no lora_B, so they would stay "
+            "as they are. Adapt the model first, then make the optimizer"
+        )
 
 
 def check_checkpoints(args: TrainingArguments, state: TrainerState, model: nn.Module) -> None:

@@ -40,6 +40,15 @@ def is_quantized(weight: Tensor) -> bool:
     return not weight.is_floating_point() or weight.element_size() == 1
 
 
+def check_mergeable(module: nn.Module) -> None:
+    """Raise RuntimeError if the weight of a linear layer is no parameter, so that nothing can be added to it."""
+    if "weight" not in module._parameters:
+        raise RuntimeError(
+            "the weight of this layer is computed anew from other parameters, so an update merged into it would be "
+            "lost: first make it a plain weight, with remove_parametrizations or remove of torch.nn.utils"
+        )
+
+
 def check_weight(name: str, module: nn.Module) -> None:
     """Raise ValueError if the weight of a linear layer is quantized or not loaded."""
     if module.weight.device.type == "meta" or is_quantized(module.weight):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
@@ -15,6 +15,8 @@ from prilora_lite.lora import LoRALinear
 from prilora_lite.models.layers import PeftLayer, stacked
 from prilora_lite.models.tokens import Hook, RealTokens
 from prilora_lite.shared.errors import Diverged, first_of
+
+SOME_STEPS = 10
 
 
 class Listener:
@@ -45,6 +47,7 @@ class Listener:
         self._passing: dict[str, Tensor] = {}  # of the step that has not
         self._kept_of: dict[str, nn.Parameter] = {}  # each A whose gradient is kept
         self._warned = False
+        self._trains = False  # whether B, which starts at zero, is known to have moved
         self._hooks = list(self._tokens.hooks)
         for name, layer in layers.items():
             module = model.get_submodule(name)
@@ -137,6 +140,18 @@ class Listener:
         if not self._warned:
             warnings.warn(f"{said}, and it is not pruned until one does; if none ever will, {way}", stacklevel=7)
         self._warned = True
+
+    def check_trains(self, layers: Mapping[str, LoRALinear | PeftLayer], steps: int) -> None:
+        """Warn, once, if B is still zero after some steps; the first may be a warm-up's, or a GradScaler's."""
+        if self._trains or steps < SOME_STEPS:
+            return
+        if not stacked(layer.lora_B.any() for layer in layers.values()).any():
+            warnings.warn(
+                f"lora_B of all layers is still zero after {steps} steps, so no adapter has been trained: make the "
+                "optimizer after the model was adapted, and call its step before the pruner's",
+                stacklevel=4,
+            )
+        self._trains = True
 
     def forget_pending(self) -> None:
         """Drop what was counted since the last step."""
@@ -267,6 +282,21 @@ def check_finite(name: str, step: int, lora_A: Tensor, gradient: Tensor | None, 
             f"the importance rule gives {name} scores that are NaN or infinite at step {step}, though its lora_A is "
             "finite: check its divisions, roots and logarithms"
         )
+
+
+def check_state(saved: dict[str, Any], now: dict[str, Any]) -> None:
+    """Raise ValueError unless a pruner's saved state has the layers and the settings of its state now."""
+    if saved.get("layers") != now["layers"]:
+        raise ValueError("the saved pruner belongs to another model: its lora_A have other names or shapes")
+    if saved["norms"].keys() != now["norms"].keys():
+        raise ValueError(
+            "the saved pruner was written by an earlier version, where query and key had no statistics of their own: "
+            "start this run anew"
+        )
+    was, settings = saved["settings"], now["settings"]
+    changes = [f"{key}={was.get(key)!r}, now {settings[key]!r}" for key in settings if was.get(key) != settings[key]]
+    if changes:
+        raise ValueError(f"the saved pruner had other settings: {', '.join(changes)}")
 
 
 @torch.no_grad()

@@ -204,6 +204,18 @@ def test_an_unadapted_model_is_refused(tmp_path):
         trainer(tmp_path, model=build("bert")).train()
 
 
+def test_an_optimizer_that_was_made_before_the_adapter_is_refused(tmp_path):
+    model = build("bert")
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    adapt(model, CONFIG)
+    with pytest.raises(RuntimeError, match="the optimizer was made before the model was adapted"):
+        trainer(tmp_path, model=model, optimizers=(optimizer, None)).train()
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
+    a_trainer = trainer(tmp_path, model=model, optimizers=(optimizer, None))
+    a_trainer.train()
+    assert callback_of(a_trainer).history
+
+
 def test_a_stack_that_was_adapted_by_itself_is_pruned_by_its_own_configuration(tmp_path):
     model = build("bert")
     adapt(model.bert, replace(CONFIG, ratio=0.25))

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,40 @@ def test_an_adapter_of_some_layers_loads(tmp_path):
     report = load_adapter(fresh, save_adapter(model, tmp_path / "adapter.safetensors"))
     assert torch.equal(fresh(**batch()).logits, model(**batch()).logits)
     assert {module.layer for module in report.modules} == {1}
+
+
+def said_on_saving(model, path):
+    """What is warned of when an adapter is saved, and the notes of its report."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        save_adapter(model, path)
+    return [str(warning.message) for warning in caught], report(model).notes
+
+
+def test_a_trained_adapter_that_was_never_pruned_says_so_when_it_is_saved_and_reported(tmp_path):
+    path = tmp_path / "a.safetensors"
+    adapt(model := build("bert"), CONFIG)
+    assert said_on_saving(model, path) == ([], ())  # nothing trained yet
+    train(model, CONFIG)
+    assert said_on_saving(model, path) == ([], ())  # pruned, as it should be
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, LoRALinear):
+                module.lora_A.add_(1e-3)
+    warned, notes = said_on_saving(model, path)
+    assert len(warned) == len(notes) == 1
+    assert f"{path}: no entry of lora_A is zero, though the configuration's ratio is 0.5" in warned[0]
+    model.prilora_config = dataclasses.replace(CONFIG, ratio=0)
+    assert said_on_saving(model, path) == ([], ())
+
+
+def test_an_adapter_with_nan_is_written_and_named(tmp_path):
+    model = trained()
+    with torch.no_grad():
+        model.classifier.bias[0] = torch.nan
+    warned, _ = said_on_saving(model, tmp_path / "a.safetensors")
+    assert "NaN or infinity in 'classifier.bias', so no model will load it" in warned[0]
+    refused(build("bert"), tmp_path / "a.safetensors", r"NaN or infinity in classifier\.bias")
 
 
 def test_the_file_holds_adapter_pooler_and_head_and_nothing_else(saved):
@@ -507,6 +542,35 @@ def test_a_base_that_computes_otherwise_with_the_same_weights_is_refused(setting
     setattr(model.config, setting, value)
     with pytest.raises(ValueError, match=f"another base model: {setting} is .* there, {value!r} here"):
         load_adapter(model, saved[1])
+
+
+CAUSAL = {"vocab_size": 99, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+CAUSAL |= {"num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 16}
+SMALL_GPT2 = {"vocab_size": 99, "n_embd": 32, "n_layer": 2, "n_head": 2, "num_labels": 2}
+
+
+@pytest.mark.parametrize(
+    ("model", "config", "base", "setting", "values"),
+    [
+        (hf.BertForMaskedLM, hf.BertConfig, CAUSAL, "is_decoder", (False, True)),
+        (hf.GraniteForCausalLM, hf.GraniteConfig, CAUSAL, "residual_multiplier", (1.0, 0.2)),
+        (hf.GraniteForCausalLM, hf.GraniteConfig, CAUSAL, "logits_scaling", (1.0, 8.0)),
+        (hf.Gemma2ForCausalLM, hf.Gemma2Config, CAUSAL, "attn_logit_softcapping", (50.0, 1.0)),
+        (hf.Gemma2ForCausalLM, hf.Gemma2Config, CAUSAL, "query_pre_attn_scalar", (256, 4)),
+        (hf.GPT2ForSequenceClassification, hf.GPT2Config, SMALL_GPT2, "scale_attn_weights", (True, False)),
+        (hf.GPT2ForSequenceClassification, hf.GPT2Config, SMALL_GPT2, "pad_token_id", (0, 7)),
+    ],
+)
+def test_a_base_of_another_family_that_computes_otherwise_is_refused(model, config, base, setting, values, tmp_path):
+    one, other = (model(config(**base, **{setting: value})) for value in values)
+    other.load_state_dict(one.state_dict())
+    adapt(one, CONFIG)
+    path = save_adapter(one, tmp_path / "a.safetensors")
+    with pytest.raises(ValueError, match=f"another base model: {setting} is {values[0]!r} there, {values[1]!r} here"):
+        load_adapter(other, path)
+    same = model(config(**base, **{setting: values[0]}))
+    same.load_state_dict(other.state_dict())
+    load_adapter(same, path)
 
 
 def other_positions(name):

@@ -8,9 +8,10 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn.utils import prune
 from transformers.pytorch_utils import Conv1D
 
-from prilora_lite import LoRALinear
+from prilora_lite import LoRALinear, merge_and_unload
 
 
 def make(kind="linear", out_features=5, in_features=7, rank=3, dtype=torch.float64, trained=True, seed=0, **options):
@@ -112,6 +113,40 @@ def test_merging_twice_and_unmerging_an_unmerged_layer_are_refused():
     layer.merge()
     with pytest.raises(RuntimeError, match="merged already"):
         layer.merge()
+
+
+def test_the_state_of_a_layer_is_the_same_merged_or_not():
+    model = nn.Sequential(LoRALinear(nn.Linear(6, 4), 2, scaling=2.0), nn.Linear(4, 3))
+    nn.init.normal_(model[0].lora_B)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    model[0].merge()
+    after = model.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert not torch.equal(before["0.base.weight"], model[0].base.weight)
+    with pytest.raises(RuntimeError, match="merged, so weights loaded into it would be mixed"):
+        model.load_state_dict(before)
+    model[0].unmerge()
+    model.load_state_dict(before)
+
+
+@pytest.mark.parametrize(
+    "computed",
+    [nn.utils.parametrizations.weight_norm, nn.utils.parametrizations.spectral_norm,
+     lambda layer: prune.l1_unstructured(layer, "weight", 0.5)],
+)  # fmt: skip
+def test_nothing_is_merged_into_a_weight_that_is_computed_anew(computed):
+    layers = [LoRALinear(nn.Linear(6, 4), 2, scaling=1.0), LoRALinear(computed(nn.Linear(6, 4)), 2, scaling=1.0)]
+    model, x = nn.Sequential(layers[0], nn.Linear(4, 6), layers[1]).eval(), torch.randn(3, 6)
+    for layer in layers:
+        nn.init.normal_(layer.lora_B)
+    before = model(x)
+    with pytest.raises(RuntimeError, match="computed anew from other parameters"):
+        layers[1].merge()
+    with pytest.raises(RuntimeError, match="computed anew from other parameters"):
+        merge_and_unload(model)
+    assert torch.equal(model(x), before)
+    assert not layers[0].merged
 
 
 def test_training_a_merged_layer_is_refused_and_predicting_is_not():

@@ -137,7 +137,7 @@ def quantized():
 def test_a_quantized_base_is_refused_and_peft_named():
     with pytest.raises(ValueError, match=r"holds torch\.int8 on cpu: load the model unquantized.*rank_pattern_for"):
         adapt(quantized(), CONFIG)
-    with pytest.raises(TypeError, match=r"the base weight is torch\.int8"):
+    with pytest.raises(TypeError, match=r"the weight is torch\.int8"):
         LoRALinear(Int8Linear(nn.Linear(HIDDEN, HIDDEN)), 2, scaling=1.0)
 
 

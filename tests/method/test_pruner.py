@@ -1099,6 +1099,38 @@ def test_statistics_scores_and_mask_can_be_asked_for_by_layer():
         pruner.mask(next(iter(pruner.layers))[:-1])
 
 
+def steps_of(pruner, model, optimizer, number):
+    """What is warned of in a loop of some steps."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(number):
+            model(**batch()).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            pruner.step()
+    return [str(warning.message) for warning in caught if "lora_B" in str(warning.message)]
+
+
+def test_an_optimizer_that_was_made_before_the_adapter_is_warned_of_once():
+    model = build("bert")
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    adapt(model, PRILoRAConfig(first_rank=2, last_rank=5, interval=4))
+    warned = steps_of(Pruner(model), model.train(), optimizer, 20)
+    assert len(warned) == 1
+    assert "lora_B of all layers is still zero after 12 steps" in warned[0]
+
+
+@pytest.mark.parametrize("interval", [1, 4])
+def test_a_warm_up_that_begins_at_zero_is_not_warned_of(interval):
+    model = adapted(interval=interval, dtype=torch.float32)
+    for layer in Pruner(model).layers.values():
+        nn.init.zeros_(layer.lora_B)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
+    schedule = hf.get_linear_schedule_with_warmup(optimizer, 5, 20)
+    optimizer.register_step_post_hook(lambda *_: schedule.step())
+    assert steps_of(Pruner(model), model, optimizer, 20) == []
+
+
 def test_a_frozen_layer_has_no_scores_and_says_so():
     model = adapted()
     pruner = Pruner(model)
