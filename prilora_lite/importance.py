@@ -122,13 +122,20 @@ def importance_rule(rule: str | Callable[..., Tensor]) -> Callable[..., Tensor]:
     """The function that a rule's name stands for; a function of your own is checked and returned as it is.
 
     Raises:
-        ValueError: an unknown name, or a function with a parameter that no rule is given.
+        ValueError: an unknown name, or a function with a parameter that no rule is given, or whose parameters Python
+            can't tell.
     """
     if isinstance(rule, str) or not callable(rule):
         if rule not in list(IMPORTANCE_RULES):
             raise unknown("importance rule", rule, IMPORTANCE_RULES)
         return IMPORTANCE_RULES[rule]
-    foreign = [name for name in inspect.signature(rule).parameters if name not in INPUTS]
+    try:
+        foreign = [name for name in inspect.signature(rule).parameters if name not in INPUTS]
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"an importance rule is a function of any of {', '.join(INPUTS)}, but Python can't tell the parameters of "
+            f"{rule!r}: wrap it in a function that names them, such as lambda lora_A: rule(lora_A)"
+        ) from error
     if foreign:
         raise ValueError(
             f"an importance rule is a function of any of {', '.join(INPUTS)}; {getattr(rule, '__name__', rule)} also "

@@ -13,8 +13,9 @@ from prilora_lite.config import PRILoRAConfig
 from prilora_lite.importance import InputNorms, importance, keep_mask, needs
 from prilora_lite.lora import LoRALinear
 from prilora_lite.models.layers import PeftLayer, check_prunable, configuration_of, layers_to_prune, stacked, unwrapped
-from prilora_lite.models.listener import Listener, check_finite, check_state
+from prilora_lite.models.listener import Listener, check_finite
 from prilora_lite.models.masks import masks_of_zeros, mass_outside
+from prilora_lite.models.pruner_state import check_state, stored_settings
 from prilora_lite.report import record_pruning
 from prilora_lite.shared.errors import unknown
 
@@ -78,6 +79,7 @@ class Pruner:
         given = {name: value for name, value in given.items() if value is not None}
         config = dataclasses.replace(configuration_of(model) or PRILoRAConfig(), **given)
         self.settings = config.pruning()
+        self._stored_settings = stored_settings(self.settings)  # as given: an object may change as it is called
         self.steps = 0
         self.history: list[dict[str, float]] = []
         self.pruned_at: int | None = None  # step of the latest prune
@@ -173,8 +175,8 @@ class Pruner:
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed run needs: statistics, step, masks, history, and the settings."""
         return {
-            "settings": self._stored_settings(),
-            "layers": self._shapes(),
+            "settings": dict(self._stored_settings),
+            "layers": {name: list(layer.lora_A.shape) for name, layer in self.layers.items()},
             "steps": self.steps,
             "pruned_at": self.pruned_at,
             "history": [dict(entry) for entry in self.history],
@@ -189,7 +191,7 @@ class Pruner:
             ValueError: other settings, other layers or other shapes, or a state of an earlier version; nothing is
                 changed then.
         """
-        check_state(state, self.state_dict())
+        check_state(state, self.state_dict(), self.settings["importance"])
         self.steps, self.pruned_at = state["steps"], state["pruned_at"]
         self.history = [dict(entry) for entry in state["history"]]
         self._masks = {name: mask.to(self.layers[name].lora_A.device) for name, mask in state["masks"].items()}
@@ -233,12 +235,3 @@ class Pruner:
         if name not in self.layers:
             raise unknown("adapted layer", name, self.layers)
         return name
-
-    def _shapes(self) -> dict[str, list[int]]:
-        return {name: list(layer.lora_A.shape) for name, layer in self.layers.items()}
-
-    def _stored_settings(self) -> dict[str, Any]:
-        """The settings as a file can hold them: a function by its name; a seed only where something is drawn."""
-        rule = self.settings["importance"]
-        stored = self.settings | {"importance": getattr(rule, "__qualname__", rule)}
-        return stored if needs(rule, "generator") else stored | {"seed": None}

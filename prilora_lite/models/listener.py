@@ -284,21 +284,6 @@ def check_finite(name: str, step: int, lora_A: Tensor, gradient: Tensor | None, 
         )
 
 
-def check_state(saved: dict[str, Any], now: dict[str, Any]) -> None:
-    """Raise ValueError unless a pruner's saved state has the layers and the settings of its state now."""
-    if saved.get("layers") != now["layers"]:
-        raise ValueError("the saved pruner belongs to another model: its lora_A have other names or shapes")
-    if saved["norms"].keys() != now["norms"].keys():
-        raise ValueError(
-            "the saved pruner was written by an earlier version, where query and key had no statistics of their own: "
-            "start this run anew"
-        )
-    was, settings = saved["settings"], now["settings"]
-    changes = [f"{key}={was.get(key)!r}, now {settings[key]!r}" for key in settings if was.get(key) != settings[key]]
-    if changes:
-        raise ValueError(f"the saved pruner had other settings: {', '.join(changes)}")
-
-
 @torch.no_grad()
 def _fold(norms: list[InputNorms], tokens: dict[InputNorms, float], decay: float) -> None:
     """:meth:`InputNorms.fold` of several layers at once, to the same bits; decay 0 is for their first fold."""

@@ -4,6 +4,7 @@ What is loaded, at the end or on resume, is what was saved, or an error says wha
 """
 
 import dataclasses
+import functools
 import re
 import shutil
 from types import SimpleNamespace
@@ -245,13 +246,14 @@ def test_the_callbacks_own_configuration_is_there_after_a_resume(restores, tmp_p
     assert_same_run(whole, resumed)
 
 
-def by_size(lora_A):
-    return lora_A.abs()
+def by_power(power, lora_A):
+    return lora_A.abs() ** power
 
 
-def test_a_configuration_with_a_function_resumes_unless_trainer_is_to_restore_it(tmp_path):
+@pytest.mark.parametrize("rule", [lambda lora_A: lora_A.abs(), functools.partial(by_power, 2.0)])
+def test_a_configuration_with_a_function_resumes_unless_trainer_is_to_restore_it(rule, tmp_path):
     def one(**arguments):
-        return run_of(tmp_path, through_peft(), PRILoRACallback(PRILoRAConfig(importance=by_size)), **arguments)
+        return run_of(tmp_path, through_peft(), PRILoRACallback(PRILoRAConfig(importance=rule)), **arguments)
 
     whole = one(**SAVING)
     whole.train()

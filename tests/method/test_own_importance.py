@@ -1,0 +1,155 @@
+"""A run resumes with the importance function that it had, whatever kind of callable it is, and with no other."""
+
+import functools
+import io
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from prilora_lite import PRILoRAConfig, Pruner, adapt
+from prilora_lite.shared.callables import callable_name
+from tests.environments import call
+from tests.small_models import build
+
+
+class Power:
+    def __init__(self, power):
+        self.power, self.calls = power, 0
+
+    def __call__(self, lora_A):
+        self.calls += 1
+        return lora_A.abs() ** self.power
+
+    def squared(self, lora_A):
+        return lora_A**2 / self.power
+
+
+def by_power(power, lora_A):
+    return lora_A.abs() ** power
+
+
+def enclosing(power, function=None):
+    return lambda lora_A: (function or torch.abs)(lora_A) ** power
+
+
+RULES = {
+    "named": lambda: by_size,
+    "lambda": lambda: lambda lora_A: lora_A.abs(),
+    "another lambda": lambda: lambda lora_A: -lora_A.abs(),
+    "of another attribute": lambda: lambda lora_A: lora_A.neg(),
+    "of another parameter": lambda: lambda mean_square: mean_square.abs(),
+    "of another constant": lambda: lambda lora_A: lora_A.abs() + 1,
+    "of a set": lambda: lambda lora_A: lora_A.abs() if lora_A.device.type in {"cpu", "cuda", "mps"} else lora_A,
+    "enclosing 1": lambda: enclosing(1),
+    "enclosing 2": lambda: enclosing(2),
+    "enclosing 2 and a function": lambda: enclosing(2, by_size),
+    "default 1": lambda: by_default(1),
+    "default 2": lambda: by_default(2),
+    "partial 1": lambda: functools.partial(by_power, 1.0),
+    "partial 2": lambda: functools.partial(by_power, 2.0),
+    "partial of a partial": lambda: functools.partial(functools.partial(by_power, 2.0)),
+    "object 1": lambda: Power(1),
+    "object 2": lambda: Power(2),
+    "method of object 1": lambda: Power(1).squared,
+    "method of object 2": lambda: Power(2).squared,
+}
+
+
+def by_size(lora_A):
+    """The size of each entry."""
+    return lora_A.abs()
+
+
+def by_default(power):
+    def rule(lora_A, *, gradient=power):
+        return lora_A.abs() * gradient
+
+    return rule
+
+
+def pruner_with(rule):
+    model = build("bert")
+    adapt(model, PRILoRAConfig(first_rank=2, last_rank=5, interval=1, importance=rule))
+    return Pruner(model.train())
+
+
+def stored(state):
+    """A state after its way through a file, which is opened without running anything."""
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
+
+
+@pytest.mark.parametrize("kind", RULES)
+def test_a_run_resumes_with_the_function_that_it_had(kind):
+    state = stored(pruner_with(RULES[kind]()).state_dict())
+    pruner_with(RULES[kind]()).load_state_dict(state)
+
+
+def test_no_two_functions_have_one_name_save_where_they_are_one():
+    names = {kind: callable_name(make()) for kind, make in RULES.items()}
+    assert names["partial 2"] == names["partial of a partial"]  # Python makes one of them
+    assert len(set(names.values())) == len(names) - 1
+
+
+@pytest.mark.parametrize(
+    ("had", "has"), [("lambda", "another lambda"), ("partial 1", "partial 2"), ("object 1", "named")]
+)
+def test_a_run_does_not_resume_with_another_function(had, has):
+    state = stored(pruner_with(RULES[had]()).state_dict())
+    with pytest.raises(ValueError, match=r"the saved pruner had other settings: importance='\S+ \(.*, now '\S+ \("):
+        pruner_with(RULES[has]()).load_state_dict(state)
+
+
+def test_an_object_that_changes_as_it_is_called_is_the_same_in_a_later_run():
+    pruner = pruner_with(Power(1))
+    pruner.settings["importance"](torch.ones(2))
+    pruner_with(Power(1)).load_state_dict(stored(pruner.state_dict()))
+
+
+def test_a_function_runs_as_often_as_one_likes_and_another_docstring_is_no_other_function():
+    name = callable_name(by_size)
+    for _ in range(100):  # Python writes its byte code anew as it runs
+        by_size(torch.ones(2))
+    assert callable_name(by_size) == name
+    places = {}
+    exec("def by_size(lora_A):\n    'Said otherwise.'\n    return lora_A.abs()", places)
+    assert callable_name(places["by_size"]) == name
+
+
+def test_a_function_that_holds_itself_has_a_name():
+    def rule(lora_A, times=3):
+        return rule(lora_A.abs(), times - 1) if times else lora_A
+
+    assert callable_name(rule) == callable_name(rule)
+
+
+NAMES = """
+from tests.method.test_own_importance import RULES, callable_name
+print(*(callable_name(make()) for make in RULES.values()))
+"""
+
+
+def test_a_function_has_one_name_in_all_processes(tmp_path):
+    root = Path(__file__).parents[2]
+    one, other = (
+        call(sys.executable, "-c", NAMES, cwd=tmp_path, PYTHONPATH=str(root), PYTHONHASHSEED=seed) for seed in "12"
+    )
+    assert one == other
+
+
+def test_a_state_from_before_functions_had_a_digest_loads_where_the_function_has_its_name():
+    state = pruner_with(by_size).state_dict()
+    state["settings"]["importance"] = "by_size"
+    pruner_with(by_size).load_state_dict(state)
+    state["settings"]["importance"] = "by_power"
+    with pytest.raises(ValueError, match="other settings: importance='by_power', now 'by_size "):
+        pruner_with(by_size).load_state_dict(state)
+
+
+def test_a_function_whose_parameters_can_not_be_told_is_refused_with_the_way_out():
+    with pytest.raises(ValueError, match=r"can't tell the parameters of .* wrap it in a function that names them"):
+        PRILoRAConfig(importance=torch.abs)
