@@ -122,9 +122,10 @@ class Pruner:
             raise RuntimeError("no statistics yet: call step() after each optimizer step, then prune()")
         self._listener.check_trains(self.layers, self.steps)
         check_prunable(self.layers)
+        latest = self.history[-1]["after"] if self.history else 1
         if self._masks:
             self._apply(self._masks)
-        elif self.pruned_at != self.steps or self.sparsity() < self.history[-1]["after"]:
+        elif self._trained() and (self.pruned_at != self.steps or self.sparsity() < latest):
             masks = {name: self._mask_of(scores) for name, scores in self._all_scores().items()}
             before, mass = self.sparsity(), mass_outside(self.layers, masks)
             self._apply(masks)

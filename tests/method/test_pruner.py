@@ -1144,6 +1144,25 @@ def test_a_frozen_layer_has_no_scores_and_says_so():
         assert ask(other).shape == pruner.layers[other].lora_A.shape
 
 
+@pytest.mark.parametrize("regrow", [True, False])
+@pytest.mark.parametrize("steps_before", [0, 3])
+def test_a_run_goes_on_where_every_a_is_frozen_in_its_midst(steps_before, regrow):
+    model = adapted()
+    pruner = Pruner(model, interval=2, regrow=regrow)
+    train(model, pruner, steps_before)
+    for layer in pruner.layers.values():
+        layer.lora_A.requires_grad_(False)
+    before, prunes = pruner.sparsity(), len(pruner.history)
+    train(model, pruner, 3, seed=3)
+    pruner.prune()
+    assert (pruner.pruned_at, len(pruner.history)) == (steps_before + 3, prunes)
+    assert pruner.sparsity() == before
+    for layer in pruner.layers.values():
+        layer.lora_A.requires_grad_(True)
+    pruner.prune()
+    assert pruner.sparsity() == 0.5
+
+
 # Passes that are not the training's
 
 
