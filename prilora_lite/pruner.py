@@ -98,7 +98,8 @@ class Pruner:
 
         Raises:
             RuntimeError: no pass has trained since the last step, a layer is merged, or PEFT's adapter is not active.
-            ValueError: an input, or a weight of A, is not finite, or the model has been sharded.
+            ValueError: an input is not finite, and the step is not counted then; a weight of A is not; or the model has
+                been sharded.
         """
         if self.steps == 0:
             unwrapped(self._model)  # it may have been sharded since

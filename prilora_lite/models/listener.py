@@ -90,7 +90,7 @@ class Listener:
 
         Raises:
             RuntimeError: no pass has trained.
-            ValueError: an input was not finite.
+            ValueError: an input was not finite; the step is not counted then, and the next one begins anew.
         """
         self._latest = self._number = None
         norms = self.norms
@@ -101,13 +101,14 @@ class Listener:
         if not (any(tokens) or self._tokens.passed):
             raise RuntimeError(f"no forward pass in training mode since the last step: {self._why_none()}")
         self._tokens.passed = False
-        self._keep_gradients([name for name, number in zip(norms, tokens, strict=True) if number])
         bad = [name for name, total in zip(norms, totals, strict=True) if not math.isfinite(total)]
         if bad:
+            self.forget_pending()  # else the next step, of a good batch, would hold this one's NaN
             raise Diverged(
                 f"NaN or infinity in the input of {first_of(bad)} in optimizer step {step}: "
                 "check the batch, then try a lower learning rate or float32"
             )
+        self._keep_gradients([name for name, number in zip(norms, tokens, strict=True) if number])
         seen = {n: number for n, number in zip(norms.values(), tokens, strict=True) if number}
         first, later = ([n for n in seen if (n.mean_square is None) == new] for new in (True, False))
         _fold(later, seen, decay)

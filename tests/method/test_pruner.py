@@ -816,6 +816,29 @@ def test_nan_in_the_inputs_names_the_layer_and_the_step():
         pruner.step()
 
 
+@pytest.mark.parametrize("rule", ["magnitude_input", lambda lora_A, gradient: lora_A * gradient])
+def test_after_a_batch_with_nan_a_good_one_is_counted_as_if_the_bad_one_had_not_been(rule):
+    model = adapted(interval=9, importance=rule)
+    pruner, norm = Pruner(model), model.bert.embeddings.LayerNorm.weight
+    train(model, pruner, 1)
+    scores = {name: pruner.scores(name) for name in pruner.layers}
+    good = norm.detach().clone()
+    norm.data[3] = float("nan")
+    model(**batch()).loss.backward()
+    with pytest.raises(ValueError, match="in optimizer step 2: check the batch"):
+        pruner.step()
+    norm.data.copy_(good)
+    model.zero_grad()
+    assert all(torch.equal(pruner.scores(name), before) for name, before in scores.items())
+    train(model, pruner, 1, seed=1)
+    assert pruner.steps == 2
+    spared = adapted(interval=9, importance=rule)
+    alone = Pruner(spared)
+    for seed in range(2):
+        train(spared, alone, 1, seed=seed)
+    assert all(torch.equal(pruner.mean_square(name), alone.mean_square(name)) for name in pruner.layers)
+
+
 def test_nan_in_a_is_found_before_anything_is_pruned():
     model = adapted()
     pruner = Pruner(model, interval=99)
