@@ -117,8 +117,7 @@ def merge_and_unload(model: nn.Module) -> nn.Module:
         The same model object, unwrapped, now without any trace of adaptation, all its parameters trainable again.
 
     Raises:
-        TypeError: not a model.
-        ValueError: the model is not adapted.
+        TypeError, ValueError: not a model, or one that is not adapted.
         RuntimeError: see :meth:`~.lora.LoRALinear.merge`; the model is left as it was.
     """
     model = without_wrappers(model)

@@ -122,8 +122,7 @@ def importance_rule(rule: str | Callable[..., Tensor]) -> Callable[..., Tensor]:
     """The function that a rule's name stands for; a function of your own is checked and returned as it is.
 
     Raises:
-        ValueError: an unknown name, or a function with a parameter that no rule is given, or whose parameters Python
-            can't tell.
+        ValueError: an unknown name, or a function with other parameters than a rule's, or with none that can be told.
     """
     if isinstance(rule, str) or not callable(rule):
         if rule not in list(IMPORTANCE_RULES):
