@@ -162,11 +162,14 @@ class Listener:
         self._passing = {}
 
     def state_dict(self) -> dict[str, dict[str, Any]]:
-        """The statistics of all layers, by their names."""
-        return {
+        """The statistics of all layers, by their names, and the gradients of A where they are kept."""
+        state = {
             name: {"squares": n.squares.clone(), "tokens": n.tokens.clone(), "mean_square": n.mean_square}
             for name, n in self.norms.items()
         }
+        for name in self._kept_of:
+            state[name] |= {"gradient": self._gradients.get(name), "passing": self._passing.get(name)}
+        return state
 
     def load_state_dict(self, state: dict[str, dict[str, Any]]) -> None:
         """Go on from the statistics that :meth:`state_dict` gave for the same layers."""
@@ -176,6 +179,14 @@ class Listener:
             norms.squares = stored["squares"].to(device, copy=True)
             norms.tokens = stored["tokens"].to(device, copy=True)
             norms.mean_square = None if stored["mean_square"] is None else stored["mean_square"].to(device)
+        self._gradients, self._passing = (
+            {
+                name: gradient.to(A.device)
+                for name, A in self._kept_of.items()
+                if (gradient := state[name].get(kind)) is not None
+            }
+            for kind in ("gradient", "passing")  # a state of an earlier version has neither
+        )
 
     def _counter(
         self, name: str, module: nn.Module, layer: LoRALinear | PeftLayer

@@ -747,7 +747,7 @@ def test_the_rules_prune_differently():
 
 
 @pytest.mark.parametrize("regrow", [True, False])
-@pytest.mark.parametrize("rule", ["magnitude_input", "random"])
+@pytest.mark.parametrize("rule", ["magnitude_input", "random", lambda lora_A, gradient: (lora_A * gradient).abs()])
 def test_a_resumed_pruner_goes_on_as_if_never_stopped(rule, regrow, tmp_path):
     def fresh():
         model = adapted()
@@ -756,7 +756,8 @@ def test_a_resumed_pruner_goes_on_as_if_never_stopped(rule, regrow, tmp_path):
 
     model, pruner, optimizer = fresh()
     train(model, pruner, 3, optimizer=optimizer)
-    model(**batch(seed=50))  # half of an accumulated step is part of the state
+    model(**batch(seed=50)).loss.backward()  # half of an accumulated step is part of the state
+    optimizer.zero_grad()
     torch.save({"model": model.state_dict(), "pruner": pruner.state_dict()}, tmp_path / "state.pt")
     train(model, pruner, 4, seed=3, optimizer=optimizer)
 
@@ -769,6 +770,36 @@ def test_a_resumed_pruner_goes_on_as_if_never_stopped(rule, regrow, tmp_path):
         assert torch.equal(expected, got), name
     assert again.history == pruner.history
     assert len(pruner.history) == (3 if regrow else 1)  # a permanent mask is chosen once
+
+
+@pytest.mark.parametrize("in_mid_step", [False, True])
+def test_a_pruner_that_scores_by_gradients_can_prune_at_once_when_it_is_resumed(in_mid_step):
+    def fresh():
+        model = adapted(interval=9, importance=weight_times_gradient)
+        return model, Pruner(model)
+
+    model, pruner = fresh()
+    train(model, pruner, 2)
+    if in_mid_step:
+        model(**batch(seed=2)).loss.backward()
+    resumed, again = fresh()
+    resumed.load_state_dict(model.state_dict())
+    again.load_state_dict(pruner.state_dict())
+    for one in (pruner, again):
+        one.prune()
+    assert all(torch.equal(again.scores(name), pruner.scores(name)) for name in pruner.layers)
+    assert equal(zeros(again), zeros(pruner))
+    if in_mid_step:
+        again.forget_pending()  # which the resumed run does again
+        assert not all(torch.equal(again.scores(name), pruner.scores(name)) for name in pruner.layers)
+
+
+def test_a_state_from_before_it_held_gradients_loads():
+    pruner = Pruner(adapted(importance=weight_times_gradient))
+    state = pruner.state_dict()
+    for norms in state["norms"].values():
+        del norms["gradient"], norms["passing"]
+    pruner.load_state_dict(state)
 
 
 def test_the_state_of_another_pruner_is_refused():
