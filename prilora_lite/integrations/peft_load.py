@@ -150,18 +150,18 @@ def _configuration(
     longest = max(stacks, key=lambda stack: len(stacks[stack]))
     rank = {split_name(name)[1]: r for name, (r, _) in reversed(layers.items()) if split_name(name)[0] == longest}
     insides, all_insides = (list(dict.fromkeys(split_name(name)[2] for name in some)) for some in (layers, places))
-    num_layers = len(stacks[longest])
+    numbers = list(stacks[longest])  # they may begin above 0, or have gaps
     fields = {
         "first_rank": rank[min(rank)],
         "last_rank": rank[max(rank)],
         "dropout": options["lora_dropout"],
         "targets": None if set(insides) == set(all_insides) else tuple(insides),
-        "layers": None if len(rank) == num_layers else tuple(sorted(rank)),
+        "layers": None if len(rank) == len(numbers) else tuple(sorted(rank)),
         "ratio": 0,
     }
-    line = PRILoRAConfig(**fields).layer_ranks(num_layers)
+    line = dict(zip(numbers, PRILoRAConfig(**fields).layer_ranks(len(numbers)), strict=True))
     if any(line[number] != r for number, r in rank.items()):
-        fields["ranks"] = _filled(rank, num_layers)
+        fields["ranks"] = _filled(rank, numbers)
     return PRILoRAConfig(**fields, **_scaling_fields(PRILoRAConfig(**fields), stacks, layers))
 
 
@@ -177,12 +177,12 @@ def _scaling_fields(config: PRILoRAConfig, stacks: Stacks, layers: dict[str, tup
         if math.isclose(min(alpha), max(alpha)):
             return {"scaling": rule, "alpha": alpha[0]}
     s = {split_name(name)[1]: s for name, (_, s) in reversed(layers.items())}
-    return {"scaling": _filled(s, max(map(len, stacks.values())))}
+    return {"scaling": _filled(s, list(max(stacks.values(), key=len)))}
 
 
-def _filled(values: dict[int, Any], num_layers: int) -> tuple[Any, ...]:
-    """A value for every layer; one that has none gets that of the nearest."""
-    return tuple(values[min(values, key=lambda number: abs(number - l))] for l in range(num_layers))
+def _filled(values: dict[int, Any], numbers: list[int]) -> tuple[Any, ...]:
+    """A value for every layer, by their numbers; one that has none gets that of the nearest."""
+    return tuple(values[min(values, key=lambda number: abs(number - l))] for l in numbers)
 
 
 def _check_layers(model: nn.Module, config: PRILoRAConfig, layers: dict[str, tuple[int, float]], folder: Path) -> None:

@@ -578,6 +578,51 @@ def test_pefts_options_become_a_configuration(options, expected, tmp_path):
     torch.testing.assert_close(fresh(**batch()).logits, model(**batch()).logits, rtol=0, atol=1e-6)
 
 
+class Gaps(nn.Module):
+    """Some of its numbered layers hold nothing that could be adapted, as in MobileViT and SwiftFormer."""
+
+    def __init__(self, linear):
+        super().__init__()
+        self.layers = nn.ModuleList(
+            nn.Sequential(nn.Linear(8, 8), nn.Tanh()) if number in linear else nn.Tanh() for number in range(7)
+        )
+
+    def forward(self, x):
+        return nn.Sequential(*self.layers)(x)
+
+
+@pytest.mark.parametrize("linear", [(2, 3, 4), (0, 2, 4, 6)])
+@pytest.mark.parametrize("ranks", ["linear", "middle"])
+@pytest.mark.parametrize("scaling", ["layer", "each its own"])
+def test_an_adapter_of_layers_whose_numbers_have_gaps_is_read(linear, ranks, scaling, tmp_path):
+    def base():
+        torch.manual_seed(0)
+        return Gaps(linear)
+
+    count = len(linear)
+    ranks = ranks if ranks == "linear" else (2, 7, 3, 5)[:count]
+    scaling = scaling if scaling == "layer" else tuple(1.0 + number**2 for number in range(count))
+    patterns = rank_pattern_for(base(), first_rank=2, last_rank=6, ranks=ranks, scaling=scaling)
+    model = peft.get_peft_model(base(), peft.LoraConfig(target_modules=r"layers\.\d\.0", **patterns))
+    for layer in lora_layers(model).values():
+        nn.init.normal_(layer.lora_B, std=0.1)
+    model.save_pretrained(tmp_path)
+    fresh, x = base(), torch.randn(3, 8)
+    load_peft_adapter(fresh, tmp_path)
+    expected = linear_ranks(count, 2, 6) if ranks == "linear" else list(ranks)
+    assert [layer.rank for layer in lora_layers(fresh).values()] == expected
+    torch.testing.assert_close(fresh(x), model.eval()(x), rtol=1e-5, atol=1e-5)
+
+
+def test_an_adapter_of_some_layers_of_those_with_gaps_is_read(tmp_path):
+    patterns = rank_pattern_for(Gaps((1, 3, 4, 6)), ranks=(2, 5, 3, 4))
+    options = peft.LoraConfig(target_modules=["layers.3.0", "layers.6.0"], **patterns)
+    peft.get_peft_model(Gaps((1, 3, 4, 6)), options).save_pretrained(tmp_path)
+    load_peft_adapter(fresh := Gaps((1, 3, 4, 6)), tmp_path)
+    assert {name: layer.rank for name, layer in lora_layers(fresh).items()} == {"layers.3.0": 5, "layers.6.0": 4}
+    assert fresh.prilora_config.layers == (3, 6)
+
+
 def refused(folder, message, error=ValueError, model=None):
     """load_peft_adapter must raise and leave the model as it was."""
     model = model or build("bert")
