@@ -54,8 +54,9 @@ def _all_stacks(model: nn.Module, backbone: nn.Module) -> Stacks:
         name = start + inside
         stack, number, _ = split_name(name)
         if (isinstance(module, nn.Linear) or is_conv1d(module)) and number is not None:
-            for part, kind in ((module, "layer"), (module.weight, "weight")):
-                if id(part) in places:
+            # not module.weight: where that is computed anew at each look, a later one may have its id
+            for part, kind in ((module, "layer"), (module._parameters.get("weight"), "weight")):
+                if part is not None and id(part) in places:
                     raise ValueError(
                         f"{name} and {places[id(part)]} are one {kind}; a shared {kind} can't have two ranks"
                     )

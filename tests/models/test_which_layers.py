@@ -9,6 +9,7 @@ from transformers import Trainer, TrainingArguments
 
 from prilora_lite import LoRALinear, PRILoRACallback, PRILoRAConfig, Pruner, adapt
 from prilora_lite.models.layers import lora_layers
+from prilora_lite.models.stacks import find_stacks
 from tests.small_models import batch, build, checkpoint_activations
 
 CONFIG = PRILoRAConfig(first_rank=2, last_rank=4, interval=2)
@@ -292,6 +293,14 @@ def test_layers_that_share_a_weight_are_refused():
     with pytest.raises(ValueError, match="a shared weight can't have two ranks"):
         adapt(model, CONFIG)
     assert not any(isinstance(module, LoRALinear) for module in model.modules())
+
+
+def test_layers_whose_weights_are_computed_anew_at_each_look_share_none():
+    layers = nn.ModuleList(nn.Sequential(nn.Linear(8, 8)) for _ in range(6))
+    for layer in layers:
+        nn.utils.parametrizations.orthogonal(layer[0])
+    stacks, _ = find_stacks(nn.ModuleDict({"layers": layers}))
+    assert len(stacks["layers"]) == 6
 
 
 def test_wavlm_hands_its_weights_past_the_layers():
