@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 from torch import nn
 
-from prilora_lite.models.stacks import is_encoder_decoder, layer_numbers
+from prilora_lite.models.stacks import backbone_of, is_encoder_decoder, layer_numbers
 
 
 def head_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -16,10 +18,10 @@ def head_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
         beside = _beside_the_layers(model)
         named = {name: (name.split("."), parameter) for name, parameter in model.named_parameters()}
         return {name: p for name, (parts, p) in named.items() if parts[0] in beside or "pooler" in parts}
-    backbone = getattr(model, "base_model", model)
+    backbone = backbone_of(model)
     outputs = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     frozen = set() if outputs is None else set(outputs.parameters())
-    if backbone is model and (is_encoder_decoder(model) or "For" in type(model).__name__):
+    if backbone is model and (is_encoder_decoder(model) or re.search("For[A-Z]", type(model).__name__)):
         # the heads of T5, and of CLIP's and Whisper's classifiers, stand beside the stacks, without a backbone
         for module in model.children():
             if isinstance(module, nn.Embedding) or _holds_layers(module):

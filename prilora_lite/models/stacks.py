@@ -28,7 +28,7 @@ def find_stacks(model: nn.Module, targets: tuple[str, ...] | None = None) -> tup
     Raises:
         ValueError: see :func:`~.adapt.adapt`.
     """
-    backbone = getattr(model, "base_model", model)
+    backbone = backbone_of(model)
     _refuse_other_structures(backbone, getattr(model, "config", None))
     stacks, notes = _without_position_layers(_all_stacks(model, backbone))
     if not stacks:
@@ -44,6 +44,17 @@ def find_stacks(model: nn.Module, targets: tuple[str, ...] | None = None) -> tup
             "then requires_grad_(True) on your head, which you also save yourself"
         )
     return (stacks if targets is None else _select(stacks, targets)), notes
+
+
+def backbone_of(model: nn.Module) -> nn.Module:
+    """The model below the head: ``base_model``, but the model itself where that leaves the input embeddings outside."""
+    inner = getattr(model, "base_model", model)
+    try:
+        embeddings = model.get_input_embeddings() if hasattr(model, "get_input_embeddings") else None
+    except NotImplementedError:
+        return inner
+    outside = embeddings in set(model.modules()) - set(inner.modules())
+    return model if outside else inner
 
 
 def _all_stacks(model: nn.Module, backbone: nn.Module) -> Stacks:

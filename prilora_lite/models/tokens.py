@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prilora_lite.models.stacks import is_encoder_decoder
+from prilora_lite.models.stacks import backbone_of, is_encoder_decoder
 
 # Facts about families, by the names in their models
 _CROSS_ATTENTION = ("cross", "encoder_attn", "EncDecAttention")  # of BERT and GPT-2, BART, T5
@@ -174,7 +174,7 @@ def _mask_entries(model: nn.Module) -> dict[str, nn.Module]:
     if not hasattr(model, "config"):
         model = _inner_model(model)
     model = model.get_base_model() if hasattr(model, "get_base_model") else model  # out of PEFT's wrapper
-    backbone = getattr(model, "base_model", model)
+    backbone = backbone_of(model)
     if is_encoder_decoder(backbone):
         return {"encoder": backbone.encoder, "decoder": backbone.decoder}
     if isinstance(getattr(backbone, "decoder", None), nn.Module) and not hasattr(backbone, "encoder"):

@@ -283,6 +283,20 @@ def test_scores_that_are_not_finite_are_told_from_weights_that_are_not(rule, mes
         pruner.step()
 
 
+# What is trained beside the layers
+
+
+def trained_beside(model):
+    adapt(model, CONFIG)
+    return {name for name, p in model.named_parameters() if p.requires_grad and ".lora_" not in name}
+
+
+def test_the_embeddings_and_norms_of_a_model_whose_layers_alone_are_its_base_model_stay_frozen():
+    options = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 40}
+    assert not trained_beside(hf.DINOv3ViTModel(hf.DINOv3ViTConfig(**options, image_size=16, patch_size=4)))
+    assert not trained_beside(hf.RoFormerModel(hf.RoFormerConfig(**options, vocab_size=99)))  # "For" begins no head
+
+
 # What no adapter reaches, or two would
 
 
