@@ -73,6 +73,9 @@ class RealTokens:
             )
         self.passed = self._warned = False
         self._ran: set[str] = set()  # layers of _POSITIONS_AFTER_TOKENS that have had their tokens in this pass
+        self._given: Any = None  # the mask that the whole model was given in this pass
+        self._withheld = False  # whether that mask was not handed on to the entry
+        model = _hugging_face_model(model)
         entries = _mask_entries(model)
         # For the current forward pass and each source of tokens: the mask's shape, and which tokens are real. The keys
         # stay the same, so that a model that was compiled in the first pass need not be compiled again.
@@ -82,6 +85,8 @@ class RealTokens:
             entry.register_forward_pre_hook(Hook(self._reader(source, entry)), with_kwargs=True)
             for source, entry in entries.items()
         ]
+        if model not in entries.values():
+            self.hooks.append(model.register_forward_pre_hook(Hook(self._keeper(model)), with_kwargs=True))
 
     def source_of(self, name: str, module: nn.Module) -> str:
         """Whose tokens a layer reads: ``encoder``, ``decoder``, ``memory`` (encoder's, in a decoder), ``head``."""
@@ -120,12 +125,29 @@ class RealTokens:
             return real
         if source == "head" or x.shape[:-1] == shape[:1]:
             return None  # behind the pooling, where each example is one vector, there is no padding
+        if source == "encoder" and self._withheld:
+            self._warn(
+                f"the attention_mask of {tuple(shape)} that the model was given does not reach its layers, and fits no "
+                f"input of {tuple(x.shape)}, as {name} has: all tokens count, padding as well. Leave the mask out if "
+                "nothing is padded"
+            )
+            return None
         raise ValueError(
             f"the input of {name} is {tuple(x.shape)}, the attention mask {tuple(shape)}: they must agree in "
             "(batch, tokens) for padding to be told from tokens; this model makes other tokens than those its mask "
             "counts, so leave the mask out if nothing is padded, leave such layers out with targets (in PEFT with "
             "exclude_modules), or train without pruning (ratio=0)"
         )
+
+    def _keeper(self, model: nn.Module) -> Callable[[nn.Module, tuple, dict], None]:
+        """A hook that keeps the mask that the whole model is given: RWKV's, for one, hands it on to nothing."""
+        signature = inspect.signature(model.forward)
+
+        def keep_mask(module: nn.Module, args: tuple, kwargs: dict) -> None:
+            mask = {**signature.bind_partial(*args).arguments, **kwargs}.get("attention_mask")
+            self._given = mask if isinstance(mask, Tensor) and mask.ndim == 2 else None
+
+        return keep_mask
 
     def _reader(self, source: str, entry: nn.Module) -> Callable[[nn.Module, tuple, dict], None]:
         signature = inspect.signature(entry.forward)
@@ -138,42 +160,53 @@ class RealTokens:
                 self.passed = True
                 given = {**signature.bind_partial(*args).arguments, **kwargs}
                 mask = given.get("attention_mask")
+                if source == "encoder":
+                    self._withheld = mask is None and self._given is not None
+                    mask, self._given = self._given if mask is None else mask, None
                 if mask is None and source == "decoder":
                     mask = _without_padding(given.get("input_ids"), getattr(entry.config, "pad_token_id", None))
                 self._real[source] = _read(_after_the_cache(mask, given))
                 self._real["memory"] = _read(given.get("encoder_attention_mask"))
                 self._real["head"] = self._real[source]  # the decoder runs last, so a head after it uses its mask
-                if others and not torch.compiler.is_compiling():
+                if others:
                     self._warn_of(others, given, type(entry).__name__)
                 self._ran = set()  # not cleared: what it held before would be looked at again by a compiled model
 
         return read_masks
 
     def _warn_of(self, names: list[str], given: dict[str, Any], model: str) -> None:
-        """Warn once of a mask (batch, tokens) that came under another name, so that padding counts as tokens."""
+        """Warn of a mask (batch, tokens) that came under another name, so that padding counts as tokens."""
         shapes = {
             name: value.shape[:2] for name, value in given.items() if isinstance(value, Tensor) and value.ndim > 1
         }
         for name in names:
             like = [other for other, shape in shapes.items() if other not in names and shape == shapes.get(name)]
-            if like and given[name].ndim == 2 and not self._warned:
-                self._warned = True
-                warnings.warn(
+            if like and given[name].ndim == 2:
+                self._warn(
                     f"the pruner reads padding from an argument called attention_mask, and {model}.forward has {name}: "
-                    "all tokens count, padding as well. Call it attention_mask, with 1 or True for real tokens",
-                    stacklevel=2,
+                    "all tokens count, padding as well. Call it attention_mask, with 1 or True for real tokens"
                 )
 
+    def _warn(self, message: str) -> None:
+        """Warn once that padding counts as tokens."""
+        if not self._warned and not torch.compiler.is_compiling():
+            self._warned = True
+            warnings.warn(message, stacklevel=2)
 
-def _mask_entries(model: nn.Module) -> dict[str, nn.Module]:
-    """The modules where attention masks come in, by the source of tokens that each is.
+
+def _hugging_face_model(model: nn.Module) -> nn.Module:
+    """The Hugging Face model that a module of one's own, or PEFT's wrapper, holds; else the module itself.
 
     Raises:
-        ValueError: a module that holds several Hugging Face models with adapted layers.
+        ValueError: it holds several with adapted layers.
     """
     if not hasattr(model, "config"):
         model = _inner_model(model)
-    model = model.get_base_model() if hasattr(model, "get_base_model") else model  # out of PEFT's wrapper
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def _mask_entries(model: nn.Module) -> dict[str, nn.Module]:
+    """The modules where attention masks come in, by the source of tokens that each is."""
     backbone = backbone_of(model)
     if is_encoder_decoder(backbone):
         return {"encoder": backbone.encoder, "decoder": backbone.decoder}

@@ -33,14 +33,15 @@ def sam():
     return hf.SamVisionModel(vision)
 
 
+def rwkv():
+    return hf.RwkvForCausalLM(hf.RwkvConfig(vocab_size=99, hidden_size=32, num_hidden_layers=3))
+
+
 OTHERS = {
     "SegFormer": (lambda: hf.SegformerForImageClassification(hf.SegformerConfig(**FOUR, drop_path_rate=0.0)), PIXELS),
     "PVT": (lambda: hf.PvtForImageClassification(hf.PvtConfig(image_size=64, **FOUR)), PIXELS),
     "PVTv2": (lambda: hf.PvtV2ForImageClassification(hf.PvtV2Config(image_size=64, **FOUR)), PIXELS),
-    "RWKV": (
-        lambda: hf.RwkvForCausalLM(hf.RwkvConfig(vocab_size=99, hidden_size=32, num_hidden_layers=3)),
-        {"input_ids": (2, 8)},
-    ),
+    "RWKV": (rwkv, {"input_ids": (2, 8)}),
     "DETR": (detr, PIXELS),
     "SAM": (sam, {"pixel_values": (2, 3, 32, 32)}),
 }
@@ -120,6 +121,37 @@ def test_no_mask_and_masks_of_other_things_than_tokens_are_not_warned_of(mask):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         model(torch.tensor([[3, 4, 5], [5, 6, 7]]), mask=mask)
+
+
+def test_a_mask_that_the_model_is_given_and_its_backbone_is_not_tells_padding():
+    torch.manual_seed(0)
+    model = rwkv()
+    adapt(model, CONFIG)
+    mask = torch.tensor([[1] * 8, [1] * 3 + [0] * 5])
+    assert_own_statistics(model, {"input_ids": torch.randint(3, 99, (2, 8)), "attention_mask": mask}, lambda name: mask)
+
+
+def whisper():
+    small = {"d_model": 24, "encoder_ffn_dim": 40, "decoder_ffn_dim": 40, "vocab_size": 99, "pad_token_id": 0}
+    small |= {f"{stack}_{what}": 2 for stack in ("encoder", "decoder") for what in ("layers", "attention_heads")}
+    options = {"num_mel_bins": 8, "max_source_positions": 16, "bos_token_id": 1, "eos_token_id": 2}
+    return hf.WhisperForConditionalGeneration(hf.WhisperConfig(**small, **options, decoder_start_token_id=1))
+
+
+def test_a_mask_that_does_not_reach_the_layers_and_does_not_fit_their_inputs_is_warned_of_once():
+    torch.manual_seed(0)
+    model, plain = whisper(), whisper()
+    adapt(model, CONFIG)
+    adapt(plain, CONFIG)
+    rows = {"input_features": torch.randn(2, 8, 32), "decoder_input_ids": torch.randint(3, 99, (2, 5))}
+    mask = torch.ones(2, 32, dtype=torch.long)
+    mask[1, 8:] = 0
+    with pytest.warns(UserWarning, match=r"attention_mask of \(2, 32\) .* does not reach its layers") as warned:
+        assert_own_statistics(model, rows | {"attention_mask": mask}, lambda name: None)
+    assert len(warned) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert_own_statistics(plain, rows, lambda name: None)
 
 
 @pytest.mark.parametrize("name", OTHERS)
