@@ -14,7 +14,7 @@ from prilora_lite.adapter_file import KEY, check_all_is_stored, description
 from prilora_lite.config import PRILoRAConfig
 from prilora_lite.fingerprint import running_statistics, stored_parameters
 from prilora_lite.integrations.model_card import model_card
-from prilora_lite.integrations.peft_names import CARD, WEIGHTS, peft, peft_name
+from prilora_lite.integrations.peft_names import CARD, PREFIX, WEIGHTS, peft, peft_name
 from prilora_lite.integrations.rank_patterns import patterns
 from prilora_lite.lora import LoRALinear
 from prilora_lite.models.heads import head_modules
@@ -117,12 +117,18 @@ def _lora_config(model: nn.Module, layers: dict[str, LoRALinear], config: PRILoR
         lora_alpha=scaling * rank,
         lora_dropout=config.dropout,
         target_modules=list(layers),
-        modules_to_save=list(heads) or None,
+        modules_to_save=_names_for_peft(list(heads), model) or None,
         fan_in_fan_out=any(is_conv1d(layer.base) for layer in layers.values()),
         inference_mode=True,
         auto_mapping={"base_model_class": type(model).__name__, "parent_library": type(model).__module__},
         **(patterns(of_layers) if len(set(of_layers.values())) > 1 else {}),
     )
+
+
+def _names_for_peft(heads: list[str], model: nn.Module) -> list[str]:
+    """The names of heads for PEFT, which takes all modules whose names end so: the whole name where others do too."""
+    others = [name for name, _ in model.named_modules(remove_duplicate=False) if name not in heads]
+    return [PREFIX + head if any(name.endswith(head) for name in others) else head for head in heads]
 
 
 def _base_of(model: nn.Module, given: str | None) -> tuple[str | None, str | None]:

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 import warnings
+from collections import OrderedDict
 from pathlib import Path
 
 import pytest
@@ -472,6 +473,41 @@ def test_a_heads_parameters_outside_of_any_module_are_not_written(tmp_path):
     adapt(model, CONFIG)
     with pytest.raises(ValueError, match="outside of any module, which PEFT can't write"):
         save_peft_adapter(model, tmp_path / "adapter")
+
+
+class NamedAlike(nn.Module):
+    """A head of one name with a layer, or whose name another in the layers ends with."""
+
+    def __init__(self, inside, head):
+        super().__init__()
+        self.layers = nn.ModuleList(
+            nn.Sequential(OrderedDict({inside: nn.Linear(8, 8), "act": nn.Tanh(), "norm": nn.LayerNorm(8)}))
+            for _ in range(3)
+        )
+        self.add_module(head, nn.Linear(8, 8))
+        self.head = head
+
+    def forward(self, x):
+        return self.get_submodule(self.head)(nn.Sequential(*self.layers)(x))
+
+
+@pytest.mark.parametrize(("inside", "head"), [("fc", "fc"), ("fc", "norm"), ("inner_fc", "fc"), ("fc", "apart")])
+def test_peft_reads_a_head_that_is_called_like_a_module_in_the_layers(inside, head, tmp_path):
+    def base():
+        torch.manual_seed(0)
+        return NamedAlike(inside, head)
+
+    model, x = base(), torch.randn(3, 8)
+    adapt(model, CONFIG)
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and not name.endswith("lora_A"):
+            nn.init.normal_(parameter, std=0.1)
+    folder = save_peft_adapter(model, tmp_path / "adapter")
+    options = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    assert options["modules_to_save"] == [head if head == "apart" else f"base_model.model.{head}"]
+    load_peft_adapter(fresh := base(), folder)
+    for loaded in (fresh, peft.PeftModel.from_pretrained(base(), folder)):
+        torch.testing.assert_close(loaded(x), model(x), rtol=0, atol=1e-6)
 
 
 def test_metrics_need_their_task(tmp_path):
