@@ -56,8 +56,8 @@ def save_peft_adapter(
     Raises:
         TypeError: not a model, not a path, or not a name.
         ValueError: the model is not adapted, only a part of it is, or PEFT adapted it; parameters are trained that an
-            adapter does not hold, a head has some outside of any module; a batch norm is in no head; or metrics that
-            are not numbers.
+            adapter does not hold, a head has some outside of any module, or beside frozen ones in one; a batch norm is
+            in no head; or metrics that are not numbers.
         FileExistsError: the folder holds something.
         ModuleNotFoundError: PEFT is not installed.
         OSError: it can't be written.
@@ -101,17 +101,7 @@ def _lora_config(model: nn.Module, layers: dict[str, LoRALinear], config: PRILoR
     of_layers = {split_name(name)[:2]: (layer.rank, layer.scaling) for name, layer in layers.items()}
     rank, scaling = next(iter(of_layers.values()))
     heads = head_modules(model)
-    if "" in heads:
-        raise ValueError(
-            f"{type(model).__name__} has parameters of its head outside of any module, which PEFT can't write: "
-            "use save_adapter(model, path)"
-        )
-    outside = [name for name in running_statistics(model) if not name.startswith(tuple(f"{head}." for head in heads))]
-    if outside:
-        raise ValueError(
-            f"training has moved {outside[0]}, which is in no head, and PEFT writes what is in heads alone: use "
-            "save_adapter(model, path)"
-        )
+    _check_heads(model, heads)
     return peft().LoraConfig(
         r=rank,
         lora_alpha=scaling * rank,
@@ -123,6 +113,29 @@ def _lora_config(model: nn.Module, layers: dict[str, LoRALinear], config: PRILoR
         auto_mapping={"base_model_class": type(model).__name__, "parent_library": type(model).__module__},
         **(patterns(of_layers) if len(set(of_layers.values())) > 1 else {}),
     )
+
+
+def _check_heads(model: nn.Module, heads: dict[str, nn.Module]) -> None:
+    """Raise ValueError if PEFT could not read back what is trained beside the layers: it takes whole modules."""
+    if "" in heads:
+        raise ValueError(
+            f"{type(model).__name__} has parameters of its head outside of any module, which PEFT can't write: "
+            "use save_adapter(model, path)"
+        )
+    outside = [name for name in running_statistics(model) if not name.startswith(tuple(f"{head}." for head in heads))]
+    if outside:
+        raise ValueError(
+            f"training has moved {outside[0]}, which is in no head, and PEFT writes what is in heads alone: use "
+            "save_adapter(model, path)"
+        )
+    written = stored_parameters(model)
+    whole = [name for head, module in heads.items() for name in module.state_dict(prefix=f"{head}.")]
+    lacking = [name for name in whole if name not in written]
+    if lacking:
+        raise ValueError(
+            f"{lacking[0]} is not trained, but stands in a module with parameters of the head, which PEFT can read "
+            "only whole: use save_adapter(model, path)"
+        )
 
 
 def _names_for_peft(heads: list[str], model: nn.Module) -> list[str]:

@@ -475,6 +475,21 @@ def test_a_heads_parameters_outside_of_any_module_are_not_written(tmp_path):
         save_peft_adapter(model, tmp_path / "adapter")
 
 
+def test_a_heads_parameters_beside_others_in_one_module_are_not_written(tmp_path):
+    import transformers as hf
+
+    config = hf.EsmConfig(
+        vocab_size=33, hidden_size=24, num_hidden_layers=3, num_attention_heads=2, intermediate_size=40,
+        pad_token_id=1, mask_token_id=32,
+    )  # fmt: skip
+    model = hf.EsmForMaskedLM(config)
+    adapt(model, CONFIG)
+    with pytest.raises(ValueError, match=r"lm_head\.decoder\.weight is not trained, .* use save_adapter"):
+        save_peft_adapter(model, tmp_path / "adapter")
+    assert not list(tmp_path.iterdir())
+    save_adapter(model, tmp_path / "adapter.safetensors")
+
+
 class NamedAlike(nn.Module):
     """A head of one name with a layer, or whose name another in the layers ends with."""
 
