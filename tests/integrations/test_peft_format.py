@@ -490,6 +490,24 @@ def test_a_heads_parameters_beside_others_in_one_module_are_not_written(tmp_path
     save_adapter(model, tmp_path / "adapter.safetensors")
 
 
+@pytest.mark.parametrize("targets", [None, ("in_proj", "x_proj")])
+def test_layers_of_mamba_that_peft_refuses_are_not_written(targets, tmp_path):
+    import transformers as hf
+
+    def base():
+        torch.manual_seed(0)
+        return hf.MambaForCausalLM(hf.MambaConfig(vocab_size=99, hidden_size=24, num_hidden_layers=3, state_size=4))
+
+    model = base()
+    adapt(model, PRILoRAConfig.lora(2, targets=targets))
+    if targets is None:
+        with pytest.raises(ValueError, match=r"mixer\.out_proj is adapted, which PEFT refuses .* with targets"):
+            save_peft_adapter(model, tmp_path / "adapter")
+        assert not list(tmp_path.iterdir())
+    else:
+        peft.PeftModel.from_pretrained(base(), save_peft_adapter(model, tmp_path / "adapter"))
+
+
 class NamedAlike(nn.Module):
     """A head of one name with a layer, or whose name another in the layers ends with."""
 
