@@ -17,7 +17,7 @@ from prilora_lite.lora import LoRALinear
 from prilora_lite.models.layers import adapted, without_wrappers
 from prilora_lite.report import Report, report
 from prilora_lite.shared.errors import expect
-from prilora_lite.shared.files import write_whole
+from prilora_lite.shared.files import given_path, write_whole
 
 
 def save_adapter(model: nn.Module, path: str | Path) -> Path:
@@ -41,7 +41,7 @@ def save_adapter(model: nn.Module, path: str | Path) -> Path:
             that an adapter does not hold.
         OSError: the file can't be written; an older one stays as it was.
     """
-    path, model = Path(path), adapted(model)
+    path, model = given_path(path), adapted(model)
     check_all_is_stored(model)
     # safetensors refuses tensors that share memory or have gaps
     tensors = {name: tensor.detach().contiguous().clone() for name, tensor in stored_parameters(model).items()}
@@ -68,7 +68,7 @@ def load_adapter(model: nn.Module, path: str | Path) -> Report:
             The model then stays as it was.
     """
     expect(nn.Module, model, "a model to load the adapter into")
-    path, model = Path(path), without_wrappers(model)
+    path, model = given_path(path), without_wrappers(model)
     return put_adapter(model, *read_adapter(path, model), path)
 
 

@@ -50,6 +50,7 @@ from prilora_lite.integrations.trainer_arguments import SEVERAL_GPUS
 from prilora_lite.report import Report
 from prilora_lite.shared.checks import check_seed, is_integer, plain
 from prilora_lite.shared.errors import expect, unknown
+from prilora_lite.shared.files import given_path
 
 
 @dataclass(frozen=True)
@@ -323,7 +324,7 @@ def _check_callbacks(callbacks: object) -> None:
 def _kept_or_temporary(output_dir: str | Path | None) -> Iterator[Path]:
     """The folder of a run; if none was named, one that is deleted when the run ends."""
     if output_dir is not None:
-        yield Path(output_dir)
+        yield given_path(output_dir)
         return
     with tempfile.TemporaryDirectory(prefix="prilora-", ignore_cleanup_errors=True) as folder:
         yield Path(folder)

@@ -20,6 +20,7 @@ from prilora_lite.experiments.study_options import beside, own_task
 from prilora_lite.experiments.tasks import Task, get_task
 from prilora_lite.shared.checks import is_number, is_seed
 from prilora_lite.shared.errors import unknown
+from prilora_lite.shared.files import given_path
 
 RATE_RULES = ("safe", "best")  # see learning_rates.choose_rate
 _KEYS = {  # of a file: how TOML reads each, and what that is in words
@@ -94,7 +95,7 @@ def read_questions(file: str | Path) -> Questions:
         OSError: no such file.
         ValueError: not TOML, an unknown key or arm, a missing key, or a value out of range.
     """
-    file = Path(file)
+    file = given_path(file)
     try:
         content = tomllib.loads(file.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:

@@ -15,6 +15,7 @@ import pyarrow.parquet
 from datasets import ClassLabel, Dataset
 
 from prilora_lite.experiments.task import OF_NUMBERS, Task
+from prilora_lite.shared.files import given_path
 
 ENDINGS = (".parquet", ".csv")
 
@@ -41,7 +42,7 @@ def check_rows(task: Task, rows: Mapping[str, Dataset | str | Path]) -> dict[str
         if split not in rows:
             have = ", ".join(map(str, rows)) or "none"
             raise ValueError(f"the rows of {task.name} lack the split {split!r}; there are {have}")
-        data = read_file(Path(rows[split])) if isinstance(rows[split], str | Path) else rows[split]
+        data = read_file(given_path(rows[split])) if isinstance(rows[split], str | Path) else rows[split]
         if not isinstance(data, Dataset):
             raise TypeError(
                 f"the {split} rows of {task.name} must be a Dataset, or the path of a CSV or Parquet file; got "

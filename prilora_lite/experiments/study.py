@@ -32,6 +32,7 @@ from prilora_lite.experiments.stored import check_stored
 from prilora_lite.experiments.tasks import Task, get_task, load_rows, task_as_json
 from prilora_lite.shared.checks import check_seed, is_integer, plain
 from prilora_lite.shared.errors import expect, unknown
+from prilora_lite.shared.files import given_path
 from prilora_lite.shared.records import Records, read_records
 from prilora_lite.shared.workers import in_worker
 
@@ -132,7 +133,7 @@ def ablate(
         ChildProcessError: a worker process was killed.
         RuntimeError: every run crashed; where only some did, a warning says so at the end.
     """
-    runs, encoder, output = list(runs), str(encoder), Path(output)
+    runs, encoder, output = list(runs), str(encoder), given_path(output)
     for run in runs:
         expect(Run, run, "runs as grid(methods, tasks, seeds) gives them")
     jobs = _runs_at_a_time(jobs, backend, len(runs))

@@ -16,6 +16,7 @@ from prilora_lite.experiments.rows import ENDINGS, check_rows, read_file
 from prilora_lite.experiments.task import Task
 from prilora_lite.pocket.tasks import draw_rows
 from prilora_lite.shared.errors import Diverged, unknown
+from prilora_lite.shared.files import given_path
 
 GLUE = ("nyu-mll/glue", "bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c")  # a dataset on the hub, and its commit
 FOLDER_VARIABLE = "PRILORA_GLUE"
@@ -104,7 +105,7 @@ def load_rows(task: str | Task, folder: str | Path | None = None) -> dict[str, D
         )
     if folder is None:
         return check_rows(task, _from_hub(task, splits))
-    return check_rows(task, {split: _from_folder(Path(folder), task, split) for split in splits})
+    return check_rows(task, {split: _from_folder(given_path(folder), task, split) for split in splits})
 
 
 def compute_metrics(task: str | Task, predictions: ArrayLike, labels: ArrayLike) -> dict[str, float]:

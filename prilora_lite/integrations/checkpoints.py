@@ -9,7 +9,7 @@ from typing import Any
 from transformers.trainer_callback import TrainerCallback, TrainerControl, TrainerState
 from transformers.training_args import TrainingArguments
 
-from prilora_lite.shared.files import sha256_of, write_whole
+from prilora_lite.shared.files import given_path, sha256_of, write_whole
 
 CHECKSUMS = "checksums.json"
 LAST_WHOLE = "latest_checkpoint(folder) finds the last whole one"
@@ -74,7 +74,7 @@ def latest_checkpoint(folder: str | Path) -> Path | None:
         TypeError, ValueError, OSError: not a path.
     """
     found = []
-    for path in Path(folder).glob("checkpoint-*"):
+    for path in given_path(folder).glob("checkpoint-*"):
         try:
             step = json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))["global_step"]
         except (OSError, ValueError, KeyError, TypeError, RecursionError):

@@ -25,6 +25,7 @@ from prilora_lite.models.stacks import Stacks, find_stacks, split_name
 from prilora_lite.report import Report
 from prilora_lite.shared.checks import is_number
 from prilora_lite.shared.errors import expect, unknown
+from prilora_lite.shared.files import given_path
 
 # The options of LoraConfig that are read here; for the others, only the default is known to compute the same.
 READ = (
@@ -62,7 +63,7 @@ def load_peft_adapter(model: nn.Module, folder: str | Path) -> Report:
         ModuleNotFoundError: PEFT is not installed.
     """
     expect(nn.Module, model, "a model to load the adapter into")
-    folder, model = Path(folder), without_wrappers(model)
+    folder, model = given_path(folder), without_wrappers(model)
     options = _read_options(folder)
     if not (folder / WEIGHTS).is_file() and (folder / "adapter_model.bin").is_file():
         raise FileNotFoundError(

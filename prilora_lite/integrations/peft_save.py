@@ -23,7 +23,7 @@ from prilora_lite.models.layers import adapted, lora_layers
 from prilora_lite.models.linear import is_conv1d
 from prilora_lite.models.stacks import split_name
 from prilora_lite.shared.checks import is_number
-from prilora_lite.shared.files import not_written
+from prilora_lite.shared.files import given_path, not_written
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -69,7 +69,7 @@ def save_peft_adapter(
     model = adapted(model)
     layers = {name: layer for name, layer in lora_layers(model).items() if isinstance(layer, LoRALinear)}
     check_all_is_stored(model)
-    folder = Path(folder)
+    folder = given_path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"{folder} holds something already: give another folder, or remove it first")
     named = None if task is None else getattr(task, "name", task)  # a Task of one's own has a name

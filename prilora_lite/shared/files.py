@@ -8,6 +8,15 @@ import os
 from pathlib import Path
 
 
+def given_path(path: str | os.PathLike[str]) -> Path:
+    """A path that a user gave, with the home folder for a leading ``~``, which the system takes for a name.
+
+    Raises:
+        TypeError: not a path.
+    """
+    return Path(os.path.expanduser(path))  # Path's own fails where there is no such user
+
+
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file beside its place, then move it there in one step: a crash leaves an older one as it was.
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO, Any
 
-from prilora_lite.shared.files import not_written
+from prilora_lite.shared.files import given_path, not_written
 
 if os.name == "nt":
     import msvcrt
@@ -60,7 +60,7 @@ class Records:
     """
 
     def __init__(self, path: str | Path, fields: Iterable[str] = (), same: Callable[[Any], str] | None = None) -> None:
-        self._path, self._fields = Path(path), ("key", *fields)
+        self._path, self._fields = given_path(path), ("key", *fields)
         self._same = same or (lambda key: json.dumps(key, sort_keys=True))
         self._forget()
 
