@@ -16,15 +16,9 @@ from prilora_lite.models.stacks import backbone_of, is_encoder_decoder
 _CROSS_ATTENTION = ("cross", "encoder_attn", "EncDecAttention")  # of BERT and GPT-2, BART, T5
 _READS_THE_ENCODER = ("key", "value", "k_proj", "v_proj", "k", "v", "c_attn")  # there; only the query reads the decoder
 _POSITIONS_AFTER_TOKENS = ("query_proj", "key_proj")  # DeBERTa with share_att_key: run again on relative positions
-_OTHER_MASKS = (
-    "mask",
-    "attn_mask",
-    "input_mask",
-    "pad_mask",
-    "padding_mask",
-    "key_padding_mask",
-    "src_key_padding_mask",
-)
+# What names of masks of tokens end in, SigLIP 2's pixel_attention_mask for one, and those of other tokens begin with
+_OTHER_MASKS = ("attention_mask", "attn_mask", "input_mask", "pad_mask", "padding_mask", "features_mask")
+_OF_OTHERS = ("encoder_", "decoder_", "cross_", "global_")
 _TOKENS_FIRST = ("xlnet", "longformer", "led", "fsmt")  # inside them the first axis is tokens, not examples
 
 Mask = tuple[torch.Size | None, Tensor | None]  # its shape, and which tokens are real; neither where there is no mask
@@ -151,9 +145,8 @@ class RealTokens:
 
     def _reader(self, source: str, entry: nn.Module) -> Callable[[nn.Module, tuple, dict], None]:
         signature = inspect.signature(entry.forward)
-        others = (
-            [] if "attention_mask" in signature.parameters else [n for n in signature.parameters if n in _OTHER_MASKS]
-        )
+        others = [name for name in signature.parameters if _may_tell_padding(name)]
+        others = [] if "attention_mask" in signature.parameters else others
 
         def read_masks(module: nn.Module, args: tuple, kwargs: dict) -> None:
             if module.training and torch.is_grad_enabled():
@@ -192,6 +185,11 @@ class RealTokens:
         if not self._warned and not torch.compiler.is_compiling():
             self._warned = True
             warnings.warn(message, stacklevel=2)
+
+
+def _may_tell_padding(name: str) -> bool:
+    """Whether an argument of this name may be a mask of tokens."""
+    return name == "mask" or (name.endswith(_OTHER_MASKS) and not name.startswith(_OF_OTHERS))
 
 
 def _hugging_face_model(model: nn.Module) -> nn.Module:

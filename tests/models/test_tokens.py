@@ -113,6 +113,17 @@ def test_a_mask_under_another_name_is_warned_of_once():
         model(ids, mask=ids > 0)
 
 
+def test_the_padded_patches_of_siglip_2_are_warned_of():
+    small = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 40}
+    model = hf.Siglip2VisionModel(hf.Siglip2VisionConfig(**small, patch_size=4, num_patches=16, vision_use_head=False))
+    adapt(model, CONFIG)
+    Pruner(model.train())
+    mask = torch.ones(2, 16, dtype=torch.long)
+    mask[1, 6:] = 0
+    with pytest.warns(UserWarning, match="forward has pixel_attention_mask: all tokens count"):
+        model(torch.randn(2, 16, 48), pixel_attention_mask=mask, spatial_shapes=torch.tensor([[4, 4], [3, 2]]))
+
+
 @pytest.mark.parametrize("mask", [None, torch.ones(3, 3), torch.ones(2, 3, 16)], ids=["none", "causal", "of entries"])
 def test_no_mask_and_masks_of_other_things_than_tokens_are_not_warned_of(mask):
     model = Own()
