@@ -208,8 +208,9 @@ def _mask_entries(model: nn.Module) -> dict[str, nn.Module]:
     backbone = backbone_of(model)
     if is_encoder_decoder(backbone):
         return {"encoder": backbone.encoder, "decoder": backbone.decoder}
-    if isinstance(getattr(backbone, "decoder", None), nn.Module) and not hasattr(backbone, "encoder"):
-        return {"encoder": backbone.decoder}  # OPT's and BART's language models call it past the backbone
+    decoder = None if hasattr(backbone, "encoder") else getattr(backbone, "decoder", None)
+    if isinstance(decoder, nn.Module) and any(".lora_A" in name for name, _ in decoder.named_parameters()):
+        return {"encoder": decoder}  # OPT's and BART's language models call it past the backbone
     return {"encoder": backbone}
 
 

@@ -113,6 +113,23 @@ def test_a_mask_under_another_name_is_warned_of_once():
         model(ids, mask=ids > 0)
 
 
+class WithDecoder(Own):
+    """A model of one's own whose output layer is called as OPT's stack of layers is."""
+
+    def __init__(self):
+        super().__init__()
+        self.decoder = nn.Linear(16, 50)
+
+    def forward(self, input_ids, attention_mask=None):
+        return self.decoder(super().forward(input_ids))
+
+
+def test_a_mask_comes_into_the_whole_module_where_its_decoder_is_an_output_layer():
+    model, mask = WithDecoder(), torch.tensor([[1, 1, 0], [1, 1, 1]])
+    adapt(model, CONFIG)
+    assert_own_statistics(model, {"input_ids": torch.randint(50, (2, 3)), "attention_mask": mask}, lambda name: mask)
+
+
 def test_the_padded_patches_of_siglip_2_are_warned_of():
     small = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 40}
     model = hf.Siglip2VisionModel(hf.Siglip2VisionConfig(**small, patch_size=4, num_patches=16, vision_use_head=False))
