@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from prilora_lite.models.stacks import backbone_of, is_encoder_decoder
 
 # Facts about families, by the names in their models
-_CROSS_ATTENTION = ("cross", "encoder_attn", "EncDecAttention")  # of BERT and GPT-2, BART, T5
+# Of BERT and GPT-2, BART, T5, Pix2Struct
+_CROSS_ATTENTION = ("cross", "encoder_attn", "EncDecAttention", "encoder_decoder_attention")
 _READS_THE_ENCODER = ("key", "value", "k_proj", "v_proj", "k", "v", "c_attn")  # there; only the query reads the decoder
 _POSITIONS_AFTER_TOKENS = ("query_proj", "key_proj")  # DeBERTa with share_att_key: run again on relative positions
 # What names of masks of tokens end in, SigLIP 2's pixel_attention_mask for one, and those of other tokens begin with

@@ -182,6 +182,24 @@ def test_a_mask_that_does_not_reach_the_layers_and_does_not_fit_their_inputs_is_
         assert_own_statistics(plain, rows, lambda name: None)
 
 
+def test_pix2structs_cross_attention_counts_the_patches_of_the_encoder():
+    torch.manual_seed(0)
+    text = {"vocab_size": 99, "hidden_size": 24, "d_kv": 12, "d_ff": 40, "num_layers": 2, "num_heads": 2}
+    vision = {"hidden_size": 24, "patch_embed_hidden_size": 12, "d_ff": 40, "d_kv": 12, "num_hidden_layers": 2}
+    vision |= {"num_attention_heads": 2, "seq_len": 8}
+    config = hf.Pix2StructConfig(text_config=text, vision_config=vision, hidden_size=24)
+    model = hf.Pix2StructForConditionalGeneration(config)
+    adapt(model, CONFIG)
+    patches, tokens = torch.ones(2, 8, dtype=torch.long), torch.ones(2, 6, dtype=torch.long)
+    patches[0, 3:], tokens[1, 4:] = 0, 0
+    rows = {"flattened_patches": torch.cat([torch.ones(2, 8, 2), torch.randn(2, 8, 12)], -1), "attention_mask": patches}
+    rows |= {"decoder_input_ids": torch.randint(3, 99, (2, 6)), "decoder_attention_mask": tokens}
+    of_patches = ("encoder_decoder_attention.attention.key", "encoder_decoder_attention.attention.value")
+    assert_own_statistics(
+        model, rows, lambda name: patches if name.startswith("encoder") or name.endswith(of_patches) else tokens
+    )
+
+
 @pytest.mark.parametrize("name", OTHERS)
 def test_each_layer_of_models_outside_the_table_counts_its_own_input(name):
     make, shapes = OTHERS[name]
