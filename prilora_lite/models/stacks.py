@@ -11,9 +11,10 @@ from prilora_lite.lora import LoRALinear
 from prilora_lite.models.linear import is_conv1d
 from prilora_lite.shared.errors import unknown
 
-# DeBERTa (v1, and v2 without share_att_key): these read relative positions, never tokens, so an input norm would mean
-# nothing
-POSITION_LAYERS = ("pos_key_proj", "pos_query_proj", "pos_proj", "pos_q_proj")
+# DeBERTa (v1, and v2 without share_att_key), Conformers, Swin v2: these read relative positions, never tokens, so an
+# input norm would mean nothing
+POSITION_LAYERS = ("pos_key_proj", "pos_query_proj", "pos_proj", "pos_q_proj", "linear_pos", "relative_k_proj")
+POSITION_LAYERS += ("continuous_position_bias_mlp", "cpb_mlp")
 EXPERTS = (
     "is a mixture of experts: an expert sees only some tokens, so the input norms that pruning rests on would not "
     "mean the same for all; use a dense model"
@@ -81,9 +82,13 @@ def _without_position_layers(stacks: Stacks) -> tuple[Stacks, list[str]]:
     notes = [
         f"{name} is left out: it reads relative positions, not tokens"
         for name in sorted(names)
-        if name.endswith(POSITION_LAYERS)
+        if _reads_positions(name)
     ]
-    return _filtered(stacks, lambda inside: not inside.endswith(POSITION_LAYERS)), notes
+    return _filtered(stacks, lambda inside: not _reads_positions(inside)), notes
+
+
+def _reads_positions(inside: str) -> bool:
+    return any(part.endswith(POSITION_LAYERS) for part in inside.split("."))
 
 
 def split_name(name: str) -> tuple[str, int | None, str]:

@@ -300,6 +300,21 @@ def test_the_embeddings_and_norms_of_a_model_whose_layers_alone_are_its_base_mod
 # What no adapter reaches, or two would
 
 
+def test_layers_that_read_relative_positions_are_left_out_of_conformers_and_swin_v2():
+    config = hf.Swinv2Config(embed_dim=16, depths=[1, 2], num_heads=[2, 2], window_size=2, image_size=16, patch_size=2)
+    result = adapt(hf.Swinv2ForImageClassification(config), CONFIG)
+    assert not any("position_bias" in module.module for module in result.modules)
+    assert any("continuous_position_bias_mlp.0 is left out: it reads" in note for note in result.notes)
+    conformer = hf.Wav2Vec2ConformerConfig(
+        hidden_size=24, num_hidden_layers=2, num_attention_heads=2, intermediate_size=40, conv_dim=(16,),
+        conv_stride=(5,), conv_kernel=(10,), num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=2,
+    )  # fmt: skip
+    result = adapt(hf.Wav2Vec2ConformerForSequenceClassification(conformer), CONFIG)
+    names = {module.module for module in result.modules}
+    assert "self_attn.linear_q" in names
+    assert "self_attn.linear_pos" not in names
+
+
 def test_layers_that_share_a_weight_are_refused():
     model = build("bert")
     layers = model.bert.encoder.layer
