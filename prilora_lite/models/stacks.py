@@ -31,7 +31,7 @@ def find_stacks(model: nn.Module, targets: tuple[str, ...] | None = None) -> tup
     """
     backbone = backbone_of(model)
     _refuse_other_structures(backbone, getattr(model, "config", None))
-    stacks, notes = _without_position_layers(_all_stacks(model, backbone))
+    stacks, notes = _without_useless_layers(_all_stacks(model, backbone))
     if not stacks:
         raise ValueError(
             f"{type(model).__name__} has no numbered layers with linear layers in them (like encoder.layer.0.…), "
@@ -77,14 +77,16 @@ def _all_stacks(model: nn.Module, backbone: nn.Module) -> Stacks:
     return {stack: dict(sorted(layers.items())) for stack, layers in stacks.items()}
 
 
-def _without_position_layers(stacks: Stacks) -> tuple[Stacks, list[str]]:
+def _without_useless_layers(stacks: Stacks) -> tuple[Stacks, list[str]]:
     names = {split_name(n)[2] for layers in stacks.values() for modules in layers.values() for n in modules}
-    notes = [
-        f"{name} is left out: it reads relative positions, not tokens"
-        for name in sorted(names)
-        if _reads_positions(name)
-    ]
-    return _filtered(stacks, lambda inside: not _reads_positions(inside)), notes
+    reasons = {name: "it reads relative positions, not tokens" for name in names if _reads_positions(name)}
+    reasons |= {
+        name: "the model uses its weight directly, so an adapter would have no effect"
+        for name in names
+        if name.endswith("dt_proj") and f"{name.removesuffix('dt_proj')}x_proj" in names  # Mamba's; Doge calls its own
+    }
+    notes = [f"{name} is left out: {reason}" for name, reason in sorted(reasons.items())]
+    return _filtered(stacks, lambda inside: inside not in reasons), notes
 
 
 def _reads_positions(inside: str) -> bool:

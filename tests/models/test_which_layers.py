@@ -332,6 +332,16 @@ def test_layers_whose_weights_are_computed_anew_at_each_look_share_none():
     assert len(stacks["layers"]) == 6
 
 
+def test_a_layer_whose_weight_mamba_uses_directly_is_left_out():
+    config = hf.MambaConfig(vocab_size=99, hidden_size=24, num_hidden_layers=2, state_size=8)
+    model = hf.MambaForCausalLM(config).train()
+    result = adapt(model, PRILoRAConfig.lora(1))
+    assert "mixer.dt_proj is left out: the model uses its weight directly" in repr(result)
+    ids = torch.randint(3, 99, (2, 6))
+    model(input_ids=ids, labels=ids).loss.backward()
+    assert all(p.grad is not None for name, p in model.named_parameters() if "lora_B" in name)
+
+
 def test_wavlm_hands_its_weights_past_the_layers():
     config = hf.WavLMConfig(
         hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, conv_dim=(16,),
