@@ -134,8 +134,9 @@ def _refuse_other_structures(backbone: nn.Module, config: object) -> None:
                 "and train, freeze and save the rest yourself"
             )
     for attribute in ("num_experts", "num_local_experts", "n_routed_experts"):
-        if getattr(config, attribute, None):
-            raise ValueError(f"{name} ({attribute}={getattr(config, attribute)}) {EXPERTS}")
+        experts = getattr(config, attribute, None)
+        if experts and experts != 1 and getattr(config, "is_moe", True):  # Jamba and Doge may be dense
+            raise ValueError(f"{name} ({attribute}={experts}) {EXPERTS}")
     if getattr(config, "model_type", None) == "wavlm":
         raise ValueError(
             f"{name} passes its attention weights straight to a function of torch, without calling the layers, "

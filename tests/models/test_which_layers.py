@@ -342,6 +342,18 @@ def test_a_layer_whose_weight_mamba_uses_directly_is_left_out():
     assert all(p.grad is not None for name, p in model.named_parameters() if "lora_B" in name)
 
 
+def test_a_model_that_could_be_a_mixture_of_experts_and_is_dense_is_adapted():
+    small = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 40}
+    doge = hf.DogeModel(hf.DogeConfig(**small, vocab_size=99))
+    assert doge.config.num_experts > 1
+    assert not doge.config.is_moe
+    names = {module.module for module in adapt(doge, PRILoRAConfig.lora(1)).modules}
+    assert "self_attn.dt_proj" in names  # which Doge calls, other than Mamba's of that name
+    one = {"num_experts": 1, "mamba_d_state": 8, "mamba_dt_rank": 4, "use_mamba_kernels": False, "vocab_size": 99}
+    jamba = hf.JambaModel(hf.JambaConfig(**small, **one, num_key_value_heads=2))
+    assert adapt(jamba, PRILoRAConfig.lora(1)).ranks == [1, 1]
+
+
 def test_wavlm_hands_its_weights_past_the_layers():
     config = hf.WavLMConfig(
         hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, conv_dim=(16,),
