@@ -118,7 +118,7 @@ def is_encoder_decoder(backbone: nn.Module) -> bool:
 def _refuse_other_structures(backbone: nn.Module, config: object) -> None:
     name = type(backbone).__name__
     for inside, module in backbone.named_modules():
-        if isinstance(module, nn.MultiheadAttention):
+        if isinstance(module, nn.MultiheadAttention) and split_name(f"{inside}.")[1] is not None:
             raise ValueError(
                 f"{inside} is torch's nn.MultiheadAttention, which uses its weights directly, without calling its "
                 "layers, so an adapter would have no effect; use a model with linear layers of its own"

@@ -354,6 +354,15 @@ def test_a_model_that_could_be_a_mixture_of_experts_and_is_dense_is_adapted():
     assert adapt(jamba, PRILoRAConfig.lora(1)).ranks == [1, 1]
 
 
+def test_torchs_attention_is_refused_in_the_layers_and_not_in_siglips_pooling_above_them():
+    small = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 40}
+    model = hf.SiglipVisionModel(hf.SiglipVisionConfig(**small, image_size=16, patch_size=4))
+    assert any(isinstance(module, nn.MultiheadAttention) for module in model.modules())
+    assert adapt(model, CONFIG).ranks == [2, 4]
+    with pytest.raises(ValueError, match=r"layers\.0 is torch's nn\.MultiheadAttention"):
+        adapt(nn.ModuleDict({"layers": nn.ModuleList([nn.MultiheadAttention(8, 2)])}), CONFIG)
+
+
 def test_wavlm_hands_its_weights_past_the_layers():
     config = hf.WavLMConfig(
         hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, conv_dim=(16,),
