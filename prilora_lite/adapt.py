@@ -10,7 +10,7 @@ from prilora_lite.config import PRILoRAConfig
 from prilora_lite.lora import LoRALinear
 from prilora_lite.models.heads import head_notes, head_parameters
 from prilora_lite.models.layers import without_wrappers
-from prilora_lite.models.linear import check_mergeable, check_weight, linear_shape
+from prilora_lite.models.linear import check_mergeable, check_untied, check_weight, linear_shape
 from prilora_lite.models.stacks import find_stacks
 from prilora_lite.report import Report, report
 from prilora_lite.shared.errors import expect
@@ -44,8 +44,8 @@ def adapt(model: nn.Module, config: PRILoRAConfig | None = None) -> Report:
     Raises:
         TypeError: not a model, or not a configuration.
         ValueError: the model is adapted already, has no numbered layers, has stacks of them that are not an encoder and
-            a decoder, shares layers, or holds a mixture of experts; a target or a layer's number matches nothing; or a
-            rank does not fit.
+            a decoder, shares layers or their weights, or holds a mixture of experts; a target or a layer's number
+            matches nothing; or a rank does not fit.
 
     The model is left as it was when an error is raised.
     """
@@ -59,6 +59,7 @@ def adapt(model: nn.Module, config: PRILoRAConfig | None = None) -> Report:
     for layer in chosen:
         for name, module in layer.modules.items():
             check_weight(name, module)
+    check_untied(model, {name: module for layer in chosen for name, module in layer.modules.items()})
     model.requires_grad_(False)
     for parameter in head_parameters(model).values():
         parameter.requires_grad_(True)

@@ -57,3 +57,18 @@ def check_weight(name: str, module: nn.Module) -> None:
             "with its weights before adapting it; or adapt a quantized one with PEFT's "
             "LoraConfig(**rank_pattern_for(model)), which PRILoRACallback prunes too"
         )
+
+
+def check_untied(model: nn.Module, layers: dict[str, nn.Module]) -> None:
+    """Raise ValueError if another part of a model uses the weight of one of its layers: a merge would change both."""
+    holders: dict[nn.Parameter, dict[nn.Module, str]] = {}
+    for name, module in model.named_modules():
+        for parameter in module.parameters(recurse=False):
+            holders.setdefault(parameter, {})[module] = name
+    for name, layer in layers.items():
+        others = [other for module, other in holders.get(layer.weight, {}).items() if module is not layer]
+        if others:
+            raise ValueError(
+                f"{name} and {others[0]} are one weight, of which {name} alone would be adapted, and a merge would "
+                "change both: untie them, or leave the layer out with targets"
+            )

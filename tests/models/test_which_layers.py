@@ -1,5 +1,7 @@
 """Which layers are pruned: what is trained and active, in whatever module the model lies."""
 
+from dataclasses import replace
+
 import peft
 import pytest
 import torch
@@ -322,6 +324,15 @@ def test_layers_that_share_a_weight_are_refused():
     with pytest.raises(ValueError, match="a shared weight can't have two ranks"):
         adapt(model, CONFIG)
     assert not any(isinstance(module, LoRALinear) for module in model.modules())
+
+
+def test_a_layer_that_is_tied_to_a_part_outside_the_layers_is_refused_unless_targets_leave_it_out():
+    layers = nn.ModuleList(nn.ModuleDict({"q": nn.Linear(8, 8), "up": nn.Linear(8, 20)}) for _ in range(2))
+    model = nn.ModuleDict({"layers": layers, "words": nn.Embedding(20, 8)})
+    layers[1]["up"].weight = model["words"].weight
+    with pytest.raises(ValueError, match=r"layers\.1\.up and words are one weight.*leave the layer out with targets"):
+        adapt(model, CONFIG)
+    assert len(adapt(model, replace(CONFIG, targets=("q",))).modules) == 2
 
 
 def test_layers_whose_weights_are_computed_anew_at_each_look_share_none():
