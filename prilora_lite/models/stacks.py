@@ -142,6 +142,12 @@ def _refuse_other_structures(backbone: nn.Module, config: object) -> None:
             f"{name} passes its attention weights straight to a function of torch, without calling the layers, "
             "so adapters there would have no effect; use Wav2Vec2 or HuBERT"
         )
+    rescale_every = getattr(config, "rescale_every", 0)
+    if rescale_every and getattr(config, "num_hidden_layers", 0) > rescale_every:
+        raise ValueError(
+            f"{name} divides weights in evaluation, every {rescale_every} layers, and would not divide their updates: "
+            "set model.config.rescale_every = 0 before its first pass"
+        )
     groups = getattr(config, "num_hidden_groups", None)
     if groups is not None and groups < getattr(config, "num_hidden_layers", groups):
         raise ValueError(

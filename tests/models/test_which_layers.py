@@ -374,6 +374,19 @@ def test_torchs_attention_is_refused_in_the_layers_and_not_in_siglips_pooling_ab
         adapt(nn.ModuleDict({"layers": nn.ModuleList([nn.MultiheadAttention(8, 2)])}), CONFIG)
 
 
+def test_rwkv_is_refused_while_it_divides_weights_in_evaluation_and_then_computes_what_it_does_in_training():
+    torch.manual_seed(0)
+    model = hf.RwkvForCausalLM(hf.RwkvConfig(vocab_size=99, hidden_size=24, num_hidden_layers=4, rescale_every=2))
+    with pytest.raises(ValueError, match=r"set model\.config\.rescale_every = 0"):
+        adapt(model, CONFIG)
+    model.config.rescale_every = 0
+    adapt(model, CONFIG)
+    for layer in lora_layers(model).values():
+        nn.init.normal_(layer.lora_B, std=0.3)
+    ids = torch.randint(3, 99, (2, 7))
+    torch.testing.assert_close(model.eval()(ids).logits, model.train()(ids).logits)
+
+
 def test_wavlm_hands_its_weights_past_the_layers():
     config = hf.WavLMConfig(
         hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, conv_dim=(16,),
