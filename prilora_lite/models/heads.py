@@ -21,6 +21,8 @@ def head_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     backbone = backbone_of(model)
     outputs = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     frozen = set() if outputs is None else set(outputs.parameters())
+    vocabulary = {parameter.shape[0] for parameter in frozen if parameter.ndim}
+    frozen |= {p for p in model.parameters() if vocabulary & set(p.shape)}  # MobileBERT's is in two parts
     if backbone is model and (is_encoder_decoder(model) or re.search("For[A-Z]", type(model).__name__)):
         # the heads of T5, and of CLIP's and Whisper's classifiers, stand beside the stacks, without a backbone
         for module in model.children():

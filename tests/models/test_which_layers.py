@@ -299,6 +299,17 @@ def test_the_embeddings_and_norms_of_a_model_whose_layers_alone_are_its_base_mod
     assert not trained_beside(hf.RoFormerModel(hf.RoFormerConfig(**options, vocab_size=99)))  # "For" begins no head
 
 
+def test_both_parts_of_mobileberts_output_embedding_stay_frozen():
+    config = hf.MobileBertConfig(
+        vocab_size=99, hidden_size=24, embedding_size=12, num_hidden_layers=2, num_attention_heads=2,
+        intermediate_size=40, true_hidden_size=24, intra_bottleneck_size=24,
+    )  # fmt: skip
+    names = trained_beside(hf.MobileBertForMaskedLM(config))
+    assert {name.removeprefix("cls.predictions.transform.").partition(".")[0] for name in names} == {
+        "dense", "LayerNorm",
+    }  # fmt: skip
+
+
 # What no adapter reaches, or two would
 
 
