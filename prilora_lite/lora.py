@@ -39,8 +39,7 @@ class LoRALinear(nn.Module):
     def __init__(self, base: nn.Module, rank: int, *, scaling: float, dropout: float = 0.0) -> None:
         super().__init__()
         rank, scaling, dropout = plain((rank, scaling, dropout))
-        out_features, in_features = linear_shape(base)
-        weight = base.weight
+        (out_features, in_features), weight = linear_shape(base), base.weight
         if is_quantized(weight):
             raise TypeError(f"the weight is {weight.dtype}: a quantized layer can't be adapted, load it unquantized")
         if not is_integer(rank, 1) or rank > min(out_features, in_features):

@@ -475,19 +475,23 @@ def test_a_heads_parameters_outside_of_any_module_are_not_written(tmp_path):
         save_peft_adapter(model, tmp_path / "adapter")
 
 
-def test_a_heads_parameters_beside_others_in_one_module_are_not_written(tmp_path):
+def test_the_head_of_a_language_model_is_read_back_without_its_output_embedding(tmp_path):
     import transformers as hf
 
+    peft = pytest.importorskip("peft")
     config = hf.EsmConfig(
         vocab_size=33, hidden_size=24, num_hidden_layers=3, num_attention_heads=2, intermediate_size=40,
         pad_token_id=1, mask_token_id=32,
     )  # fmt: skip
-    model = hf.EsmForMaskedLM(config)
+    model, base = (hf.EsmForMaskedLM(config) for _ in range(2))
+    base.load_state_dict(model.state_dict())
     adapt(model, CONFIG)
-    with pytest.raises(ValueError, match=r"lm_head\.decoder\.weight is not trained, .* use save_adapter"):
-        save_peft_adapter(model, tmp_path / "adapter")
-    assert not list(tmp_path.iterdir())
-    save_adapter(model, tmp_path / "adapter.safetensors")
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * parameter.requires_grad)
+    loaded = peft.PeftModel.from_pretrained(base, save_peft_adapter(model, tmp_path / "adapter")).eval()
+    ids = torch.arange(4, 18).view(2, 7)
+    torch.testing.assert_close(loaded(input_ids=ids).logits, model.eval()(input_ids=ids).logits)
 
 
 @pytest.mark.parametrize("targets", [None, ("in_proj", "x_proj")])
