@@ -83,7 +83,7 @@ def prepare(notebook: NotebookNode, path: Path, repository: str = REPOSITORY) ->
     if len(setups) != 1:
         raise ValueError(f"{path.name} needs one code cell tagged 'setup', it has {len(setups)}")
     setups[0].source = setup_cell(repository)
-    setups[0].metadata = nbformat.from_dict(_FOLDED)  # eighteen lines about Colab are no way to begin a page
+    setups[0].metadata.update(nbformat.from_dict(_FOLDED))  # eighteen lines about Colab are no way to begin a page
     cells = [cell for cell in notebook.cells if "badge" not in cell.metadata.get("tags", [])]
     if badge(path, repository):
         cells.insert(0, nbformat.v4.new_markdown_cell(badge(path, repository), metadata={"tags": ["badge"]}))
