@@ -140,6 +140,8 @@ def _order(rng: Random, speaker: Speaker) -> tuple[list[str], list[str]]:
     words = speaker.say(draw_clause(rng)).split()[:-1]
     words = ["a" if word == "an" else word for word in words]
     spot = rng.randrange(len(words) - 1)
+    while words[spot] == words[spot + 1]:  # "painters that run run" is as right as before
+        spot = rng.randrange(len(words) - 1)
     return words, [*words[:spot], words[spot + 1], words[spot], *words[spot + 2 :]]
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from sklearn.feature_extraction.text import CountVectorizer
@@ -162,6 +162,7 @@ def test_lengths_do_not_give_the_label_away(task):
 
 
 @given(seeds, st.sampled_from(["_valence", "_form", "_order"]))
+@example(22847143, "_order")  # painters that run run
 def test_these_errors_keep_the_words_of_the_right_sentence(seed, kind):
     right, wrong = getattr(tasks, kind)(Random(seed), grammar.Speaker(Random(seed)))
     assert sorted(right) == sorted(wrong)
