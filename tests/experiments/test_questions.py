@@ -384,16 +384,20 @@ def test_table_and_figure_are_written_and_read_back(file, tmp_path):
     assert "| slope | rising | 0.002 | 0.001: 58.0, 0.002: 60.0, 0.004: 58.0 |" in paths["markdown"].read_text()
 
 
-def test_it_runs_from_nothing_to_an_answer_and_goes_on_where_it_was(tmp_path, monkeypatch, encoder, rows):
-    monkeypatch.setattr(learning_rates, "LOWEST", min(RATES))  # a random encoder's metric would send it to and fro
-    monkeypatch.setattr(learning_rates, "HIGHEST", max(RATES))
-    file = tmp_path / "asked.toml"
+def asked_of(encoder, file):
+    """A question that a small encoder answers in seconds."""
     settings = "{ epochs = 1, batch_size = 8, max_length = 16 }"
     file.write_text(
         FILE.replace('"cola", "rte"', '"cola"').replace("{ epochs = 1 }", settings).replace("count = 3", "count = 2")
         + f'encoder = "{encoder}"\nrate_of = "lora"\n'
     )
-    asked = read_questions(file)
+    return read_questions(file)
+
+
+def test_it_runs_from_nothing_to_an_answer_and_goes_on_where_it_was(file, monkeypatch, encoder, rows):
+    monkeypatch.setattr(learning_rates, "LOWEST", min(RATES))  # a random encoder's metric would send it to and fro
+    monkeypatch.setattr(learning_rates, "HIGHEST", max(RATES))
+    asked = asked_of(encoder, file)
     lines = []
     answer(asked, rows=rows, tell=lines.append)
     assert any("learning rate" in line for line in lines)
@@ -407,17 +411,11 @@ def test_it_runs_from_nothing_to_an_answer_and_goes_on_where_it_was(tmp_path, mo
     assert file.with_suffix(".csv").is_file()
 
 
-def test_a_rate_at_which_training_diverges_is_no_end_of_the_search(tmp_path, monkeypatch, encoder, rows):
+def test_a_rate_at_which_training_diverges_is_no_end_of_the_search(file, monkeypatch, encoder, rows):
     monkeypatch.setattr(learning_rates, "RATES", (1e-3, 1e30))
     monkeypatch.setattr(learning_rates, "LOWEST", 1e-3)
     monkeypatch.setattr(learning_rates, "RATE_SEEDS", (0,))
-    file = tmp_path / "asked.toml"
-    settings = "{ epochs = 1, batch_size = 8, max_length = 16 }"
-    file.write_text(
-        FILE.replace('"cola", "rte"', '"cola"').replace("{ epochs = 1 }", settings).replace("count = 3", "count = 2")
-        + f'encoder = "{encoder}"\nrate_of = "lora"\n'
-    )
-    asked = read_questions(file)
+    asked = asked_of(encoder, file)
     lines = []
     answer(asked, rows=rows, tell=lines.append)
     assert chosen_rates(asked, asked.questions[0])["lora"] == (1e-3, {1e-3: ANY, 1e30: DIVERGED})
