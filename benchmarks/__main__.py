@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 
 from benchmarks import kit, show, speed
-from prilora_lite.experiments.study import describe_environment
+from prilora_lite.experiments.environment import describe_environment
 from prilora_lite.shared.files import write_whole
 from prilora_lite.shared.records import append_record, read_records
 

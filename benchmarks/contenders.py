@@ -1,4 +1,4 @@
-"""What is compared: two encoders' shapes, the ways to fine-tune them, and the floor that no LoRA can go below."""
+"""What is compared: encoders' shapes, ways to fine-tune them, and the floor of a LoRA that keeps B A apart from W0."""
 
 from __future__ import annotations
 

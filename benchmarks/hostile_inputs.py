@@ -55,7 +55,7 @@ def run(examples: int) -> dict[str, Any]:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--examples", type=int, default=400, help="of each test (default: 400, 10,000 in all)")
+    parser.add_argument("--examples", type=int, default=400, help="of each test (default: 400, some 12,000 in all)")
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     result = run(options.examples)

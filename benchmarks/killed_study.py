@@ -20,7 +20,7 @@ from typing import Any
 from tqdm import tqdm
 
 from prilora_lite.experiments.device import pick_precision
-from prilora_lite.experiments.study import describe_environment
+from prilora_lite.experiments.environment import describe_environment
 from prilora_lite.shared.records import read_records
 
 

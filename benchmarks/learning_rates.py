@@ -15,10 +15,10 @@ from pathlib import Path
 import pandas as pd
 
 from prilora_lite.experiments.device import pick_precision
+from prilora_lite.experiments.environment import describe_environment
 from prilora_lite.experiments.finetune import finetune
 from prilora_lite.experiments.methods import METHODS
 from prilora_lite.experiments.presets import settings_for
-from prilora_lite.experiments.study import describe_environment
 from prilora_lite.experiments.tasks import TASKS, load_rows
 from prilora_lite.shared.records import append_record, read_records
 
@@ -60,7 +60,9 @@ def measure(
         rows = {"train": rows.select(range(cut)), "validation": rows.select(range(cut, len(rows)))}
         for rate in rates or RATES[encoder][method]:
             key = [task, method, rate, seed]
-            if any(record["key"] == key for record in read_records(output)):
+            if known := [record for record in read_records(output) if record["key"] == key]:
+                if known[0].get("epochs", epochs) != epochs:
+                    raise SystemExit(f"{output} has {key} after {known[0]['epochs']} epochs: give another --output")
                 continue
             settings = replace(settings_for(encoder, task), learning_rate=rate, epochs=epochs)
             result = finetune(
@@ -68,7 +70,8 @@ def measure(
             )
             metric, value = next(iter(result.metrics.items()))
             record = dict(zip(("task", "method", "learning_rate", "seed"), key, strict=True))
-            append_record(output, {"key": key, **record, "metric": metric, "value": value, "environment": environment})
+            record |= {"encoder": encoder, "epochs": epochs, "metric": metric, "value": value}
+            append_record(output, {"key": key, **record, "environment": environment})
             print(f"{task} {method} {rate:g}, seed {seed}: {metric} {value:.3f}", flush=True)
 
 

@@ -22,7 +22,7 @@ LABELS = {
 STEPS = (
     ("LoRA / PEFT LoRA", "lora", "peft"),
     ("LoRA / PEFT LoRA, its input cast off", "lora", "peft, no cast"),
-    ("PRILoRA / LoRA: what pruning costs", "prilora", "lora"),
+    ("PRILoRA / LoRA: what listening to inputs costs", "prilora", "lora"),
     ("PRILoRA / PEFT AdaLoRA", "prilora", "adalora"),
     ("LoRA / frozen encoder", "lora", "frozen"),
     ("PEFT LoRA / frozen encoder", "peft", "frozen"),
@@ -34,6 +34,7 @@ INFERENCE = (
     ("merged / plain model", "lora, merged", "base"),
     ("merged and unloaded / plain model", "lora, unloaded", "base"),
     ("unmerged / plain model", "lora", "base"),
+    ("PEFT LoRA merged / plain model", "peft, merged", "base"),
     ("PEFT LoRA unmerged / plain model", "peft", "base"),
 )
 MEMORY = (
@@ -88,7 +89,7 @@ def headline(results: Results) -> str:
 
 
 def floor(taken: dict[str, list[float]]) -> tuple[float, float, float]:
-    """What no LoRA can go below: the frozen encoder and the bare products, as a ratio to the frozen encoder."""
+    """Frozen encoder and bare products, to the frozen encoder: no LoRA that keeps B A apart from W0 goes below."""
     both = [a + b for a, b in zip(taken["frozen"], taken["products"], strict=True)]
     return ratio_of_medians(both, taken["frozen"])
 
@@ -157,9 +158,10 @@ def figure(results: Results) -> Figure:
     columns = _columns(results, "steps")
     drawn = Figure(figsize=(10, 3.6), layout="constrained")
     for axes, case in zip(drawn.subplots(1, len(columns), sharey=True, squeeze=False)[0], columns, strict=True):
-        taken = results["steps"][case]
+        taken, longest = results["steps"][case], 0.0
         for place, name in enumerate(LABELS):
             ratio, low, high = ratio_of_medians(taken[name], taken["frozen"])
+            longest = max(longest, high)
             look = LOOKS[{"frozen": "head", "peft": "lora", "peft, no cast": "lora"}.get(name, name)]
             hatch = "//" if name.startswith("peft") else None  # another library's LoRA
             axes.barh(place, ratio, color=look.colour, edgecolor="white", height=0.6, alpha=0.85, hatch=hatch)
@@ -172,10 +174,10 @@ def figure(results: Results) -> Figure:
         axes.axvline(bound, color="black", linestyle="--", linewidth=1.2)
         axes.annotate(f"LoRA's floor {bound:.2f}", (bound, -0.75), (3, 0), textcoords="offset points", fontsize=9)
         axes.set_title(case)
-        axes.set_xlabel("time of a training step / frozen encoder's")
+        axes.set_xlabel("time of a training step / frozen encoder's, 95 % intervals")
         axes.spines[["top", "right", "left"]].set_visible(False)
         axes.tick_params(axis="y", length=0)
-        axes.set_xlim(0, 1.05 * max(np.median(values) for values in taken.values()) / np.median(taken["frozen"]))
+        axes.set_xlim(0, 1.05 * longest)
     axes.set_yticks(range(len(LABELS)), LABELS.values())
     axes.set_ylim(len(LABELS) - 0.5, -1.1)
     return drawn

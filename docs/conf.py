@@ -29,8 +29,8 @@ myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3  # links to headings as on GitHub
 nb_execution_mode = "off"  # notebooks show what was committed with them
 nb_merge_streams = True
-nb_code_prompt_show = "Set-up cell"
-nb_code_prompt_hide = "Set-up cell"
+nb_code_prompt_show = "The answer to the prediction"
+nb_code_prompt_hide = "The answer to the prediction"
 
 autodoc_typehints = "signature"
 autodoc_member_order = "bysource"

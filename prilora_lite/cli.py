@@ -10,6 +10,9 @@ from typing import Any
 from prilora_lite.experiments import commands as experiments
 from prilora_lite.teaching import commands as teaching
 
+# Modules whose package has another name, or comes with another
+_PACKAGES = {"traitlets": "nbgrader", "alembic": "nbgrader", "IPython": "ipython", "google": "protobuf"}
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit status. A user's mistake ends in one message, without a traceback."""
@@ -19,15 +22,17 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return options.run(options)
     except ModuleNotFoundError as error:
-        classroom = dict.fromkeys(("nbgrader", "traitlets", "bleach", "alembic"), "classroom")
-        extra = ({"ray": "ray", "peft": "peft"} | classroom).get(error.name, "lab")
-        print(f"prilora-lite: {error}; it comes with: pip install 'prilora-lite[{extra}]'", file=sys.stderr)
+        package = _PACKAGES.get(error.name, error.name)  # no name: our own message, which says what to install
+        print(f"prilora-lite: {error}" + (f": pip install {package}" if package else ""), file=sys.stderr)
         return 2
     except (ValueError, OSError) as error:
         print(f"prilora-lite: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\nstopped; ablate, ask, record and grade go on where they were when started again", file=sys.stderr)
+        print(
+            "\nstopped; if it was ablate, ask, record or grade, it goes on from here when started again",
+            file=sys.stderr,
+        )
         return 130
 
 

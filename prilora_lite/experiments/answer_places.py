@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 
 import pandas as pd
@@ -27,14 +28,13 @@ def places_of(rows: pd.DataFrame, again: pd.Series) -> list[int]:
 
 
 def labels_of(rows: pd.DataFrame) -> list[str]:
-    """A label for each place; where several would have the same, with the settings, or else the question's name."""
+    """A label for each place; where several would have the same, with the question's name."""
     first = rows.drop_duplicates("place")
-    labels = [_named(row["contrast"], row["tasks"]) for _, row in first.iterrows()]
-    for more in (first["settings"].map(_setting), first["question"]):
-        labels = [
-            f"{label}\n{text}" if labels.count(label) > 1 else label for label, text in zip(labels, more, strict=True)
-        ]
-    return labels
+    labels = [_named(row) for _, row in first.iterrows()]
+    return [
+        f"{label}\n{name}" if labels.count(label) > 1 else label
+        for label, name in zip(labels, first["question"], strict=True)
+    ]
 
 
 def _setting(settings: str) -> str:
@@ -42,9 +42,12 @@ def _setting(settings: str) -> str:
     return settings.partition(";")[0].replace(", best rates", "")
 
 
-def _named(contrast: str, tasks: str) -> str:
-    """A contrast and where it was run, in lines that fit beside a picture; none ends at a fraction's bar."""
-    lines = textwrap.fill(contrast.replace(" / ", "\u00a0/\u00a0"), 62)
-    names = tasks.split()
-    rows_are = "pocket" if all(task.startswith("pocket-") for task in names) else "real rows"
-    return f"{lines}\n[{rows_are}: {', '.join(task.removeprefix('pocket-') for task in names)}]"
+def _named(row: pd.Series) -> str:
+    """A contrast and how it was run, in lines that fit beside a picture; none ends at a fraction's bar."""
+    lines = textwrap.fill(row["contrast"].replace(" / ", "\u00a0/\u00a0"), 58)
+    encoder, *settings = _setting(row["settings"]).split(", ")
+    tasks = row["tasks"].split()
+    real = not all(task.startswith("pocket-") for task in tasks)
+    where = f"{encoder}{', real rows' * real}: {', '.join(task.removeprefix('pocket-') for task in tasks)}"
+    settings = [re.sub(r"^epochs=(.*)", r"epochs \1", setting) for setting in settings]
+    return f"{lines}\n[" + "; ".join([where, *settings, f"{row['seeds']} seeds"]) + "]"

@@ -51,10 +51,15 @@ def answer(
         if name not in known:
             raise unknown("question", name, known)
     asked = [question for question in questions.questions if not names or question.name in names]
+    done = decisions(questions)
     for question in asked:
-        check_surroundings(questions, question, rows)  # of all, before the first run
+        if done[question.name] is None:
+            check_surroundings(questions, question, rows)  # of all, before the first run
     for question in asked:
         tell(f"{question.name}: {question.asks}")
+        if done[question.name] is not None:
+            tell("  all its runs are there")  # so it needs neither rows nor encoder
+            continue
         rates = {arm: tune(questions, question, arm, rows, jobs, tell) for arm in questions.rate_arms(question)}
         for arm in question.arms:
             rate = rates[question.rate_of or arm]

@@ -175,7 +175,7 @@ def _adalora(
     try:
         from peft import AdaLoraConfig, get_peft_model
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("AdaLoRA is PEFT's: pip install 'prilora-lite[peft]'") from error
+        raise ModuleNotFoundError("AdaLoRA is PEFT's: pip install peft") from error
     if steps < ADALORA_STEPS:
         raise ValueError(
             f"AdaLoRA's schedule needs {ADALORA_STEPS} optimizer steps at least, and the run has {steps}: "

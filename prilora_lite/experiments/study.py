@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import os
-import platform
 import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
 from itertools import product, starmap
 from pathlib import Path
 from typing import Any
 
 import joblib
-import torch
 from datasets import Dataset
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from prilora_lite.config import PRILoRAConfig
 from prilora_lite.experiments.device import PROCESS, PROCESSES, pick_device, pick_precision
+from prilora_lite.experiments.environment import describe_environment
 from prilora_lite.experiments.finetune import check_encoder, finetune, result_record
 from prilora_lite.experiments.identity import KEY, digest_of, method_as_json, rows_digest, run_key, same_run
 from prilora_lite.experiments.methods import METHODS as METHODS  # and study.METHODS
@@ -236,20 +234,6 @@ def _rows(task: str | Task, rows: str | Path | Mapping[str, Any] | None, tasks: 
     return check_rows(task, rows[task.name])
 
 
-def describe_environment(precision: str = "auto", device: str | None = None) -> dict[str, str]:
-    """Versions, machine and arithmetic that a figure was measured with."""
-    place = pick_device(device)
-    machine = torch.cuda.get_device_name() if place == "cuda" else f"{_processor()}, {os.cpu_count()} cores"
-    packages = ("prilora-lite", "torch", "transformers", "datasets", "accelerate")
-    return {
-        "python": platform.python_version(),
-        **{name: version(name) for name in packages},
-        "device": place,
-        "machine": machine,
-        "precision": pick_precision(precision, device=device),
-    }
-
-
 def settle(run: Run, encoder: str, overrides: dict[str, Any]) -> tuple[Settings, str | PRILoRAConfig]:
     """The settings and configuration that a run has once preset, method and overrides are laid over one another."""
     settings = replace(settings_for(encoder, run.task, run.method.trains), **overrides)
@@ -351,12 +335,3 @@ def _join_ray(device: str | None) -> tuple[dict[str, Any], type[Exception]]:
             ray.init(logging_level="warning")
     joblib.register_parallel_backend(BACKENDS["ray"], RayAsDone)
     return {"ray_remote_args": {"num_gpus": 1}} if pick_device(device) == "cuda" else {}, ray.exceptions.RayError
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()

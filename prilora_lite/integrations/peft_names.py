@@ -29,5 +29,5 @@ def peft() -> Any:
     try:
         import peft
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("PEFT's format needs PEFT: pip install 'prilora-lite[peft]'") from error
+        raise ModuleNotFoundError("PEFT's format needs PEFT: pip install peft") from error
     return peft

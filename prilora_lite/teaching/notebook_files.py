@@ -44,7 +44,12 @@ version = importlib.import_module("prilora_lite").__version__
 print("prilora-lite is here:", version, *["(this notebook was made with {version})"] * (version != "{version}"))
 """
 
-_FOLDED = {"tags": ["setup", "hide-input"], "jupyter": {"source_hidden": True}}  # in the book, and in JupyterLab
+# Eighteen lines about Colab are no way to begin a page: folded in the book (tags, mystnb) and in JupyterLab (jupyter)
+_FOLDED_SETUP = {
+    "tags": ["setup", "hide-input"],
+    "jupyter": {"source_hidden": True},
+    "mystnb": {"code_prompt_show": "Set-up cell", "code_prompt_hide": "Set-up cell"},
+}
 
 
 class _Client(NotebookClient):
@@ -83,13 +88,14 @@ def prepare(notebook: NotebookNode, path: Path, repository: str = REPOSITORY) ->
     if len(setups) != 1:
         raise ValueError(f"{path.name} needs one code cell tagged 'setup', it has {len(setups)}")
     setups[0].source = setup_cell(repository)
-    setups[0].metadata.update(nbformat.from_dict(_FOLDED))  # eighteen lines about Colab are no way to begin a page
+    setups[0].metadata.update(nbformat.from_dict(_FOLDED_SETUP))
     cells = [cell for cell in notebook.cells if "badge" not in cell.metadata.get("tags", [])]
     if badge(path, repository):
         cells.insert(0, nbformat.v4.new_markdown_cell(badge(path, repository), metadata={"tags": ["badge"]}))
     for number, cell in enumerate(cells):
         cell.id = f"cell-{number:02}"
         cell.metadata.pop("execution", None)
+    _fold_answers(cells)
     notebook.cells = cells
     notebook.metadata = nbformat.from_dict(
         {
@@ -97,6 +103,24 @@ def prepare(notebook: NotebookNode, path: Path, repository: str = REPOSITORY) ->
             "language_info": {"name": "python"},
         }
     )
+
+
+def _fold_answers(cells: list[NotebookNode]) -> None:
+    """Fold what answers a prediction: the outputs below its question, but for widgets, which are there to be moved.
+
+    JupyterLab unfolds an output when its cell is run, so a learner sees it after deciding.
+    """
+    asked = False
+    for cell in cells:
+        if cell.cell_type == "markdown":
+            asked = "**predict" in cell.source.lower()
+            continue
+        answers = asked and bool(cell.get("outputs")) and "explore_" not in cell.source
+        tags = [tag for tag in cell.metadata.pop("tags", []) if tag != "hide-output"] + ["hide-output"] * answers
+        lab = dict(cell.metadata.pop("jupyter", {})) | {"outputs_hidden": answers}
+        lab = {name: hidden for name, hidden in lab.items() if hidden}
+        cell.metadata.update(nbformat.from_dict({"tags": tags} if tags else {}))
+        cell.metadata.update(nbformat.from_dict({"jupyter": lab} if lab else {}))
 
 
 def execute(path: str | Path, repository: str = REPOSITORY) -> float:

@@ -16,18 +16,15 @@ from matplotlib.ticker import MaxNLocator
 
 from prilora_lite.experiments.figures import (
     IDEAS,
-    grid_cells,
-    grid_default,
-    grid_values,
     plot_ablation,
     plot_allocation,
     plot_answers,
     plot_cost,
-    plot_grid,
     plot_ideas,
     row_of_panels,
     tidy,
 )
+from prilora_lite.experiments.grid_figure import grid_cells, grid_default, grid_values, plot_grid
 from prilora_lite.experiments.looks import COLOURS, GREY, LOOKS, schedule_colour
 from prilora_lite.teaching.pictures import draw_layer, draw_method, draw_stack
 from prilora_lite.teaching.pruning_pictures import draw_padding, draw_prune_and_regrow, draw_row, toy_trace

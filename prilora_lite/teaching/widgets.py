@@ -221,7 +221,7 @@ def explore_pruning() -> Explorer:
 
 
 def explore_grid(runs: pd.DataFrame) -> Explorer:
-    """Rank slope and pruning ratio -> metric of the stored runs along both, and the cell where they meet.
+    """Rank slope and pruning ratio -> the stored runs along both, and the metric of the cell where they meet.
 
     Args:
         runs: one row per run of a grid, such as ``recordings.load_study("pocket_grid")``.
@@ -241,7 +241,9 @@ def explore_grid(runs: pd.DataFrame) -> Explorer:
         "slope": ipywidgets.SelectionSlider(options=slopes, value=slope, description="slope r_f - r_s", **_SLIDER),
         "ratio": ipywidgets.SelectionSlider(options=ratios, value=ratio, description="pruning ratio", **_SLIDER),
     }
-    return Explorer(draw, controls, "Metric against rank slope, and against pruning ratio, with 95 % intervals")
+    return Explorer(
+        draw, controls, "Points above LoRA along the rank slope, and along the pruning ratio, with 95 % intervals"
+    )
 
 
 class TrainButton:

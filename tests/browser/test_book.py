@@ -39,7 +39,7 @@ MEGABYTE = 2**20
 def book(tmp_path_factory):
     """Folder of the built book; a warning of Sphinx is a failure."""
     for package in ("sphinx", "myst_nb", "furo", "ziamath"):
-        pytest.importorskip(package, reason="pip install 'prilora-lite[docs]'")
+        pytest.importorskip(package, reason="pip install '.[docs]'")
     folder = tmp_path_factory.mktemp("book")
     (folder / "offline").mkdir()
     (folder / "offline" / "sitecustomize.py").write_text(NO_NETWORK, encoding="utf-8")

@@ -194,6 +194,13 @@ def test_the_picture_that_a_widget_shows_is_a_png(notebook):
     assert base64.b64decode(source) == b"\x89PNG\r\n\x1a\n"
 
 
+def test_the_answer_to_a_prediction_is_folded_until_its_cell_is_run(notebook):
+    page = notebook("03_rank_schedule", cells=["line = [2 + "])
+    ran, waits = (page.locator(".jp-CodeCell").filter(has_text=text) for text in ("line = [2 +", "math.floor"))
+    playwright.expect(ran.get_by_text("sum 15.0")).to_be_visible()
+    playwright.expect(waits.locator(".jp-OutputArea")).to_be_hidden()
+
+
 LEARNERS = ["01_lora_from_scratch", pytest.param("05_pruning_during_training", marks=pytest.mark.slow)]
 
 

@@ -69,7 +69,7 @@ def test_a_difference_is_not_taken_over_two_kinds_of_runs():
     runs = [stored(name, s, rows=rows) for rows in ("sample", "all") for name in ("lora", "prilora") for s in (0, 1)]
     with pytest.raises(ValueError, match="two different runs of 'lora' on cola with seed 0"):
         paired_differences(to_dataframe(runs), "prilora", "lora")
-    assert report(runs).count("named before the runs") == 2
+    assert report(runs).count("the main comparison") == 2
 
 
 def test_a_run_that_was_stored_twice_counts_once():

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_hex
 
-from prilora_lite.experiments import figures, reporting
-from prilora_lite.experiments.looks import LOOKS
+from prilora_lite.experiments import figures, grid_figure, reporting
+from prilora_lite.experiments.looks import LOOKS, MARKERS
 from prilora_lite.experiments.methods import METHODS
 from prilora_lite.experiments.tasks import TASKS
 from tests.drawn import assert_legible
@@ -25,8 +25,22 @@ def test_the_figure_shows_every_run_and_every_mean():
     assert dots == [pytest.approx([10]), pytest.approx([40, 60])]
     assert bars == [pytest.approx([10, 10]), pytest.approx([50, 50])]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["head only", "LoRA"]
-    assert axes.get_xlabel() == "matthews on validation (%)"
+    assert axes.get_xlabel() == "Matthews correlation on validation (%)"
     assert axes.get_title() == "cola (1 to 2 seeds)"
+
+
+def test_of_two_methods_a_line_joins_the_runs_of_each_seed():
+    values = {("lora", 0): 0.4, ("lora", 1): 0.6, ("prilora", 1): 0.5, ("prilora", 2): 0.7}
+    frame = reporting.to_dataframe([record(m, seed=s, value=v) for (m, s), v in values.items()])
+    (axes,) = figures.plot_ablation(frame).axes
+    (links,) = axes.collections
+    ((a, b),) = [segment.tolist() for segment in links.get_segments()]
+    dots = [dot for line in axes.lines if line.get_marker() == "o" for dot in line.get_xydata().tolist()]
+    assert [a[0], b[0]] == pytest.approx([60, 50])
+    assert a in dots
+    assert b in dots
+    third = pd.concat([frame, frame.assign(method="full")])
+    assert not figures.plot_ablation(third).axes[0].collections
 
 
 def test_the_figure_draws_each_difference_its_interval_and_its_margin():
@@ -35,7 +49,7 @@ def test_the_figure_draws_each_difference_its_interval_and_its_margin():
             "question": ["a", "b", "c"], "contrast": ["a", "b", "c"], "tasks": "pocket-rte", "margin": [1.0, 2.0, 1.0],
             "difference": [0.1, 3.0, 1.0], "low": [-0.5, 2.0, -1.0], "high": [0.7, 4.0, 3.0],
             "verdict": ["equal within 1 point", "difference", "not decided: it would take 9 seeds"],
-            "settings": "pocket",
+            "settings": "pocket", "seeds": 20,
         }
     )  # fmt: skip
     axes = figures.plot_answers(answers).axes[0]
@@ -51,7 +65,7 @@ def test_the_figure_draws_an_answer_at_the_best_rates_thinner_below_the_first():
             "question": ["a", "a, best rates", "b"], "contrast": ["a", "a", "b"], "tasks": "pocket-rte", "margin": 1.0,
             "difference": [0.1, 3.0, np.nan], "low": [-0.5, 2.0, np.nan], "high": [0.7, 4.0, np.nan],
             "verdict": ["equal within 1 point", "difference", "unfinished: 2 of 9 seeds run"],
-            "settings": ["pocket; learning rate a 1", "pocket, best rates; learning rate a 1", "pocket"],
+            "settings": ["pocket; learning rate a 1", "pocket, best rates; learning rate a 1", "pocket"], "seeds": 20,
         }
     )  # fmt: skip
     axes = figures.plot_answers(answers).axes[0]
@@ -63,23 +77,41 @@ def test_the_figure_draws_an_answer_at_the_best_rates_thinner_below_the_first():
     assert "best learning rate" in axes.get_xlabel()
 
 
-@pytest.mark.parametrize(
-    ("question", "settings", "labels"),
-    [
-        (["a", "b"], ["pocket, epochs=1", "pocket, epochs=6"], ["pocket, epochs=1", "pocket, epochs=6"]),
-        (["a", "b"], ["pocket", "pocket"], ["a", "b"]),
-    ],
-)
-def test_two_questions_of_one_contrast_have_a_line_and_a_label_each(question, settings, labels):
+def test_one_that_was_asked_at_the_best_rates_alone_is_thin_and_stands_in_its_place():
     answers = pd.DataFrame(
         {
-            "question": question, "contrast": "c", "tasks": "pocket-rte", "margin": 1.0, "difference": [5.0, -5.0],
-            "low": [4.0, -6.0], "high": [6.0, -4.0], "verdict": "difference",
+            "question": ["a", "b"], "contrast": ["a", "b"], "tasks": "pocket-rte", "margin": 1.0, "difference": 3.0,
+            "low": 2.0, "high": 4.0, "verdict": "difference", "seeds": 20,
+            "settings": ["pocket; learning rate a 1", "pocket, best rates; learning rate a 1"],
+        }
+    )  # fmt: skip
+    axes = figures.plot_answers(answers).axes[0]
+    safe, best = (line for line in axes.lines[:-1] if line.get_linestyle() == "-")
+    assert (safe.get_ydata()[0], best.get_ydata()[0]) == (0, 1)
+    assert best.get_linewidth() < safe.get_linewidth()
+
+
+@pytest.mark.parametrize(
+    ("seeds", "settings", "labels"),
+    [
+        (20, ["pocket, epochs=1", "pocket, epochs=6"], ["epochs 1; 20 seeds]", "epochs 6; 20 seeds]"]),
+        ([20, 40], "pocket", ["[pocket: rte; 20 seeds]", "[pocket: rte; 40 seeds]"]),
+        (20, ["pocket", "minilm"], ["[pocket: rte; 20 seeds]", "[minilm: rte; 20 seeds]"]),
+        (20, "pocket", ["a", "b"]),
+    ],
+)
+def test_two_questions_of_one_contrast_have_a_line_and_a_label_each(seeds, settings, labels):
+    settings = [settings] * 2 if isinstance(settings, str) else settings
+    answers = pd.DataFrame(
+        {
+            "question": ["a", "b"], "seeds": seeds, "contrast": "c", "tasks": "pocket-rte", "margin": 1.0,
+            "difference": [5.0, -5.0], "low": [4.0, -6.0], "high": [6.0, -4.0], "verdict": "difference",
             "settings": [f"{setting}; learning rate c 1" for setting in settings],
         }
     )  # fmt: skip
     axes = figures.plot_answers(answers).axes[0]
-    assert [label.get_text().split("\n")[-1] for label in axes.get_yticklabels()] == labels
+    for label, end in zip(axes.get_yticklabels(), labels, strict=True):
+        assert label.get_text().endswith(end)
     assert len({line.get_ydata()[0] for line in axes.lines if line.get_marker() != "None"}) == 2
 
 
@@ -94,16 +126,30 @@ def grid_of_runs():
     return pd.DataFrame(rows)
 
 
-def test_the_grid_draws_means_and_t_intervals_along_both_axes():
-    left, right = figures.plot_grid(grid_of_runs(), 8, 0.5).axes
+def test_the_grid_draws_differences_to_lora_and_their_t_intervals_along_both_axes():
+    runs = grid_of_runs()
+    changed = (runs.first_rank == 4) & (runs.ratio == 0.5) & (runs.task == "a") & (runs.seed == 2)
+    runs.loc[changed, "value"] += 0.03  # differences to LoRA of 13, 13 and 16 points
+    left, right = grid_figure.plot_grid(runs, 8, 0.5).axes
     a, b = (container.lines[0] for container in left.containers)
     assert a.get_xdata().tolist() == [-8, -4, 0, 4, 8]
-    assert a.get_ydata() == pytest.approx([47.1, 51.1, 55.1, 59.1, 63.1])
-    assert b.get_ydata() == pytest.approx((a.get_ydata() + 20).tolist())
-    (bar, *_) = left.containers[0].lines[2][0].get_segments()
-    assert bar[1, 1] - bar[0, 1] == pytest.approx(2 * 4.302653 * 0.1 / 3**0.5)  # t of two degrees of freedom
+    assert a.get_ydata() == pytest.approx([-3, 1, 5, 9, 14])
+    assert b.get_ydata() == pytest.approx([-3, 1, 5, 9, 13])
+    bars = left.containers[0].lines[2][0].get_segments()
+    halves = [(bar[1, 1] - bar[0, 1]) / 2 for bar in bars]
+    assert halves == pytest.approx([0, 0, 0, 0, 4.302653 * 3**0.5 / 3**0.5])  # t of two degrees of freedom
     assert right.containers[0].lines[0].get_xdata().tolist() == [0, 0.5]
-    assert right.containers[0].lines[0].get_ydata() == pytest.approx([58.1, 63.1])
+    assert right.containers[0].lines[0].get_ydata() == pytest.approx([8, 14])
+    assert left.get_ylabel().startswith("points above LoRA")
+
+
+def test_a_grid_without_runs_of_lora_draws_the_metric_itself():
+    runs = grid_of_runs()
+    left, _ = grid_figure.plot_grid(runs[(runs.first_rank != 8) | (runs.ratio != 0)], 8, 0.5).axes
+    assert left.containers[0].lines[0].get_ydata() == pytest.approx([47.1, 51.1, 55.1, 59.1, 63.1])
+    (bar, *_) = left.containers[0].lines[2][0].get_segments()
+    assert bar[1, 1] - bar[0, 1] == pytest.approx(2 * 4.302653 * 0.1 / 3**0.5)
+    assert left.get_ylabel().startswith("metric on validation (%)")
 
 
 def test_the_grid_leaves_out_runs_that_differ_in_more():
@@ -121,14 +167,14 @@ def test_the_grid_leaves_out_runs_that_differ_in_more():
     )
     tilted = usual.assign(first_rank=8, last_rank=8, scaling="1.0 2.0", value=0.0).iloc[:4]
     with_more = pd.concat([usual, odd, layers, small, schedule, scope, targets, tilted], ignore_index=True)
-    assert figures.grid_values(with_more) == figures.grid_values(runs) == ([-8, -4, 0, 4, 8], [0.0, 0.5])
-    assert figures.grid_cells(with_more)["value"].tolist() == runs["value"].tolist()
+    assert grid_figure.grid_values(with_more) == grid_figure.grid_values(runs) == ([-8, -4, 0, 4, 8], [0.0, 0.5])
+    assert grid_figure.grid_cells(with_more)["value"].tolist() == runs["value"].tolist()
 
 
 def test_a_task_of_which_the_grid_has_no_cell_is_left_out_of_its_panels():
     runs = grid_of_runs()
     only_flat = (runs.task == "b") & ((runs.first_rank != runs.last_rank) | (runs.ratio == 0))
-    figure = figures.plot_grid(runs[~only_flat], 8, 0.5)
+    figure = grid_figure.plot_grid(runs[~only_flat], 8, 0.5)
     left, right = figure.axes
     assert [len(axes.containers) for axes in (left, right)] == [2, 1]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "b"]
@@ -137,7 +183,7 @@ def test_a_task_of_which_the_grid_has_no_cell_is_left_out_of_its_panels():
 @pytest.mark.parametrize(("slope", "ratio", "message"), [(3, 0.5, "slope 3; there are -8"), (8, 0.9, "ratio 0.9")])
 def test_the_grid_names_what_there_is(slope, ratio, message):
     with pytest.raises(ValueError, match=message):
-        figures.plot_grid(grid_of_runs(), slope, ratio)
+        grid_figure.plot_grid(grid_of_runs(), slope, ratio)
 
 
 def four_ideas():
@@ -176,7 +222,7 @@ def test_without_lora_the_intervals_are_those_of_the_means():
 def test_costs_are_what_is_not_zero_in_adapter_and_head_the_cheapest_on_top():
     costs, metric = figures.plot_cost(four_ideas(), {"prilora": "PRILoRA"}).axes
     assert [label.get_text() for label in costs.get_yticklabels()] == ["PRILoRA", "pruning", "lora", "ranks"]
-    assert [bar.get_width() for bar in costs.patches] == [850, 850, 1100, 1100]
+    assert [line.get_xdata()[0] for line in costs.lines] == [850, 850, 1100, 1100]
     points = {container.get_label(): container.lines[0].get_xydata().tolist() for container in metric.containers}
     assert points["PRILoRA"] == [pytest.approx([70.5, 0])]
     assert points["lora"] == [pytest.approx([50.5, 2])]
@@ -186,7 +232,7 @@ def marker_fills(axes):
     """Fill of every marker that is drawn, by place: of two the one on top."""
     fills = {}
     for line in sorted(axes.lines, key=lambda line: line.get_zorder()):
-        if line.get_marker() in figures.MARKERS:
+        if line.get_marker() in MARKERS:
             fills |= {tuple(point): line.get_markerfacecolor() for point in line.get_xydata().round(2).tolist()}
     return fills
 
@@ -196,7 +242,7 @@ def test_a_method_of_one_seed_is_hollow(plot):
     runs = four_ideas()
     axes = plot(runs[(runs.method != "ranks") | (runs.seed == 0)]).axes[-1]
     (hollow,) = [place for place, fill in marker_fills(axes).items() if fill == "white"]
-    assert 60.0 in hollow
+    assert 60.5 in hollow  # LoRA's mean of both seeds, 50.5, and the 10 points that the one pair differs by
 
 
 def all_methods(seeds=(0, 1)):
@@ -214,7 +260,8 @@ def test_no_two_methods_share_a_place_however_equal_their_costs():
     costs, metric = figures.plot_cost(all_methods()).axes
     places = [container.lines[0].get_ydata()[0] for container in metric.containers]
     assert sorted(places) == list(range(len(METHODS)))
-    assert [bar.get_width() for bar in costs.patches] == sorted(bar.get_width() for bar in costs.patches)
+    numbers = [line.get_xdata()[0] for line in costs.lines]
+    assert numbers == sorted(numbers)
 
 
 def test_a_method_has_one_colour_in_all_figures():
@@ -250,7 +297,7 @@ def test_verdicts_and_tasks_have_no_methods_colour():
         lambda: figures.plot_cost(all_methods(), {name: method.label for name, method in METHODS.items()}),
         lambda: figures.plot_cost(pd.concat([all_methods().assign(task=task) for task in list(TASKS)[:4]])),
         lambda: figures.plot_ideas(four_ideas()),
-        lambda: figures.plot_grid(grid_of_runs(), 8, 0.5),
+        lambda: grid_figure.plot_grid(grid_of_runs(), 8, 0.5),
     ],
 )
 def test_no_text_lies_over_another_and_no_legend_over_data(draw):
@@ -258,9 +305,9 @@ def test_no_text_lies_over_another_and_no_legend_over_data(draw):
 
 
 def test_a_grid_is_first_shown_at_prilora():
-    assert figures.grid_default(grid_of_runs()) == (8, 0.5)
+    assert grid_figure.grid_default(grid_of_runs()) == (8, 0.5)
 
 
 def test_a_grid_without_prilora_is_first_shown_at_its_largest():
     runs = grid_of_runs()
-    assert figures.grid_default(runs[(runs.last_rank < 12) & (runs.ratio == 0)]) == (4, 0.0)
+    assert grid_figure.grid_default(runs[(runs.last_rank < 12) & (runs.ratio == 0)]) == (4, 0.0)

@@ -24,6 +24,7 @@ from prilora_lite.experiments.presets import settings_for
 from prilora_lite.experiments.questions import read_questions
 from prilora_lite.experiments.stored import COUNTS, main_metric
 from prilora_lite.experiments.tasks import get_task, load_rows
+from prilora_lite.shared.records import read_records
 
 RESULTS = Path(__file__).parents[2] / "results"
 FILE = """
@@ -449,6 +450,15 @@ def test_mended_rows_are_refused_before_the_first_run_and_leave_the_answers(tmp_
     assert main(["ask", str(file), "--rows", str(rows)]) == 2
     assert "holds runs on cola with rows 0000000000000000, and now they are" in capsys.readouterr().err
     assert not asked.rates.exists()
+
+
+def test_a_question_whose_runs_are_all_there_needs_neither_rows_nor_encoder(file, tmp_path):
+    asked = read_questions(file)
+    before = study_of(asked)
+    lines = []
+    answer(asked, rows=tmp_path / "nowhere", tell=lines.append)
+    assert lines == ["slope: Does the slope matter?", "  all its runs are there"]
+    assert read_records(asked.runs) == before
 
 
 def test_an_unknown_question_is_named(file):

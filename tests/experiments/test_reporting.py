@@ -240,7 +240,7 @@ def test_the_report_takes_the_margin_of_the_studys_file(tmp_path, capsys):
     file.with_suffix(".toml").write_text("margin = 3\n", encoding="utf-8")
     assert main(["report", str(file)]) == 0
     out = capsys.readouterr().out
-    assert "named before the runs, margin 3\n" in out
+    assert "the main comparison, margin 3\n" in out
     assert "equal within 3 points" in out
 
 

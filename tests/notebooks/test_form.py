@@ -166,6 +166,35 @@ def test_with_a_repository_badge_and_source_come_from_it():
     assert notebook.cells[0].source.startswith("# 00")
 
 
+def test_an_answer_to_a_prediction_is_folded_and_nothing_else_is():
+    new = nbformat.v4
+
+    def code(source, output=None, **metadata):
+        outputs = [new.new_output("stream", text=output)] if output else []
+        return new.new_code_cell(source, outputs=outputs, metadata=metadata)
+
+    cells = [
+        code("", "here", tags=["setup"]),
+        new.new_markdown_cell("And now **predict** the sum."),
+        code("a = 1"),
+        code("print(a + 1)", "2", tags=["nbval-ignore-output"]),
+        new.new_markdown_cell("Two."),
+        code("print(a + 2)", "3", tags=["hide-output", "own"], jupyter={"outputs_hidden": True, "source_hidden": True}),
+        new.new_markdown_cell("**Predict**: where would you stop?"),
+        code("explore_rank(update)", "a widget, which the learner is asked to move"),
+        new.new_markdown_cell("The question is no more."),
+        code("print(3)", "3"),
+    ]
+    notebook = new.new_notebook(cells=cells)
+    tool.prepare(notebook, Path("00_x.ipynb"), "")
+    folded = [cell.source for cell in notebook.cells if "hide-output" in cell.metadata.get("tags", [])]
+    assert folded == ["print(a + 1)"]
+    assert [cell.source for cell in notebook.cells if cell.metadata.get("jupyter", {}).get("outputs_hidden")] == folded
+    assert notebook.cells[3].metadata.tags == ["nbval-ignore-output", "hide-output"]
+    assert notebook.cells[5].metadata == {"tags": ["own"], "jupyter": {"source_hidden": True}}
+    assert notebook.cells[2].metadata == {}
+
+
 def test_executing_writes_outputs_and_the_time_and_leaves_a_broken_notebook_alone(tmp_path, capsys):
     path = tmp_path / "00_x.ipynb"
     new = nbformat.v4

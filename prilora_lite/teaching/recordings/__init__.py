@@ -24,10 +24,10 @@ from transformers import TrainerCallback
 
 from prilora_lite.config import PRILoRAConfig
 from prilora_lite.experiments.device import pick_precision
+from prilora_lite.experiments.environment import describe_environment
 from prilora_lite.experiments.finetune import Result, finetune
 from prilora_lite.experiments.identity import method_as_json, same_run
 from prilora_lite.experiments.presets import POCKET_SHORT, Settings, settings_for
-from prilora_lite.experiments.study import describe_environment
 from prilora_lite.lora import LoRALinear
 from prilora_lite.shared.errors import unknown
 from prilora_lite.shared.records import append_record, read_records
