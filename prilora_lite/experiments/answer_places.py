@@ -44,7 +44,7 @@ def _setting(settings: str) -> str:
 
 def _named(row: pd.Series) -> str:
     """A contrast and how it was run, in lines that fit beside a picture; none ends at a fraction's bar."""
-    lines = textwrap.fill(row["contrast"].replace(" / ", "\u00a0/\u00a0"), 58)
+    lines = textwrap.fill(row["contrast"].replace(" / ", "\u00a0/\u00a0"), 62)
     encoder, *settings = _setting(row["settings"]).split(", ")
     tasks = row["tasks"].split()
     real = not all(task.startswith("pocket-") for task in tasks)

@@ -23,7 +23,7 @@ VERDICTS = {"difference": ("D", "0.1", "0.1"), "equal": ("o", "0.1", "white"), "
 TASK_GREYS = ("0.1", "0.55", "0.35", "0.7")
 IDEAS = ("lora", "ranks", "pruning", "prilora")  # neither, each alone, both
 _SEEDS = ", paired by seed (dotted: LoRA's mean)"
-_METRICS = {"matthews": "Matthews correlation", "pearson_spearman": "two correlations' mean"}
+_METRICS = {"matthews": "Matthews correlation", "pearson_spearman": "mean correlation"}
 
 
 def plot_ablation(runs: pd.DataFrame, labels: dict[str, str] | None = None) -> Figure:
@@ -101,6 +101,7 @@ def plot_answers(answers: pd.DataFrame) -> Figure:
     labels = answer_places.labels_of(rows.assign(place=places))
     twice = {place for place in places if places.count(place) > 1}
     figure = Figure(figsize=(10, 1.5 + 0.66 * max(1, len(labels))), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.1)
     axes = figure.subplots()
     seen = set()
     for (_, row), best, place in zip(rows.iterrows(), again, places, strict=True):
@@ -184,7 +185,7 @@ def plot_cost(runs: pd.DataFrame, labels: dict[str, str] | None = None) -> Figur
     figure, (numbers, *panels) = row_of_panels(len(ratios), 1.9 + 0.36 * len(methods), ratios, sharey=True)
     for place, method in enumerate(methods):
         _draw_mean(numbers, costs[method], place, looks[method], hollow=False)
-        text = EngFormatter(places=1 if costs[method] < 1e7 else 0, sep=" ")(costs[method])
+        text = EngFormatter(places=2 if 1e6 <= costs[method] < 1e7 else 0, sep=" ")(costs[method])
         numbers.annotate(text, (costs[method], place), (8, 0), textcoords="offset points", va="center", fontsize=10)
     wide = costs.max() > 10 * costs.min()
     if wide:
@@ -206,8 +207,8 @@ def plot_cost(runs: pd.DataFrame, labels: dict[str, str] | None = None) -> Figur
                 _draw_mean(axes, mean, place, looks[method], hollow=seeds == 1)
         if reference in set(here["method"]):
             axes.axvline(_mean_and_half(here, reference)[0], color=LOOKS["lora"].colour, linestyle=":", zorder=1)
-        axes.set_title(f"{_title(task, here)}\n{_metric(here)} (%)")
-    numbers.set_title(f"numbers that are trained\nand not zero{' (log scale)' if wide else ''}")
+        axes.set_title(f"{_title(task, here)}\n{_metric(here)} (%)", fontsize=11 if len(tasks) <= 3 else 10)
+    numbers.set_title(f"trained and\nnot zero{' (log scale)' if wide else ''}", fontsize=11)
     numbers.set_yticks(range(len(methods)), [labels.get(method, method) for method in methods])
     numbers.set_ylim(len(methods) - 0.5, -0.5)
     of = f"the difference to LoRA{_SEEDS}" if reference else "the mean"

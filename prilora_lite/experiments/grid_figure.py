@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -65,6 +66,7 @@ def plot_grid(runs: pd.DataFrame, slope: int, ratio: float) -> Figure:
         if value not in there:
             raise ValueError(f"no runs with {name} {value!r}; there are {', '.join(f'{v:g}' for v in there)}")
     usual, unit = _above_lora(usual)
+    tasks = list(dict.fromkeys(usual["task"]))
     figure, (left, right) = row_of_panels(2, height=4, sharey=True)
     panels = (
         (left, "slope", slopes, usual["ratio"] == ratio, slope, f"at pruning ratio {ratio:g}"),
@@ -74,10 +76,11 @@ def plot_grid(runs: pd.DataFrame, slope: int, ratio: float) -> Figure:
         axes.axvline(here, color="0.85", linewidth=8, zorder=0)
         if unit != _PERCENT:
             axes.axhline(0, color="0.3", linewidth=1, zorder=0)
-        for place, task in enumerate(dict.fromkeys(usual["task"])):
+        beside = 0.1 * min(np.diff(values), default=1)  # so that the bars of two tasks don't cover one another
+        for place, task in enumerate(tasks):
             cells = [fixed & (usual["task"] == task) & (usual[name] == value) for value in values]
             points = [
-                (value, *of_values(usual.loc[cell, "points"]))
+                (value + beside * (place - (len(tasks) - 1) / 2), *of_values(usual.loc[cell, "points"]))
                 for value, cell in zip(values, cells, strict=True)
                 if cell.any()
             ]
@@ -90,7 +93,7 @@ def plot_grid(runs: pd.DataFrame, slope: int, ratio: float) -> Figure:
         axes.set_title(title)
     left.set_xlabel("rank slope: last rank - first rank (grey: on the right)")
     right.set_xlabel("pruning ratio (grey: on the left)")
-    left.set_ylabel(f"{unit}, 95 % intervals")
+    left.set_ylabel(f"{unit}\n(with 95 % intervals)")
     drawn = {
         label: line for axes in (right, left) for line, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }

@@ -132,13 +132,14 @@ def test_the_grid_draws_differences_to_lora_and_their_t_intervals_along_both_axe
     runs.loc[changed, "value"] += 0.03  # differences to LoRA of 13, 13 and 16 points
     left, right = grid_figure.plot_grid(runs, 8, 0.5).axes
     a, b = (container.lines[0] for container in left.containers)
-    assert a.get_xdata().tolist() == [-8, -4, 0, 4, 8]
+    assert [round(x) for x in a.get_xdata()] == [round(x) for x in b.get_xdata()] == [-8, -4, 0, 4, 8]
+    assert set(a.get_xdata()).isdisjoint(b.get_xdata())  # side by side
     assert a.get_ydata() == pytest.approx([-3, 1, 5, 9, 14])
     assert b.get_ydata() == pytest.approx([-3, 1, 5, 9, 13])
     bars = left.containers[0].lines[2][0].get_segments()
     halves = [(bar[1, 1] - bar[0, 1]) / 2 for bar in bars]
     assert halves == pytest.approx([0, 0, 0, 0, 4.302653 * 3**0.5 / 3**0.5])  # t of two degrees of freedom
-    assert right.containers[0].lines[0].get_xdata().tolist() == [0, 0.5]
+    assert [round(x, 1) for x in right.containers[0].lines[0].get_xdata()] == [0, 0.5]
     assert right.containers[0].lines[0].get_ydata() == pytest.approx([8, 14])
     assert left.get_ylabel().startswith("points above LoRA")
 
