@@ -1,10 +1,11 @@
-"""Environments of their own: fresh ones that have what a user has, and none of this repository."""
+"""Environments and processes of their own: fresh ones that have what a user has, and none of this repository."""
 
 import os
 import subprocess
 import sys
 import sysconfig
 import venv
+from multiprocessing import get_all_start_methods, get_context
 from pathlib import Path
 
 
@@ -17,6 +18,14 @@ def call(*command, cwd, check=True, **variables):
     )
     assert done.returncode == 0 or not check, done.stdout + done.stderr
     return done.stdout if check else done.stdout + done.stderr
+
+
+def processes():
+    """The way to start processes: forks of one that has the library loaded and nothing else, where there is forking."""
+    context = get_context("forkserver" if "forkserver" in get_all_start_methods() else "spawn")
+    if context.get_start_method() == "forkserver":
+        context.set_forkserver_preload(["prilora_lite.experiments.finetune"])  # else each loads torch for seconds
+    return context
 
 
 def fresh(folder):

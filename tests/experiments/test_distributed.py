@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -31,15 +32,23 @@ result = finetune("stsb", config, encoder=encoder, rows=rows, settings=settings,
                   precision="fp32", device="cpu")
 print(result.steps)
 """
-ONE = [sys.executable]
 TWO = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 
 
-def start(launcher, *arguments):
+def in_two_processes(*arguments):
     variables = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([*launcher, *map(str, arguments)], env=variables, capture_output=True, text=True)
+    done = subprocess.run([*TWO, *map(str, arguments)], env=variables, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout, done.stderr
+
+
+def in_one_process(script, *arguments):
+    """In this one, which has all that it needs loaded."""
+    before, sys.argv = sys.argv, [str(script), *map(str, arguments)]
+    try:
+        runpy.run_path(str(script), run_name="__main__")
+    finally:
+        sys.argv = before
 
 
 @pytest.fixture(scope="module")
@@ -56,8 +65,8 @@ def without_dropout(encoder, tmp_path_factory):
 
 def test_two_processes_train_and_prune_what_one_does(without_dropout, rows, tmp_path):
     (tmp_path / "run.py").write_text(RUN, encoding="utf-8")
-    for name, launcher in (("one", ONE), ("two", TWO)):
-        start(launcher, tmp_path / "run.py", without_dropout, rows, tmp_path / name)
+    for name, run in (("one", in_one_process), ("two", in_two_processes)):
+        run(tmp_path / "run.py", without_dropout, rows, tmp_path / name)
     one, two = (load_file(tmp_path / name / "adapter.safetensors") for name in ("one", "two"))
     assert one.keys() == two.keys()
     pruned = [name for name in one if "lora_A" in name]
@@ -140,8 +149,8 @@ if __name__ == "__main__":
 @pytest.mark.parametrize("way", ["trainer", pytest.param("accelerate", marks=pytest.mark.slow)])
 def test_all_processes_hold_the_same_bits_and_what_one_process_computes(way, tmp_path):
     (tmp_path / "loop.py").write_text(LOOP, encoding="utf-8")
-    for launcher in (ONE, TWO):
-        start(launcher, tmp_path / "loop.py", way, tmp_path)
+    for run in (in_one_process, in_two_processes):
+        run(tmp_path / "loop.py", way, tmp_path)
     one, first, second = (torch.load(tmp_path / f"{name}.pt", weights_only=True) for name in ("1-0", "2-0", "2-1"))
     assert any("lora_A" in name for name in one)
     for name, expected in one.items():
@@ -152,14 +161,17 @@ def test_all_processes_hold_the_same_bits_and_what_one_process_computes(way, tmp
             assert ((expected == 0).sum(1) == expected.shape[1] // 2).all()
 
 
-def test_a_study_writes_each_run_once_and_speaks_with_one_voice(encoder, rows, tmp_path):
+def test_a_study_goes_on_writes_each_run_once_and_speaks_with_one_voice(encoder, rows, tmp_path):
     output = tmp_path / "runs.jsonl"
     arguments = [
-        "ablate", "--methods", "head", "prilora", "--tasks", "cola", "--seeds", "0", "1", "--encoder", encoder,
-        "--rows", rows, "--output", output, "--device", "cpu", "--precision", "fp32",
-        "--set", "epochs=1", "batch_size=8", "max_length=16",
+        "ablate", "--methods", "head", "prilora", "--tasks", "cola", "--encoder", encoder, "--rows", str(rows),
+        "--output", str(output), "--device", "cpu", "--precision", "fp32",
+        "--set", "epochs=1", "batch_size=8", "max_length=16", "--seeds", "0",
     ]  # fmt: skip
-    out, err = start(TWO, "-m", "prilora_lite", *arguments)
+    assert main(arguments) == 0
+    before = output.read_bytes()
+    out, err = in_two_processes("-m", "prilora_lite", *arguments, "1")
+    assert output.read_bytes().startswith(before)
     assert [(r["name"], r["seed"]) for r in read_records(output)] == [
         ("head", 0), ("prilora", 0), ("head", 1), ("prilora", 1),
     ]  # fmt: skip
@@ -168,9 +180,6 @@ def test_a_study_writes_each_run_once_and_speaks_with_one_voice(encoder, rows, t
     assert re.findall(r"^  PRILoRA \(4\.\.12, pruned\) ", out, flags=re.MULTILINE) == ["  PRILoRA (4..12, pruned) "]
     assert out.count("PRILoRA (4..12, pruned) minus head only on cola") == 1
     assert err.count("[4/4] cola PRILoRA (4..12, pruned), seed 1:") == 1
-    before = output.read_bytes()
-    start(TWO, "-m", "prilora_lite", *arguments)
-    assert output.read_bytes() == before
 
 
 def test_a_batch_that_can_not_be_shared_is_refused(encoder, rows, monkeypatch):

@@ -11,7 +11,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -24,6 +23,7 @@ from prilora_lite.experiments.tasks import TASKS
 from prilora_lite.integrations.checkpoints import CHECKSUMS
 from prilora_lite.shared.files import write_whole
 from prilora_lite.shared.records import append_record, read_records
+from tests.environments import processes
 from tests.experiments.test_study import QUICK, command
 from tests.small_models import write_encoder
 from tests.training import assert_same_weights, callback_of, trainer
@@ -174,8 +174,7 @@ def test_a_damaged_checkpoint_of_another_method_is_passed_over(method, options, 
 
 def in_a_child(work, *arguments, size=None):
     """What ``work`` returns and prints in a process of its own, where no file can grow beyond so many bytes."""
-    context = get_context("forkserver")
-    context.set_forkserver_preload(["prilora_lite.experiments.finetune"])
+    context = processes()
     receiver, sender = context.Pipe(duplex=False)
     child = context.Process(target=_child, args=(sender, work, arguments, size))
     child.start()

@@ -3,7 +3,6 @@ import os
 import re
 import sys
 import threading
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ from prilora_lite.experiments import reporting, study
 from prilora_lite.experiments.methods import METHODS
 from prilora_lite.experiments.tasks import TASKS
 from prilora_lite.shared.records import append_record, read_records
+from tests.environments import processes
 from tests.small_models import write_rows
 
 ROOT = Path(__file__).parents[2]
@@ -169,7 +169,7 @@ def _write(file, start):
 
 def test_two_processes_may_append_at_once(tmp_path):
     file = tmp_path / "runs.jsonl"
-    context = get_context("spawn")
+    context = processes()
     writers = [context.Process(target=_write, args=(file, start)) for start in (0, 100)]
     for writer in writers:
         writer.start()
@@ -189,7 +189,7 @@ def _stay_in_the_middle(file, writing):
 
 def test_a_writer_that_is_killed_gives_its_lock_back(tmp_path):
     file = tmp_path / "runs.jsonl"
-    context = get_context("spawn")
+    context = processes()
     writing = context.Event()
     killed = context.Process(target=_stay_in_the_middle, args=(file, writing))
     killed.start()

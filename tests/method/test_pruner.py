@@ -14,6 +14,7 @@ from torch import nn
 import prilora_lite
 from prilora_lite import InputNorms, LoRALinear, PRILoRAConfig, Pruner, adapt, importance, keep_mask, save_adapter
 from prilora_lite.importance import IMPORTANCE_RULES, sum_of_squares
+from tests.environments import processes
 from tests.small_models import BUILDERS, batch, build, checkpoint_activations
 
 
@@ -1008,6 +1009,11 @@ def test_settings_out_of_range_are_refused(options, message):
 # Several processes
 
 
+def in_two_processes(work, folder):
+    method = processes().get_start_method()
+    torch.multiprocessing.start_processes(work, args=(str(folder),), nprocs=2, start_method=method)
+
+
 def _process(rank, folder):
     import torch.distributed as distributed
 
@@ -1025,7 +1031,7 @@ def _process(rank, folder):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="gloo over a file needs POSIX paths")
 def test_two_processes_prune_as_one_does_with_the_whole_batch(tmp_path):
-    torch.multiprocessing.spawn(_process, args=(str(tmp_path),), nprocs=2)
+    in_two_processes(_process, tmp_path)
     model = adapted()
     pruner = Pruner(model, interval=2)
     for step in range(2):
@@ -1063,7 +1069,7 @@ def _process_with_gradients(rank, folder):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="gloo over a file needs POSIX paths")
 def test_processes_score_by_one_gradient_that_of_the_optimizer_also_where_one_skips_a_layer(tmp_path):
-    torch.multiprocessing.spawn(_process_with_gradients, args=(str(tmp_path),), nprocs=2)
+    in_two_processes(_process_with_gradients, tmp_path)
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     assert equal(first["before"], second["before"])
     assert equal(first["masks"], second["masks"])
