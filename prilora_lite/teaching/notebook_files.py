@@ -108,7 +108,7 @@ def prepare(notebook: NotebookNode, path: Path, repository: str = REPOSITORY) ->
 def _fold_answers(cells: list[NotebookNode]) -> None:
     """Fold what answers a prediction: the outputs below its question, but for widgets, which are there to be moved.
 
-    JupyterLab unfolds an output when its cell is run, so a learner sees it after deciding.
+    JupyterLab unfolds an output when its cell is run. Until then it shows no picture, but the first line of a text.
     """
     asked = False
     for cell in cells:
