@@ -108,19 +108,23 @@ def prepare(notebook: NotebookNode, path: Path, repository: str = REPOSITORY) ->
 def _fold_answers(cells: list[NotebookNode]) -> None:
     """Fold what answers a prediction: the outputs below its question, but for widgets, which are there to be moved.
 
-    JupyterLab unfolds an output when its cell is run. Until then it shows no picture, but the first line of a text.
+    JupyterLab unfolds an output when its cell is run. Until then it shows the first line of the first output, so an
+    empty one stands before it: it goes when the cell is run, and holds nothing that nbval would compare.
     """
+    nothing = nbformat.v4.new_output("display_data", {})
     asked = False
     for cell in cells:
         if cell.cell_type == "markdown":
             asked = "**predict" in cell.source.lower()
             continue
-        answers = asked and bool(cell.get("outputs")) and "explore_" not in cell.source
+        cell.outputs = [output for output in cell.outputs if output != nothing]
+        answers = asked and bool(cell.outputs) and "explore_" not in cell.source
         tags = [tag for tag in cell.metadata.pop("tags", []) if tag != "hide-output"] + ["hide-output"] * answers
         lab = dict(cell.metadata.pop("jupyter", {})) | {"outputs_hidden": answers}
         lab = {name: hidden for name, hidden in lab.items() if hidden}
         cell.metadata.update(nbformat.from_dict({"tags": tags} if tags else {}))
         cell.metadata.update(nbformat.from_dict({"jupyter": lab} if lab else {}))
+        cell.outputs = [nothing] * answers + cell.outputs
 
 
 def execute(path: str | Path, repository: str = REPOSITORY) -> float:

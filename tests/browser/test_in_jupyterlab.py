@@ -199,6 +199,10 @@ def test_the_answer_to_a_prediction_is_folded_until_its_cell_is_run(notebook):
     ran, waits = (page.locator(".jp-CodeCell").filter(has_text=text) for text in ("line = [2 +", "math.floor"))
     playwright.expect(ran.get_by_text("sum 15.0")).to_be_visible()
     playwright.expect(waits.locator(".jp-OutputArea")).to_be_hidden()
+    playwright.expect(waits.locator(".jp-OutputPlaceholder")).to_be_visible()
+    playwright.expect(waits.locator(".jp-OutputPlaceholder")).to_have_text("")
+    waits.locator(".jp-OutputPlaceholder").click()
+    playwright.expect(waits.locator(".jp-OutputArea pre")).to_contain_text("to the nearest")
 
 
 LEARNERS = ["01_lora_from_scratch", pytest.param("05_pruning_during_training", marks=pytest.mark.slow)]

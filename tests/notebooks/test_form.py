@@ -54,6 +54,7 @@ def test_it_was_run_from_top_to_bottom_without_an_error(path):
     assert [output for cell in code for output in cell.outputs if output.output_type == "error"] == []
 
 
+@pytest.mark.filterwarnings("ignore:Your element with mimetype.s. dict_keys..... is")  # before a folded answer
 @every
 def test_a_page_that_runs_nothing_can_show_it(path):
     HTMLExporter().from_notebook_node(nbformat.read(path, as_version=4))
@@ -193,6 +194,25 @@ def test_an_answer_to_a_prediction_is_folded_and_nothing_else_is():
     assert notebook.cells[3].metadata.tags == ["nbval-ignore-output", "hide-output"]
     assert notebook.cells[5].metadata == {"tags": ["own"], "jupyter": {"source_hidden": True}}
     assert notebook.cells[2].metadata == {}
+
+
+def test_a_folded_answer_does_not_begin_with_what_jupyterlab_would_show_of_it():
+    new = nbformat.v4
+    answers = [
+        new.new_code_cell("print(2)", outputs=[new.new_output("stream", text="2")]),
+        new.new_code_cell("show()", outputs=[new.new_output("display_data", {"image/png": "", "text/plain": "a line"})]),
+    ]
+    first = [dict(answer.outputs[0]) for answer in answers]
+    setup = new.new_code_cell("", metadata={"tags": ["setup"]})
+    notebook = new.new_notebook(cells=[setup, new.new_markdown_cell("**Predict**"), *answers])
+    for _ in range(2):
+        tool.prepare(notebook, Path("00_x.ipynb"), "")
+        for answer, output in zip(notebook.cells[2:], first, strict=True):
+            empty, then = answer.outputs
+            assert (empty.data, then) == ({}, output)
+    notebook.cells[1].source = "No question any more."
+    tool.prepare(notebook, Path("00_x.ipynb"), "")
+    assert [answer.outputs for answer in notebook.cells[2:]] == [[output] for output in first]
 
 
 def test_executing_writes_outputs_and_the_time_and_leaves_a_broken_notebook_alone(tmp_path, capsys):
