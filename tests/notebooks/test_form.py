@@ -54,7 +54,7 @@ def test_it_was_run_from_top_to_bottom_without_an_error(path):
     assert [output for cell in code for output in cell.outputs if output.output_type == "error"] == []
 
 
-@pytest.mark.filterwarnings("ignore:Your element with mimetype.s. dict_keys..... is")  # before a folded answer
+@pytest.mark.filterwarnings("ignore:Your element with mimetype")  # before a folded answer
 @every
 def test_a_page_that_runs_nothing_can_show_it(path):
     HTMLExporter().from_notebook_node(nbformat.read(path, as_version=4))
@@ -200,7 +200,7 @@ def test_a_folded_answer_does_not_begin_with_what_jupyterlab_would_show_of_it():
     new = nbformat.v4
     answers = [
         new.new_code_cell("print(2)", outputs=[new.new_output("stream", text="2")]),
-        new.new_code_cell("show()", outputs=[new.new_output("display_data", {"image/png": "", "text/plain": "a line"})]),
+        new.new_code_cell("show()", outputs=[new.new_output("display_data", {"text/plain": "a line"})]),
     ]
     first = [dict(answer.outputs[0]) for answer in answers]
     setup = new.new_code_cell("", metadata={"tags": ["setup"]})
