@@ -21,7 +21,9 @@ def crashed_runs(records: Iterable[dict[str, Any]], crashes: Iterable[dict[str, 
         records: the finished runs.
         crashes: those that crashed, as :func:`~.study.read_crashes` gives them.
     """
-    records = list(records)
+    records, crashes = list(records), list(crashes)
+    if not crashes:
+        return NONE
     together = named([*records, *crashes])
     alone = {title: own for (_, title, _), (_, own, _) in zip(together, named(records), strict=False)}
     rows = [

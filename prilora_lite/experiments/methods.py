@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import product
@@ -147,12 +148,16 @@ def method_name(record: dict[str, Any]) -> str:
     if isinstance(record["method"], str):
         return record["method"]
     config, alpha = PRILoRAConfig.from_dict(record["method"]), record["settings"]["alpha"]
+    own = _canonical(config, config.alpha)
     for method in METHODS.values():
-        if isinstance(method.trains, PRILoRAConfig):
-            same = replace(method.trains, alpha=alpha * method.alpha_share)
-            if same.canonical() == config.canonical():
-                return method.name
+        if isinstance(method.trains, PRILoRAConfig) and _canonical(method.trains, alpha * method.alpha_share) == own:
+            return method.name
     return _label(config) if record["name"] in METHODS else record["name"]
+
+
+@functools.cache  # a study has many runs of few configurations
+def _canonical(config: PRILoRAConfig, alpha: float) -> PRILoRAConfig:
+    return replace(config, alpha=alpha).canonical()
 
 
 def label_of(name: str) -> str:

@@ -142,6 +142,14 @@ def test_a_detectable_difference_is_detected_with_its_power(pairs, power):
     assert shown == pytest.approx(power, abs=4 * np.sqrt(power * (1 - power) / 4000))
 
 
+@pytest.mark.parametrize("power", [0.2, 0.5, 0.8])
+@pytest.mark.parametrize("pairs", [2, 5, 50])
+def test_a_detectable_difference_is_that_of_statsmodels(pairs, power):
+    power_of = pytest.importorskip("statsmodels.stats.power")
+    theirs = power_of.TTestPower().solve_power(nobs=pairs, alpha=0.05, power=power)
+    assert detectable(1.0, pairs, power) == pytest.approx(theirs, rel=1e-6)
+
+
 @pytest.mark.parametrize(
     ("sd", "pairs", "power"), [(0.0, 5, 0.8), (1.0, 1, 0.8), (1.0, 5, 1.0), (float("nan"), 5, 0.8)]
 )
