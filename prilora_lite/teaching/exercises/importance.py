@@ -226,6 +226,11 @@ _MASKS: dict[str, Answer | tuple[Answer, ...]] = {
     "You sorted the scores, and marked places in the sorted order: go back to where each was.": lambda rows, ratio: (
         torch.arange(rows.shape[1]).expand_as(rows) >= _k(rows, ratio)
     ),
+    "Sorting gave you places: first the place of the smallest score, and so on. You compare them with k as if each "
+    "stood for the order of its own entry.": (
+        lambda rows, ratio: rows.argsort(dim=1, stable=True) >= _k(rows, ratio),
+        lambda rows, ratio: rows.argsort(dim=1) >= _k(rows, ratio),
+    ),
     "The ratio is a share of the number of entries, not of the largest score.": (
         lambda rows, ratio: rows > ratio * rows.max(dim=1, keepdim=True).values,
         lambda rows, ratio: rows >= ratio * rows.max(dim=1, keepdim=True).values,
@@ -253,7 +258,7 @@ _masks = [(_unlike, 0.25), (_unlike, 0.5), (_unlike, 0.0), (_ties, 0.5), (_ties,
 @check(
     piece=True,
     cases=[*_masks, (torch.tensor([[3.0, 5.0, 1.0, 4.0, 2.0]]), 0.3), (_orders, 0.29), (_orders // 10, 0.25)],
-    hint="Take one row, sort it on paper, and mark the k entries that go. Did the rows keep the same number?",
+    hint="Take one row, sort it on paper, and mark the k entries that go. Are they those that yours marks?",
     reads=tensor,
     slips={
         "You compare over the whole matrix, so rows keep different numbers; each row is pruned by itself.": (

@@ -36,6 +36,12 @@ def _without_pairs(first: list[float], second: list[float]) -> tuple[float, floa
     return np.mean(first) - np.mean(second), stats.t.ppf(0.975, len(first) - 1) * spread / len(first) ** 0.5
 
 
+def _unrelated(first: list[float], second: list[float]) -> tuple[float, float]:
+    mean, half = _without_pairs(first, second)
+    n = len(first)
+    return mean, half / stats.t.ppf(0.975, n - 1) * stats.t.ppf(0.975, 2 * n - 2)
+
+
 def _ends(first: list[float], second: list[float]) -> tuple[float, float]:
     mean, half = paired_interval_of_differences(first, second)
     return mean - half, mean + half
@@ -60,6 +66,10 @@ def _ends(first: list[float], second: list[float]) -> tuple[float, float]:
             _half(t=lambda n: stats.norm.ppf(0.975)),
             _half(t=lambda n: 2.0),
         ),
+        "2.8 is the t of five pairs; with fewer t is larger, with more it is smaller.": (
+            _half(t=lambda n: 2.8),
+            _half(t=lambda n: stats.t.ppf(0.975, 4)),
+        ),
         "You used the t of n degrees of freedom; one is used up by the mean.": _half(t=lambda n: stats.t.ppf(0.975, n)),
         "Your t leaves 5 % above it; a 95 % interval leaves half of that on each side.": _half(
             t=lambda n: stats.t.ppf(0.95, n - 1)
@@ -74,7 +84,10 @@ def _ends(first: list[float], second: list[float]) -> tuple[float, float]:
             sd=lambda d: d.std(), t=lambda n: 1.96
         ),
         "You took the variance; its root is the standard deviation.": _half(sd=lambda d: d.var(ddof=1)),
-        "You added up the scatter of both lists. Pairs share their seed: take the differences first.": _without_pairs,
+        "You treated the two lists as unrelated. Pairs share their seed: take the differences first.": (
+            _without_pairs,
+            _unrelated,
+        ),
         "Your sign is turned: first minus second.": lambda first, second: paired_interval_of_differences(second, first),
         "You dropped the sign of the mean; it says which of the two is ahead.": lambda first, second: tuple(
             map(abs, paired_interval_of_differences(first, second))

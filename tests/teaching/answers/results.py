@@ -129,6 +129,11 @@ def saying(verdict, form="on {task} the difference is {mean:+.1f} ({low:.1f} to 
     return report_sentence
 
 
+def unrelated(first, second):
+    low, high = stats.ttest_ind(first, second).confidence_interval()
+    return (low + high) / 2, (high - low) / 2
+
+
 def honest(mean, low, high):
     return "first" if low > 0 else "second" if high < 0 else NONE
 
@@ -157,7 +162,9 @@ WRONG = [
     (check.paired_interval, interval(lambda n, sd, d: t(n) * sd**2 / n**0.5), "took the variance"),
     (check.paired_interval, interval(lambda n, sd, d: t(n) * sd / n**0.5 / 2), "a quarter of the width"),
     (check.paired_interval, interval(lambda n, sd, d: 0.0), "Check the parts one by one"),
+    (check.paired_interval, interval(lambda n, sd, d: 2.8 * sd / n**0.5), "the t of five pairs"),
     (check.paired_interval, unpaired, "take the differences first"),
+    (check.paired_interval, unrelated, "two lists as unrelated"),
     (check.paired_interval, sorts_first, "Check the parts one by one"),
     (check.paired_interval, lambda a, b: right_interval(b, a), "first minus second"),
     (check.paired_interval, lambda a, b: (abs(right_interval(a, b)[0]), right_interval(a, b)[1]), "dropped the sign"),
