@@ -107,7 +107,7 @@ def plot_layers(runs: pd.DataFrame, names: Sequence[str], reference: str = "head
 
     Args:
         runs: one row per run with ``name``, ``task``, ``seed`` and ``accuracy``.
-        names: which of them, from top to bottom.
+        names: which of them, from the bottom up, as layers are counted.
         reference: the runs at whose mean, a dashed line, the bars start.
     """
     tasks = list(dict.fromkeys(runs["task"]))
@@ -116,10 +116,11 @@ def plot_layers(runs: pd.DataFrame, names: Sequence[str], reference: str = "head
         accuracy = 100 * runs[runs["task"] == task].set_index("name")["accuracy"]
         start = accuracy[reference].mean()
         for place, name in enumerate(names):
-            colour = LOOKS["ranks" if name in ("rising", "falling") else "lora"].colour
-            axes.barh(place, accuracy[name].mean() - start, left=start, color=colour, alpha=0.4)
+            sloped = name in ("rising", "falling")
+            colour, label = LOOKS["ranks" if sloped else "lora"].colour, "ranks on a line" if sloped else "rank 8"
+            axes.barh(place, accuracy[name].mean() - start, left=start, color=colour, alpha=0.4, label=label)
             axes.plot(
-                accuracy[name], np.full(accuracy[name].size, place), "o", color=colour, markeredgecolor="0.2",
+                accuracy[name], place + _apart(accuracy[name]), "o", color=colour, markeredgecolor="0.2",
                 markeredgewidth=0.5, markersize=5,
             )  # fmt: skip
         axes.axvline(start, color=LOOKS["head"].colour, linestyle="--", linewidth=2.5, label=f"{reference}, its mean")
@@ -128,9 +129,16 @@ def plot_layers(runs: pd.DataFrame, names: Sequence[str], reference: str = "head
         axes.set_title(task)
         axes.set_xlabel("accuracy on validation (%), one dot per seed")
     panels[0].set_yticks(range(len(names)), names)
-    panels[0].set_ylim(len(names) - 0.5, -0.5)
-    figure.legend(*panels[-1].get_legend_handles_labels(), loc="outside upper right", frameon=False)
+    panels[0].set_ylim(-0.5, len(names) - 0.5)
+    shown = {label: handle for handle, label in zip(*panels[-1].get_legend_handles_labels(), strict=True)}
+    figure.legend(shown.values(), shown, loc="outside upper right", ncols=len(shown), frameon=False)
     return figure
+
+
+def _apart(values: pd.Series) -> np.ndarray:
+    """How far up or down to move each of some dots, so that equal values stand one above the other."""
+    nth, of = values.groupby(values.to_numpy()).cumcount(), values.groupby(values.to_numpy()).transform("size")
+    return 0.24 * (nth - (of - 1) / 2).to_numpy()
 
 
 def plot_schedule(ranks: Sequence[int], mean: float, parameters_per_rank: int) -> Figure:
@@ -217,12 +225,12 @@ def plot_pruning(trace: dict, step: int | None = None) -> Figure:
     losses.plot(steps, pd.Series(trace["losses"]).rolling(10, min_periods=1).mean(), color=colour, linewidth=2)
     losses.set_ylabel("loss (line: mean of 10)")
     losses.set_ylim(0, None)
-    mass.plot(steps, 100 * np.array(trace["sparsity"]), color="0.75", linewidth=1, label="zeros")
+    mass.plot(steps, 100 * np.array(trace["sparsity"]), color="0.75", linewidth=1, label="zeros: of the entries")
     mass.plot(
         trace["mass"].keys(), [100 * share for share in trace["mass"].values()], "o-", color=colour,
-        label="mass of a prune",
+        label="mass: of the squared norm",
     )  # fmt: skip
-    mass.set_ylabel("share of the entries;\nof the squared norm (%)")
+    mass.set_ylabel("share (%)")
     mass.set_ylim(-3, 103)
     mass.legend(
         frameon=False, fontsize=10, loc="lower center", bbox_to_anchor=(0.45, 1), ncols=2, borderaxespad=0.2

@@ -165,7 +165,7 @@ def draw_prune_and_regrow(trace: dict[str, Any]) -> tuple[Figure, str]:
     for place, j in enumerate(chosen):
         look = _fate(survived[:, j])
         if "row" in trace:
-            above = 3 if look["linestyle"] == "--" else 2  # the line that the text follows hides behind none
+            above = 2 if look["linestyle"] == "-" else 3  # the line that the text follows hides behind none
             upper.plot(range(1, steps + 1), np.abs(trace["row"][:, j]), linewidth=2, zorder=above, **look)
         else:
             upper.plot([0, steps], [place, place], linewidth=2, **look)
@@ -174,7 +174,7 @@ def draw_prune_and_regrow(trace: dict[str, Any]) -> tuple[Figure, str]:
                 prunes, [place] * len(prunes), c=fills, edgecolors=look["color"], s=45, linewidths=2, zorder=3
             )
     if "row" in trace:
-        upper.set_ylabel("$|A_{0j}|$")
+        upper.set_ylabel("size of the weight, $|A_{0j}|$")
         upper.set_ylim(bottom=0)
         before = [float(np.abs(trace["row"][at - 2, ~survived.any(0)]).max(initial=0)) for at in prunes]
         regrown = f"One step before each prune, the largest that is zeroed every time: {_list(before)}. "
@@ -201,7 +201,7 @@ def draw_prune_and_regrow(trace: dict[str, Any]) -> tuple[Figure, str]:
         axes.grid(axis="x", visible=False)
         names = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))  # each once
         axes.legend(
-            names.values(), names, loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False, borderaxespad=0.2
+            names.values(), names, loc="lower left", bbox_to_anchor=(0, 1), ncols=5, frameon=False, borderaxespad=0.2
         )
     fates = [_fate(survived[:, j])["label"] for j in chosen]
     return figure, (
@@ -272,10 +272,14 @@ def _of_each_fate(survived: np.ndarray, most: int = 6) -> list[int]:
 def _fate(survived: np.ndarray) -> dict[str, str]:
     """How the line of an entry looks, and what it is called."""
     if survived.all():
-        return {"color": _KEPT, "linestyle": "-", "label": "kept at every prune"}
+        return {"color": _KEPT, "linestyle": "-", "label": "always kept"}
     if survived.any():
-        return {"color": _KEPT, "linestyle": "--", "label": "zeroed at some prunes"}
-    return {"color": GREY, "linestyle": "-", "label": "zeroed at every prune"}
+        look = {"color": LOOKS["lora"].colour, "linestyle": "--"}
+        ends = bool(survived[0]), bool(survived[-1])
+        if ends == (True, False):
+            return {"color": LOOKS["ranks"].colour, "linestyle": "-.", "label": "zeroed in the end"}
+        return look | {"label": "kept in the end" if ends[1] > ends[0] else "zeroed now and then"}
+    return {"color": GREY, "linestyle": "-", "label": "always zeroed"}
 
 
 def _write_apart(axes: Axes, places: list[int], values: list[float], least: float) -> None:

@@ -142,9 +142,9 @@ def test_entries_of_each_fate_are_shown_and_told(toy):
     figure, alt = plots.draw_prune_and_regrow(toy)
     entries = [line for line in figure.axes[0].lines if len(line.get_xdata()) == 120]
     looks = sorted((line.get_color(), line.get_linestyle()) for line in entries)
-    purple = LOOKS["pruning"].colour
-    assert looks == sorted([(purple, "-"), (purple, "--"), (GREY, "-")] * 2)
-    assert "2 zeroed at some prunes, 2 zeroed at every prune, 2 kept at every prune" in alt
+    moved = [(LOOKS["lora"].colour, "--"), (LOOKS["ranks"].colour, "-.")]
+    assert looks == sorted([(LOOKS["pruning"].colour, "-"), (GREY, "-")] * 2 + moved)
+    assert "1 zeroed in the end, 1 kept in the end, 2 always zeroed, 2 always kept" in alt
 
 
 def test_what_is_zeroed_at_every_prune_grows_again_in_between(toy):
