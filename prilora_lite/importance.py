@@ -32,8 +32,8 @@ class InputNorms:
     """
 
     def __init__(self, in_features: int, device: torch.device | str = "cpu") -> None:
-        self.squares = torch.zeros(in_features, device=device)  # sum over tokens since the last fold
-        self.tokens = torch.zeros((), device=device)
+        self.squares = torch.zeros(in_features, dtype=torch.float32, device=device)  # over tokens since the last fold
+        self.tokens = torch.zeros((), dtype=torch.float32, device=device)
         self.mean_square: Tensor | None = None  # s, once folded
 
     def add(self, x: Tensor, real: Tensor | None = None) -> None:
@@ -109,12 +109,10 @@ def random(lora_A: Tensor, generator: torch.Generator | None) -> Tensor:
 #   mean_square  s, (n,), the accumulated mean square of the layer's input
 #   gradient     of A, (r, n), in the latest optimizer step
 #   generator    a torch.Generator on the CPU, seeded alike before each prune: it draws the same every time
-# It returns S, (r, n): of two entries the one with the smaller score is pruned first.
+# All else needs a default. It returns S, (r, n): of two entries the one with the smaller score is pruned first.
 IMPORTANCE_RULES: dict[str, Callable[..., Tensor]] = {
-    "magnitude_input": magnitude_input,
-    "magnitude": magnitude,
-    "random": random,
-}
+    "magnitude_input": magnitude_input, "magnitude": magnitude, "random": random,
+}  # fmt: skip
 INPUTS = ("lora_A", "mean_square", "gradient", "generator")
 
 
@@ -129,13 +127,13 @@ def importance_rule(rule: str | Callable[..., Tensor]) -> Callable[..., Tensor]:
             raise unknown("importance rule", rule, IMPORTANCE_RULES)
         return IMPORTANCE_RULES[rule]
     try:
-        foreign = [name for name in inspect.signature(rule).parameters if name not in INPUTS]
+        parameters = inspect.signature(rule).parameters.values()
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"an importance rule is a function of any of {', '.join(INPUTS)}, but Python can't tell the parameters of "
             f"{rule!r}: wrap it in a function that names them, such as lambda lora_A: rule(lora_A)"
         ) from error
-    if foreign:
+    if foreign := [p.name for p in parameters if p.name not in INPUTS and p.default is p.empty]:
         raise ValueError(
             f"an importance rule is a function of any of {', '.join(INPUTS)}; {getattr(rule, '__name__', rule)} also "
             f"asks for {', '.join(foreign)}"
@@ -183,7 +181,8 @@ def importance(
             raise ValueError(f"the importance rule {rule!r} needs {name}, but none was given")
     if "mean_square" in asked and (mean_square.shape != lora_A.shape[1:] or not (mean_square >= 0).all()):
         raise ValueError(f"mean_square must be {lora_A.shape[-1]} numbers of at least 0, got {mean_square!r:.90}")
-    scores = function(**{name: given[name] for name in asked})
+    # It gets copies, since it may write into them
+    scores = function(**{name: given[name] if name == "generator" else given[name].clone() for name in asked})
     if not isinstance(scores, Tensor) or scores.shape != lora_A.shape:
         got = tuple(scores.shape) if isinstance(scores, Tensor) else repr(scores)
         raise ValueError(f"an importance rule gives one score for each entry of A, {tuple(lora_A.shape)}, got {got}")

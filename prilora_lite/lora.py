@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from prilora_lite.models.linear import check_mergeable, is_conv1d, is_quantized, linear_shape, product_dtype
+from prilora_lite.models.linear import check_mergeable, is_conv1d, is_hooked, is_quantized, linear_shape, product_dtype
 from prilora_lite.shared.checks import is_integer, is_number, plain
 
 
@@ -75,7 +75,8 @@ class LoRALinear(nn.Module):
         # y += s h B^T in one product and in place, without another pass over (tokens, m). On a CPU B^T is contiguous:
         # that lays out B's gradient as (r, tokens)(tokens, m), several times faster than (m, tokens)(tokens, r).
         B_T = self.lora_B.T.to(y.dtype)
-        y = y.addmm_(h, B_T.contiguous() if x.device.type == "cpu" else B_T, alpha=self.scaling)
+        B_T = B_T.contiguous() if x.device.type == "cpu" else B_T
+        y = (y.addmm if is_hooked(self.base) else y.addmm_)(h, B_T, alpha=self.scaling)  # a hook may keep what it saw
         return y.view(*x.shape[:-1], self.out_features)
 
     def delta_weight(self) -> Tensor:

@@ -85,7 +85,6 @@ class Pruner:
         self.pruned_at: int | None = None  # step of the latest prune
         # Permanent masks, where regrowth is off; those of an earlier run go on
         self._masks = {} if self.settings["regrow"] else masks_of_zeros(self.layers, self._mask_of)
-
         self._listener = Listener(model, self.layers, needs(self.settings["importance"], "gradient"))
 
     @property
@@ -124,14 +123,14 @@ class Pruner:
         self._listener.check_trains(self.layers, self.steps)
         check_prunable(self.layers)
         latest = self.history[-1]["after"] if self.history else 1
-        if self._masks:
-            self._apply(self._masks)
-        elif self._trained() and (self.pruned_at != self.steps or self.sparsity() < latest):
-            masks = {name: self._mask_of(scores) for name, scores in self._all_scores().items()}
+        self._apply(self._masks)
+        unmasked = self._trained().keys() - self._masks.keys()
+        if unmasked and (self.pruned_at != self.steps or self.sparsity() < latest):
+            masks = {name: self._mask_of(s) for name, s in self._all_scores().items() if name in unmasked}
             before, mass = self.sparsity(), mass_outside(self.layers, masks)
             self._apply(masks)
             if not self.settings["regrow"]:
-                self._masks = masks
+                self._masks |= masks
             record_pruning(self._model, self.settings)
             self.history.append({"step": self.steps, "before": before, "after": self.sparsity(), "mass": mass})
         self.pruned_at = self.steps
@@ -206,16 +205,17 @@ class Pruner:
     @torch.no_grad()
     def _all_scores(self, *asked: str) -> dict[str, Tensor]:
         """The scores of each A that is trained and has been reached; RuntimeError if one that is asked for has not."""
-        rule, trained = self.settings["importance"], self._trained()
+        rule, trained, scores = self.settings["importance"], self._trained(), {}
         # Seeded anew each time, and on the CPU, so that every prune, device and process draws the same
         generator = torch.Generator().manual_seed(self.settings["seed"])
-        scores = {}
-        for name, layer in trained.items():
+        for name, layer in self.layers.items():  # of a frozen A too, or the noise of those after it would change
             given = {"mean_square": self.mean_square(name), "gradient": self._listener.gradients.get(name)}
             if any(value is None and needs(rule, what) for what, value in given.items()):
                 continue
-            scores[name] = importance(layer.lora_A, rule=rule, generator=generator, **given)
-            check_finite(name, self.steps, layer.lora_A, given["gradient"], scores[name])
+            of_layer = importance(layer.lora_A, rule=rule, generator=generator, **given)
+            if name in trained:
+                check_finite(name, self.steps, layer.lora_A, given["gradient"], of_layer)
+                scores[name] = of_layer
         # What has never run has not been trained, so it may wait; but permanent masks are chosen only once
         needed = asked if scores and self.settings["regrow"] else trained
         self._listener.check_reached([name for name in trained if name not in scores], needed, self.steps)

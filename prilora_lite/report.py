@@ -38,7 +38,8 @@ class Report:
 
     Attributes:
         modules: one entry per adapted linear layer, first layer first.
-        adapter, adapter_nonzero: entries of all lora_A and lora_B, and those that are not zero.
+        adapter, adapter_nonzero: entries of all lora_A and lora_B, with what PEFT trains beside them, such as DoRA's
+            magnitudes; and those that are not zero.
         head, head_nonzero: trainable parameters outside the adapter (pooler, classification head), and those not zero.
         base: parameters of the model without the adapter, trained or not.
         notes: what a reader should know, such as layers left out.
@@ -122,11 +123,13 @@ def report(model: nn.Module) -> Report:
         modules.append(AdaptedModule(stack, number, inside, shape, layer.rank, layer.scaling, parameters, nonzero))
         adapter_ids |= {id(layer.lora_A), id(layer.lora_B)}
     others = {name: p for name, p in model.named_parameters() if id(p) not in adapter_ids}
-    head = [p for p in others.values() if p.requires_grad]
+    trained = {name: p for name, p in others.items() if p.requires_grad}
+    beside = [p for name, p in trained.items() if ".lora_" in name]
+    head = [p for name, p in trained.items() if ".lora_" not in name]
     return Report(
         modules=tuple(modules),
-        adapter=sum(module.parameters for module in modules),
-        adapter_nonzero=sum(module.nonzero for module in modules),
+        adapter=sum(module.parameters for module in modules) + sum(p.numel() for p in beside),
+        adapter_nonzero=sum(module.nonzero for module in modules) + sum(int(p.count_nonzero()) for p in beside),
         head=sum(p.numel() for p in head),
         head_nonzero=sum(int(p.count_nonzero()) for p in head),
         base=sum(p.numel() for name, p in others.items() if not any(part in name for part in PEFTS_OWN)),
@@ -136,14 +139,16 @@ def report(model: nn.Module) -> Report:
 
 def never_pruned(model: nn.Module) -> str:
     """What is wrong if an adapter has been trained, and not pruned as its configuration says; else nothing."""
-    config, layers = configuration_of(model), lora_layers(model).values()
-    due = config is not None and any(int(config.ratio * layer.in_features + 1e-9) for layer in layers)
-    if not due or not any(layer.lora_B.any() for layer in layers) or any((layer.lora_A == 0).any() for layer in layers):
+    config = configuration_of(model)
+    trained = [layer for layer in lora_layers(model).values() if layer.lora_B.any()]
+    due = sum(int(config.ratio * layer.in_features + 1e-9) * layer.rank for layer in trained) if config else 0
+    zeros = sum(int((layer.lora_A == 0).sum()) for layer in trained)
+    if 2 * zeros >= due:  # fewer lie where units are dead
         return ""
+    share = f"{zeros / sum(layer.lora_A.numel() for layer in trained):.0%} of lora_A" if zeros else "no entry of lora_A"
     return (
-        f"no entry of lora_A is zero, though the configuration's ratio is {config.ratio}: give Trainer a "
-        "PRILoRACallback; in a loop of your own, call pruner.step() after each step of the optimizer, and "
-        "pruner.prune() after the last"
+        f"{share} is zero, though the configuration's ratio is {config.ratio}: give Trainer a PRILoRACallback; in a "
+        "loop of your own, call pruner.step() after each step of the optimizer, and pruner.prune() after the last"
     )
 
 

@@ -135,7 +135,9 @@ def as_method(method: str | Method | PRILoRAConfig) -> Method:
         ValueError: no such name (the message gives the nearest one), or something else.
     """
     if isinstance(method, PRILoRAConfig):
-        return _NAMED.get(method.canonical()) or Method(_label(method), method, _label(method))
+        own = method.canonical()
+        named = next((named for config, named in _NAMED.items() if config == own), None)  # a rule may not hash
+        return named or Method(_label(method), method, _label(method))
     if isinstance(method, str) and method in METHODS:
         return METHODS[method]
     if not isinstance(method, Method):

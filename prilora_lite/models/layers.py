@@ -128,6 +128,10 @@ def check_prunable(layers: dict[str, LoRALinear | PeftLayer]) -> None:
     for name, layer in layers.items():
         if layer.merged:
             raise RuntimeError(f"{name} is merged: its pruned A would not match its weight; call unmerge() first")
+        if isinstance(layer, PeftLayer) and layer.layer.disable_adapters:
+            raise RuntimeError(
+                f"PEFT's adapters are switched off in {name}: call model.base_model.enable_adapter_layers()"
+            )
         if isinstance(layer, PeftLayer) and not layer.active:
             raise RuntimeError(
                 f"the Pruner was made for PEFT's adapter {layer.adapter!r}, which is not the active one of {name}: "
@@ -248,9 +252,10 @@ def configuration_of(model: nn.Module) -> PRILoRAConfig | None:
     Raises:
         ValueError: stacks of the model were adapted with different configurations.
     """
-    configs = {module.prilora_config for module in model.modules() if "prilora_config" in vars(module)}
-    if len(configs) > 1:
+    configs = [module.prilora_config for module in model.modules() if "prilora_config" in vars(module)]
+    different = [config for place, config in enumerate(configs) if config not in configs[:place]]  # a rule may not hash
+    if len(different) > 1:
         raise ValueError(
-            f"stacks of the model were adapted with {len(configs)} configurations; one pruner can follow only one"
+            f"stacks of the model were adapted with {len(different)} configurations; one pruner can follow only one"
         )
     return next(iter(configs), None)

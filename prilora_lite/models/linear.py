@@ -40,6 +40,19 @@ def is_quantized(weight: Tensor) -> bool:
     return not weight.is_floating_point() or weight.element_size() == 1
 
 
+def is_hooked(module: nn.Module) -> bool:
+    """Whether a hook is given what a module returns, or the gradient of that."""
+    everywhere = nn.modules.module
+    return bool(
+        module._forward_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+        or everywhere._global_forward_hooks
+        or everywhere._global_backward_hooks
+        or everywhere._global_backward_pre_hooks
+    )
+
+
 def check_mergeable(module: nn.Module) -> None:
     """Raise RuntimeError if the weight of a linear layer is no parameter, so that nothing can be added to it."""
     if "weight" not in module._parameters:

@@ -52,9 +52,11 @@ class Listener:
         for name, layer in layers.items():
             module = model.get_submodule(name)
             self._hooks.append(module.register_forward_pre_hook(Hook(self._counter(name, module, layer))))
-            if keeps_gradients and layer.lora_A.requires_grad:
-                self._kept_of[name] = layer.lora_A
+            if keeps_gradients:
+                self._kept_of[name], trained = layer.lora_A, layer.lora_A.requires_grad
+                layer.lora_A.requires_grad_(True)  # a frozen one takes no hook, and may be trained later
                 self._hooks.append(layer.lora_A.register_post_accumulate_grad_hook(Hook(self._keeper(name))))
+                layer.lora_A.requires_grad_(trained)
 
     def stop(self) -> None:
         """Listen no more. What was counted stays."""

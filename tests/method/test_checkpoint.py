@@ -107,6 +107,12 @@ def test_a_trained_adapter_that_was_never_pruned_says_so_when_it_is_saved_and_re
     warned, notes = said_on_saving(model, path)
     assert len(warned) == len(notes) == 1
     assert f"{path}: no entry of lora_A is zero, though the configuration's ratio is 0.5" in warned[0]
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, LoRALinear):
+                module.lora_A[:, 0] = 0  # as below a unit that is dead, and not pruned
+    warned, _ = said_on_saving(model, path)
+    assert re.search(r"[1-9]% of lora_A is zero, though the configuration's ratio is 0.5", warned[0])
     model.prilora_config = dataclasses.replace(CONFIG, ratio=0)
     assert said_on_saving(model, path) == ([], ())
 

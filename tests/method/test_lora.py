@@ -182,8 +182,31 @@ def test_autocast_computes_in_its_type_and_trains_in_float32():
 
 def test_the_update_is_added_to_the_bases_output_without_another_tensor_of_its_size():
     layer, places = make(), []
-    layer.base.register_forward_hook(lambda module, args, output: places.append(output.data_ptr()))
-    assert layer(torch.randn(2, 3, layer.in_features, dtype=torch.float64)).data_ptr() == places[0]
+    of_base = layer.base.forward
+    layer.base.forward = lambda x: places.append(y := of_base(x)) or y
+    assert layer(torch.randn(2, 3, layer.in_features, dtype=torch.float64)).data_ptr() == places[0].data_ptr()
+
+
+def test_a_hook_on_the_base_keeps_what_the_base_returned():
+    layer, x, kept = make(), torch.randn(4, 7, dtype=torch.float64), []
+    layer.base.register_forward_hook(lambda module, args, output: kept.append(output))
+    layer(x)
+    assert torch.equal(kept[0], F.linear(x, layer.base.weight, layer.base.bias))
+
+
+@pytest.mark.parametrize("everywhere", [False, True])
+def test_the_gradient_passes_hooks_that_ask_for_it(everywhere):
+    layer, x, seen = make(), torch.randn(4, 7, dtype=torch.float64, requires_grad=True), []
+    layer(x).square().sum().backward()
+    without = layer.lora_B.grad.clone(), x.grad.clone()
+    layer.lora_B.grad = x.grad = None
+    register = nn.modules.module.register_module_full_backward_hook if everywhere else None
+    hook = (register or layer.base.register_full_backward_hook)(lambda module, *gradients: seen.append(module))
+    layer(x).square().sum().backward()
+    hook.remove()
+    assert layer.base in seen
+    assert torch.equal(layer.lora_B.grad, without[0])
+    assert torch.equal(x.grad, without[1])
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 14), (14,), (), (1,)])

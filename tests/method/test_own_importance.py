@@ -3,6 +3,7 @@
 import functools
 import io
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 from prilora_lite import PRILoRAConfig, Pruner, adapt
 from prilora_lite.shared.callables import callable_name
 from tests.environments import call
-from tests.small_models import build
+from tests.small_models import batch, build
 
 
 class Power:
@@ -118,6 +119,63 @@ def test_a_function_runs_as_often_as_one_likes_and_another_docstring_is_no_other
     places = {}
     exec("def by_size(lora_A):\n    'Said otherwise.'\n    return lora_A.abs()", places)
     assert callable_name(places["by_size"]) == name
+
+
+@dataclass
+class Share:
+    """A rule that is equal to another of its kind and has no hash."""
+
+    power: float
+
+    def __call__(self, lora_A):
+        return lora_A.abs() ** self.power
+
+
+def power_of_two(lora_A, power=2.0):
+    return lora_A.abs() ** power
+
+
+@pytest.mark.parametrize(
+    "rule", [Share(2.0), power_of_two, functools.partial(power_of_two, power=2.0)], ids=["object", "default", "partial"]
+)
+def test_a_rule_may_have_no_hash_and_parameters_with_a_default(rule):
+    pruner = pruner_with(rule)
+    pruner._model(**batch()).loss.backward()
+    pruner.step()
+    assert pruner.sparsity() == pytest.approx(0.5, abs=0.02)
+
+
+def writes_into_all(lora_A, mean_square, gradient):
+    return lora_A.abs_().mul_(mean_square.sqrt_()).add_(gradient.abs_())
+
+
+def test_a_rule_that_writes_into_what_it_is_given_changes_neither_weights_nor_statistics():
+    pruner = pruner_with(writes_into_all)
+    pruner._model(**batch()).loss.backward()
+    before = {name: layer.lora_A.detach().clone() for name, layer in pruner.layers.items()}
+    pruner.step()
+    for name, layer in pruner.layers.items():
+        gradient, s = layer.lora_A.grad.clone(), pruner.mean_square(name).clone()
+        kept = layer.lora_A != 0
+        assert torch.equal(layer.lora_A[kept], before[name][kept])
+        assert torch.equal(pruner.scores(name), layer.lora_A.abs() * s.sqrt() + gradient.abs())
+        assert torch.equal(pruner.mean_square(name), s)
+
+
+def test_a_layer_that_is_trained_only_later_is_scored_by_its_gradient():
+    model = build("bert")
+    adapt(model, PRILoRAConfig(first_rank=2, last_rank=5, interval=1, importance=by_gradient))
+    late = next(layer for layer in model.modules() if hasattr(layer, "lora_A"))
+    late.lora_A.requires_grad_(False)
+    pruner = Pruner(model.train())
+    late.lora_A.requires_grad_(True)
+    model(**batch()).loss.backward()
+    pruner.step()
+    assert (late.lora_A == 0).any()
+
+
+def by_gradient(lora_A, gradient):
+    return (lora_A * gradient).abs()
 
 
 def test_a_function_that_holds_itself_has_a_name():

@@ -1223,6 +1223,44 @@ def test_a_run_goes_on_where_every_a_is_frozen_in_its_midst(steps_before, regrow
     assert pruner.sparsity() == 0.5
 
 
+def test_freezing_a_layer_leaves_the_noise_of_the_others_as_it_was():
+    model = adapted(importance="random")
+    pruner = Pruner(model, interval=1)
+    train(model, pruner, 1)
+    first, *others = pruner.layers
+    before = {name: pruner.layers[name].lora_A != 0 for name in others}
+    pruner.layers[first].lora_A.requires_grad_(False)
+    train(model, pruner, 1)
+    assert all(torch.equal(pruner.layers[name].lora_A != 0, mask) for name, mask in before.items())
+
+
+def test_without_regrowth_a_layer_that_is_trained_only_later_gets_its_mask_then():
+    model = adapted()
+    pruner = Pruner(model, interval=1, regrow=False)
+    late, *others = pruner.layers.values()
+    late.lora_A.requires_grad_(False)
+    train(model, pruner, 1)
+    masks = [layer.lora_A != 0 for layer in others]
+    late.lora_A.requires_grad_(True)
+    train(model, pruner, 1)
+    chosen = late.lora_A != 0
+    train(model, pruner, 2, seed=5)
+    assert pruner.sparsity() == 0.5
+    assert torch.equal(late.lora_A != 0, chosen)
+    assert all(torch.equal(layer.lora_A != 0, mask) for layer, mask in zip(others, masks, strict=True))
+
+
+def test_tokens_are_counted_exactly_whatever_torchs_default_type_is():
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        norms = InputNorms(2)
+        for _ in range(5):
+            norms.add(torch.ones(1001, 2))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert norms.tokens == 5005
+
+
 # Passes that are not the training's
 
 

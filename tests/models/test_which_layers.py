@@ -9,7 +9,7 @@ import transformers as hf
 from torch import nn
 from transformers import Trainer, TrainingArguments
 
-from prilora_lite import LoRALinear, PRILoRACallback, PRILoRAConfig, Pruner, adapt
+from prilora_lite import LoRALinear, PRILoRACallback, PRILoRAConfig, Pruner, adapt, report
 from prilora_lite.models.layers import lora_layers
 from prilora_lite.models.stacks import find_stacks
 from tests.small_models import batch, build, checkpoint_activations
@@ -108,6 +108,27 @@ def two_adapters():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
     return model
+
+
+def test_adapters_that_are_switched_off_are_switched_on_again_as_the_message_says():
+    model = two_adapters()
+    pruner = Pruner(model, interval=10)
+    model(**batch()).loss.backward()
+    model.disable_adapter_layers()
+    with pytest.raises(RuntimeError, match=r"switched off in .*: call model.base_model.enable_adapter_layers\(\)"):
+        pruner.step()
+    model.base_model.enable_adapter_layers()
+    pruner.step()
+    assert pruner.steps == 1
+
+
+def test_what_peft_trains_beside_a_and_b_is_counted_with_the_adapter():
+    lora = peft.LoraConfig(target_modules=["query"], use_dora=True)
+    model = peft.get_peft_model(build("bert"), lora)
+    counted = report(model)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    assert counted.head == 0
+    assert counted.adapter == sum(p.numel() for p in trained)
 
 
 def test_another_adapter_than_the_pruners_is_refused_and_neither_is_touched():
