@@ -15,6 +15,7 @@ import pyarrow.parquet
 from datasets import ClassLabel, Dataset
 
 from prilora_lite.experiments.task import OF_NUMBERS, Task
+from prilora_lite.shared.checks import is_number, plain
 from prilora_lite.shared.files import given_path
 
 ENDINGS = (".parquet", ".csv")
@@ -23,7 +24,8 @@ ENDINGS = (".parquet", ".csv")
 def check_rows(task: Task, rows: Mapping[str, Dataset | str | Path]) -> dict[str, Dataset]:
     """The rows of a task, each label the number of its class.
 
-    Labels may be numbers, names of the task's labels, or of a ``ClassLabel`` that names them: those are mapped by name.
+    Labels may be numbers, names of the task's labels, or of a ``ClassLabel`` that names them: those are mapped by name,
+    and so are True and False.
     A warning says how many validation rows are training rows as well, which texts are empty where the other one of the
     row is not, and which classes the training rows lack.
 
@@ -137,13 +139,15 @@ def _check_texts(task: Task, split: str, data: Dataset) -> None:
 
 def _with_numbers(task: Task, split: str, data: Dataset) -> Dataset:
     """The rows with labels that are numbers, those of classes from 0 up."""
-    feature, given = data.features["label"], list(data["label"][:])
+    feature, read = data.features["label"], plain(list(data["label"][:]))
+    given = read
     names = feature.names if isinstance(feature, ClassLabel) else None
     if names is not None and tuple(names) != task.labels:
         given = [names[label] if isinstance(label, int) and 0 <= label < len(names) else label for label in given]
     by_name = any(map(_is_number, task.labels))  # such as 1 to 5 stars: then a number is no place
     labels = [_number(task, split, row, label, by_name) for row, label in enumerate(given)]
-    return data if labels == list(data["label"][:]) else data.remove_columns("label").add_column("label", labels)
+    same = labels == read and all(map(is_number, read))  # True equals 1, but is no number
+    return data if same else data.remove_columns("label").add_column("label", labels)
 
 
 def _is_number(label: str) -> bool:
@@ -154,9 +158,13 @@ def _is_number(label: str) -> bool:
 
 
 def _number(task: Task, split: str, row: int, label: Any, by_name: bool) -> int | float:
-    if isinstance(label, str) and label in task.labels:
-        return task.labels.index(label)
+    if isinstance(label, str | bool) and str(label) in task.labels:
+        return task.labels.index(str(label))
     where = f"the {split} rows of {task.name} have"
+    if isinstance(label, bool):
+        expected = f"one of {', '.join(task.labels)}" if task.labels else "a number"
+        hint = "; or call the task's labels 'False' and 'True'" if task.labels else ""
+        raise ValueError(f"{where} the label {label}, expected {expected} (row {row}): write that instead{hint}")
     try:
         number = math.nan if label is None or label == "" else float(label)
     except (TypeError, ValueError):

@@ -76,6 +76,18 @@ def test_names_are_read_from_the_features_in_a_parquet_file(tmp_path):
     assert load_rows(MINE, tmp_path)["train"]["label"][:] == [2, 1, 0]
 
 
+@pytest.mark.parametrize("names", [("True", "False"), ("False", "True")])
+def test_true_and_false_are_the_same_classes_in_parquet_and_in_csv(names, tmp_path):
+    for split in ("train", "validation"):
+        frame = pd.DataFrame({"text": [f"{split} 0", f"{split} 1"], "label": [True, False]})
+        frame.to_parquet(tmp_path / f"{split}.parquet")
+        frame.to_csv(tmp_path / f"{split}.csv", index=False)
+    for ending in ("parquet", "csv"):
+        files = {split: tmp_path / f"{split}.{ending}" for split in ("train", "validation")}
+        read = labels_read(Task("truths", ("text",), names), files)
+        assert list(map(repr, read)) == [str(names.index("True")), str(names.index("False"))]
+
+
 @pytest.mark.parametrize(("labels", "numbers"), [([1, 2.5, 0], [1, 2.5, 0]), (["1", "2.5", "-3e-1"], [1, 2.5, -0.3])])
 def test_a_task_without_labels_has_numbers(labels, numbers):
     assert labels_read(SCORES, rows_of(labels)) == numbers
@@ -95,6 +107,8 @@ def test_a_task_without_labels_has_numbers(labels, numbers):
         (Task("n", ("text",), ("1", "2", "3+")), ["1", "0"], "have label 0, expected one of 1, 2, 3+ (row 1)"),
         (STARS, [5, 0], "have label 0, expected one of 1, 2, 3, 4, 5 (row 1)"),
         (STARS, [5, 6], "have label 6, expected one of 1, 2, 3, 4, 5 (row 1)"),
+        (MINE, [True, False], "label True, expected one of bad, fair, good (row 0): write that instead; or call the"),
+        (SCORES, [True, False], "have the label True, expected a number (row 0): write that instead"),
         (SCORES, ["1.5", "high"], "have the label 'high', expected a number (row 1)"),
         (SCORES, [1.0, float("inf")], "labels that are missing or not finite (row 1)"),
         (SCORES, [2.0, 2.0], "all validation rows of scores have the label 2: no correlation with them is defined"),
