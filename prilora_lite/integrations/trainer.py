@@ -24,6 +24,8 @@ from prilora_lite.models.layers import PeftLayer, check_patterns, configuration_
 from prilora_lite.pruner import Pruner
 from prilora_lite.shared.errors import first_of
 
+LAST = "put PRILoRACallback last among the callbacks, behind those that ask for an evaluation or a save"
+
 logger = logging.get_logger("transformers.prilora_lite")
 
 
@@ -57,7 +59,8 @@ class PRILoRACallback(SealCheckpoints, ExportableState):
 
     Attributes:
         pruner: the pruner of the current run, None before it and where the configuration's ratio is 0.
-        pruned_after_evaluation: whether a run that was stopped early had to be pruned once more when it had ended.
+        pruned_after_evaluation: whether the model had to be pruned once more when the run had ended, because it was
+            stopped early, or because a callback behind this one asked for the evaluation that was the best.
 
     Raises (in training):
         RuntimeError: the model is not adapted, not adapted as ``config`` says, or merged; there are two such callbacks;
@@ -120,6 +123,8 @@ class PRILoRACallback(SealCheckpoints, ExportableState):
         folder = checkpoint_of(args, state)
         if args.should_save and self._model is not None and folder.is_dir():
             keep_what_is_lacking(self._model, folder)
+        if self.pruner is not None and _selects(args) and not _was_pruned(self.pruner.state_dict()):
+            logger.warning(f"PRILoRACallback: the model of step {state.global_step} was saved unpruned: {LAST}")
         super().on_save(args, state, control, **kwargs)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -140,16 +145,15 @@ class PRILoRACallback(SealCheckpoints, ExportableState):
     ) -> None:
         if self._model is None:
             return
-        best = args.load_best_model_at_end and state.best_model_checkpoint is not None  # which was pruned
-        if args.load_best_model_at_end:
-            self._restore_best(state)
+        best = self._restore_best(state) if args.load_best_model_at_end else None
         if self.pruner is None:
             return
         self.pruner.detach()
         if self.pruner.steps == 0:
             logger.warning("PRILoRACallback: no optimizer step was made, so nothing was pruned")
-        elif self.pruner.pruned_at != self.pruner.steps and not best:
-            logger.warning("PRILoRACallback: training was stopped early; pruned now, so evaluate and save once more")
+        elif not _was_pruned(best or self.pruner.state_dict()):
+            why = f"the best model was evaluated unpruned: {LAST}" if best else "training was stopped early"
+            logger.warning(f"PRILoRACallback: {why}; pruned now, so evaluate and save once more")
             self.pruner.prune()
             self.pruned_after_evaluation = True
 
@@ -236,12 +240,7 @@ class PRILoRACallback(SealCheckpoints, ExportableState):
                 "or the reverse: freeze what was frozen when it was written, and nothing else"
             )
         self._restore(folder, saved)
-        try:
-            pruner_state = torch.load(
-                io.BytesIO(base64.b64decode(saved["pruner"])), weights_only=True, map_location="cpu"
-            )
-        except Exception as error:  # damaged or hostile bytes end in errors of many kinds; none of them runs
-            raise RuntimeError(f"the pruner in the checkpoint of step {step} can't be read") from error
+        pruner_state = _pruner_in(saved, step)
         if (pruner_state is None) != (self.pruner is None):
             raise RuntimeError("the checkpoint was saved with pruning on and is resumed with it off, or the reverse")
         if self.pruner is not None:
@@ -249,17 +248,21 @@ class PRILoRACallback(SealCheckpoints, ExportableState):
             if self.pruner.steps == step:
                 self.pruner.forget_pending()
 
-    def _restore_best(self, state: TrainerState) -> None:
+    def _restore_best(self, state: TrainerState) -> dict[str, Any] | None:
+        """See to it that the model is the best one; what state the pruner was in then, None if there was none."""
         if state.best_model_checkpoint is None:
             logger.warning("PRILoRACallback: no checkpoint was the best, so the model is that of the last step")
-            return
+            return None
         best = Path(state.best_model_checkpoint)
-        self._restore(best, self._saved_in(TrainerState.load_from_json(str(best / "trainer_state.json"))))
+        was = TrainerState.load_from_json(str(best / "trainer_state.json"))
+        saved = self._saved_in(was)
+        self._restore(best, saved)
         if state.best_global_step and best.name != f"checkpoint-{state.best_global_step}":
             logger.warning(
                 f"PRILoRACallback: the best evaluation was in step {state.best_global_step}, which has no checkpoint; "
                 f"the model is that of {best}"
             )
+        return _pruner_in(saved, was.global_step)
 
     def _restore(self, folder: Path, saved: dict[str, Any]) -> None:
         """See to it that the model has the weights that a checkpoint was saved with."""
@@ -274,8 +277,25 @@ class PRILoRACallback(SealCheckpoints, ExportableState):
 
     @staticmethod
     def _will_be_judged(args: TrainingArguments, control: TrainerControl) -> bool:
-        selects = args.load_best_model_at_end or args.save_strategy == "best"
-        return selects and (control.should_evaluate or control.should_save)
+        return _selects(args) and (control.should_evaluate or control.should_save)
+
+
+def _selects(args: TrainingArguments) -> bool:
+    """Whether Trainer keeps the model of the best evaluation."""
+    return args.load_best_model_at_end or args.save_strategy == "best"
+
+
+def _was_pruned(pruner: dict[str, Any]) -> bool:
+    """Whether A was pruned in the step that a pruner's state is of, or has masks that last."""
+    return pruner["pruned_at"] == pruner["steps"] or bool(pruner["masks"])
+
+
+def _pruner_in(saved: dict[str, Any], step: int) -> dict[str, Any] | None:
+    """The pruner's state in what the callback saved."""
+    try:
+        return torch.load(io.BytesIO(base64.b64decode(saved["pruner"])), weights_only=True, map_location="cpu")
+    except Exception as error:  # damaged or hostile bytes end in errors of many kinds; none of them runs
+        raise RuntimeError(f"the pruner in the checkpoint of step {step} can't be read") from error
 
 
 def _require_input_gradients(module: nn.Module) -> None:

@@ -131,6 +131,29 @@ def test_the_best_checkpoint_was_pruned_when_it_was_evaluated(strategy, tmp_path
     assert a_trainer.evaluate()["eval_loss"] == min(loss for _, loss in list(seen.values()))
 
 
+class JudgeAt(TrainerCallback):
+    """Asks for an evaluation and a save in one step; behind PRILoRACallback, when that has decided on pruning."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_evaluate = control.should_save = state.global_step == self.step
+
+
+def test_a_best_model_that_a_callback_behind_had_evaluated_unpruned_is_pruned_at_the_end(tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(integration.logger, "warning", told.append)
+    saving = SAVING | {"eval_steps": 8, "save_steps": 8}
+    a_trainer = trainer(tmp_path, callbacks=[JudgeAt(4)], load_best_model_at_end=True, **saving)
+    a_trainer.train()
+    assert a_trainer.state.best_model_checkpoint.endswith("checkpoint-4")
+    assert sparsity(a_trainer.model) == 0.5
+    assert callback_of(a_trainer).pruned_after_evaluation
+    assert "the model of step 4 was saved unpruned: put PRILoRACallback last among the callbacks" in told[0]
+    assert "the best model was evaluated unpruned: put PRILoRACallback last" in told[-1]
+
+
 def test_early_stopping_leaves_a_pruned_model(tmp_path):
     a_trainer = trainer(
         tmp_path, callbacks=[EarlyStoppingCallback(1, 100.0)], eval_strategy="steps", eval_steps=2,
