@@ -22,7 +22,7 @@ from prilora_lite.models.heads import head_modules
 from prilora_lite.models.layers import adapted, lora_layers
 from prilora_lite.models.linear import is_conv1d
 from prilora_lite.models.stacks import split_name
-from prilora_lite.shared.checks import is_number
+from prilora_lite.shared.checks import is_number, plain
 from prilora_lite.shared.files import given_path, not_written
 
 if TYPE_CHECKING:
@@ -77,6 +77,8 @@ def save_peft_adapter(
         if not (value is None or isinstance(value, str)):
             raise TypeError(f"{name} must be a name, or None if there is none, got {value!r:.80}")
     metrics = {} if metrics is None else metrics
+    if isinstance(metrics, dict):  # the card takes Python's numbers alone
+        metrics = {name: plain(value) for name, value in metrics.items()}
     if not (isinstance(metrics, dict) and all(is_number(value) for value in metrics.values())):
         raise ValueError(f"metrics must be names and numbers, such as {{'accuracy': 0.8}}, got {metrics!r}")
     if metrics and task is None:

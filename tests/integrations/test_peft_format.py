@@ -7,6 +7,7 @@ import warnings
 from collections import OrderedDict
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from huggingface_hub import ModelCard
@@ -545,6 +546,12 @@ def test_peft_reads_a_head_that_is_called_like_a_module_in_the_layers(inside, he
     load_peft_adapter(fresh := base(), folder)
     for loaded in (fresh, peft.PeftModel.from_pretrained(base(), folder)):
         torch.testing.assert_close(loaded(x), model(x), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("number", [np.float64(0.8125), np.float32(0.8125), torch.tensor(0.8125)])
+def test_a_card_takes_metrics_as_numpy_and_torch_give_them(number, tmp_path):
+    folder = save_peft_adapter(trained(), tmp_path / "adapter", task="cola", metrics={"matthews": number})
+    assert ModelCard.load(folder / "README.md").data.eval_results[0].metric_value == 0.8125
 
 
 def test_metrics_need_their_task(tmp_path):
