@@ -35,14 +35,19 @@ class SealCheckpoints(TrainerCallback):
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         folder = checkpoint_of(args, state)
         args.distributed_state.wait_for_everyone()  # each process writes the state of its own generators
-        if args.should_save and folder.is_dir():  # Trainer's search for hyperparameters has other folders
+        if args.should_save and folder.is_dir():
             files = sorted(file for file in folder.iterdir() if file.is_file() and file.name != CHECKSUMS)
             write_whole(folder / CHECKSUMS, json.dumps({file.name: sha256_of(file) for file in files}).encode())
 
 
 def checkpoint_of(args: TrainingArguments, state: TrainerState) -> Path:
-    """Where Trainer keeps the checkpoint of this step."""
-    return Path(args.output_dir) / f"checkpoint-{state.global_step}"
+    """Where Trainer keeps the checkpoint of this step; a search for hyperparameters has a folder for each trial."""
+    folder, name = Path(args.output_dir), f"checkpoint-{state.global_step}"
+    if not state.is_hyper_param_search:
+        return folder / name
+    if state.trial_name:
+        return folder / state.trial_name / name
+    return max(folder.glob(f"*/{name}"), key=lambda path: path.stat().st_mtime_ns, default=folder / name)
 
 
 def resumed_from(args: TrainingArguments, state: TrainerState) -> Path:

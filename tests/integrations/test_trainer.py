@@ -328,6 +328,18 @@ def test_the_best_model_is_loaded_whole_where_transformers_saves_other_names(mak
     assert a_trainer.evaluate()["eval_loss"] == pytest.approx(a_trainer.state.best_metric, abs=1e-6)
 
 
+@pytest.mark.parametrize("named", [False, True])
+def test_a_search_for_hyperparameters_has_whole_checkpoints_in_each_trials_folder(named, tmp_path, monkeypatch):
+    monkeypatch.setattr("transformers.integrations.hp_params", lambda trial: trial)
+    for trial in ("run-0", "run-1"):
+        a_trainer = trainer_of_pictures(tmp_path, vit(), warmup_steps=6, **BEST)
+        a_trainer.hp_name = (lambda trial: trial["name"]) if named else None
+        monkeypatch.setattr(a_trainer, "_get_output_dir", lambda trial: str(tmp_path / trial["name"]))
+        a_trainer.train(trial={"name": trial})
+        assert a_trainer.evaluate()["eval_loss"] == pytest.approx(a_trainer.state.best_metric, abs=1e-6)
+        assert all((tmp_path / trial / f"checkpoint-{step}" / CHECKSUMS).is_file() for step in (2, 4, 6, 8))
+
+
 def test_a_run_resumes_where_transformers_saves_other_names(tmp_path):
     whole = trainer_of_pictures(tmp_path / "whole", vit(), **SAVING)
     whole.train()
