@@ -39,12 +39,24 @@ def find_stacks(model: nn.Module, targets: tuple[str, ...] | None = None) -> tup
         )
     if len(stacks) > (2 if is_encoder_decoder(backbone) else 1):
         longest = max(stacks, key=lambda name: len(stacks[name]))
+        tower = _alone_above(longest, stacks)
         raise ValueError(
             f"{type(model).__name__} has more than one stack of layers ({', '.join(stacks)}); adapt one by itself: "
             f"model.requires_grad_(False), then adapt(model.{longest}, config), "
-            "then requires_grad_(True) on your head, which you also save yourself"
+            "then requires_grad_(True) on your head, which you also save yourself. With PEFT, instead of adapt: "
+            f"get_peft_model({tower}, LoraConfig(target_modules=..., **rank_pattern_for({tower})))"
         )
     return (stacks if targets is None else _select(stacks, targets)), notes
+
+
+def _alone_above(stack: str, stacks: Stacks) -> str:
+    """The largest part of a model that holds one stack and no other: ``model.text_model``."""
+    above, others = "model", [f"model.{other}." for other in stacks if other != stack]
+    for part in stack.split("."):
+        above = f"{above}.{part}"
+        if not any(other.startswith(f"{above}.") for other in others):
+            break
+    return above
 
 
 def backbone_of(model: nn.Module) -> nn.Module:

@@ -1,6 +1,9 @@
 """Ranks for PEFT that match no layer are an error: PEFT would give every layer its one rank r, without a word."""
 
+import re
+
 import pytest
+import transformers as hf
 from peft import LoraConfig, get_peft_model
 
 from prilora_lite import PRILoRACallback, PRILoRAConfig, Pruner, rank_pattern_for
@@ -128,3 +131,16 @@ def test_an_alpha_with_effect_is_taken_in_silence(what):
 
 def test_without_patterns_nothing_is_asked():
     assert {layer.rank for layer in Pruner(wrapped({})).layers.values()} == {3}
+
+
+def test_what_is_said_of_a_model_with_two_towers_gives_one_its_ranks():
+    tower = {"hidden_size": 24, "intermediate_size": 40, "num_attention_heads": 2, "num_hidden_layers": 3}
+    text, vision = tower | {"vocab_size": 50, "eos_token_id": 2}, tower | {"image_size": 16, "patch_size": 8}
+    model = hf.CLIPModel(hf.CLIPConfig(text_config=text, vision_config=vision))
+    with pytest.raises(ValueError, match="more than one stack of layers") as refusal:
+        rank_pattern_for(model)
+    (said,) = re.findall(r"get_peft_model\(model\.(\w+), .*\*\*rank_pattern_for\(model\.\1\)", str(refusal.value))
+    patterns = rank_pattern_for(getattr(model, said), 2, 4)
+    get_peft_model(getattr(model, said), LoraConfig(target_modules=["q_proj"], **patterns))
+    ranks = {name: layer.rank for name, layer in Pruner(model.train()).layers.items()}
+    assert ranks == {f"text_model.encoder.layers.{l}.self_attn.q_proj": 2 + l for l in range(3)}
