@@ -21,6 +21,7 @@ from prilora_lite.config import PRILoRAConfig
 from prilora_lite.fingerprint import stored_parameters
 from prilora_lite.integrations.peft_names import CONFIG, WEIGHTS, own_name, peft
 from prilora_lite.models.layers import lora_layers, without_wrappers
+from prilora_lite.models.linear import linear_shape
 from prilora_lite.models.stacks import Stacks, find_stacks, split_name
 from prilora_lite.report import Report
 from prilora_lite.shared.checks import is_number
@@ -40,6 +41,8 @@ SAME_BASE = (True, False, "gaussian", "orthogonal", "eva")  # of init_lora_weigh
 MOST_TRIES = 10**7  # that matching one of alpha_pattern's keys may need
 TO_PRUNE = "to prune this one, model.prilora_config = dataclasses.replace(model.prilora_config, ratio=0.5)"
 INSTEAD = "load the adapter with PEFT's PeftModel, which Pruner and PRILoRACallback work on as well"
+
+OUTSIDE = f"which is not a linear layer in a numbered layer of this model: if the adapter is this model's, {INSTEAD}"
 
 
 def load_peft_adapter(model: nn.Module, folder: str | Path) -> Report:
@@ -133,7 +136,7 @@ def _read_layers(options: dict[str, Any], tensors: dict[str, Tensor], folder: Pa
         raise ValueError(f"{folder} holds no lora_A for any layer of this model")
     for name, shape in shapes.items():
         if len(shape) != 2:
-            raise ValueError(f"{folder} adapts {name}, which is not a linear layer in a layer of this model")
+            raise ValueError(f"{folder} adapts {name}, {OUTSIDE}")
     return {name: (rank, _scaling(options, name, rank, folder)) for name, (rank, _) in shapes.items()}
 
 
@@ -142,10 +145,13 @@ def _configuration(
 ) -> PRILoRAConfig:
     """The configuration that gives each layer the rank and the scaling of its first module in the file."""
     stacks, _ = find_stacks(model)
-    places = [name for numbered in stacks.values() for modules in numbered.values() for name in modules]
-    for name in layers:
+    numbered = [modules for layers_of in stacks.values() for modules in layers_of.values()]
+    places = {name: module for modules in numbered for name, module in modules.items()}
+    for name, (r, _) in layers.items():
         if name not in places:
-            raise ValueError(f"{folder} adapts {name}, which is not a linear layer in a layer of this model")
+            raise ValueError(f"{folder} adapts {name}, {OUTSIDE}")
+        if r > (most := min(linear_shape(places[name]))):
+            raise ValueError(f"{folder} gives {name} rank {r}, but here a rank is at most {most}, its side: {INSTEAD}")
     adapted = {split_name(name)[0] for name in layers}
     stacks = {stack: numbered for stack, numbered in stacks.items() if stack in adapted}
     longest = max(stacks, key=lambda stack: len(stacks[stack]))

@@ -548,6 +548,19 @@ def test_peft_reads_a_head_that_is_called_like_a_module_in_the_layers(inside, he
         torch.testing.assert_close(loaded(x), model(x), rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("options", [{"target_modules": "all-linear", "task_type": "SEQ_CLS"}, {"r": 64}])
+def test_an_adapter_that_can_not_be_read_here_is_pruned_as_peft_loads_it(options, tmp_path):
+    config = peft.LoraConfig(**{"target_modules": ["query"]} | options)
+    peft.get_peft_model(build("bert"), config).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="load the adapter with PEFT's PeftModel, which Pruner and PRILoRACallback"):
+        load_peft_adapter(build("bert"), tmp_path)
+    loaded = peft.PeftModel.from_pretrained(build("bert"), tmp_path, is_trainable=True)
+    pruner = Pruner(loaded.train(), interval=1)
+    loaded(**batch()).loss.backward()
+    pruner.step()
+    assert pruner.sparsity() == 0.5
+
+
 @pytest.mark.parametrize("number", [np.float64(0.8125), np.float32(0.8125), torch.tensor(0.8125)])
 def test_a_card_takes_metrics_as_numpy_and_torch_give_them(number, tmp_path):
     folder = save_peft_adapter(trained(), tmp_path / "adapter", task="cola", metrics={"matthews": number})
@@ -809,7 +822,7 @@ def test_a_missing_file_is_named(written, file):
 
 def test_an_adapter_of_another_model_is_refused(written):
     roberta = build("roberta")
-    refused(written, "adapts bert.encoder.layer.0.* not a linear layer in a layer of this model", model=roberta)
+    refused(written, "adapts bert.encoder.layer.0.* not a linear layer in a numbered layer of", model=roberta)
 
 
 def test_another_base_is_noticed_where_this_library_wrote_the_adapter(tmp_path):
