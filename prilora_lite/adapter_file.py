@@ -38,10 +38,13 @@ def read_adapter(path: Path, model: nn.Module) -> tuple[PRILoRAConfig, dict[str,
     file = whole if whole.is_file() else path
     metadata, tensors = read_tensors(file)
     if KEY not in metadata and any(name.endswith(".lora_A") for name in tensors):
+        # by the model's own names, where transformers saves others, as it does with ViT
+        own = file.with_name("trained.safetensors")
+        load = f"{str(own)!r}, strict=False" if own.is_file() else repr(str(file))
         raise ValueError(
             f"{path} holds a whole adapted model, as Trainer and save_pretrained write it, which does not say how it "
             "was adapted: on a fresh base call adapt(model, config) with the run's configuration, then "
-            f"safetensors.torch.load_model(model, {str(file)!r}), then save_adapter(model, ...)"
+            f"safetensors.torch.load_model(model, {load}), then save_adapter(model, ...)"
         )
     if KEY not in metadata:
         raise ValueError(f"{path} is not an adapter of this library: its metadata has no entry {KEY!r}")

@@ -1,3 +1,4 @@
+import re
 import shutil
 import subprocess
 import sys
@@ -6,11 +7,12 @@ from dataclasses import replace
 import pytest
 import torch
 import transformers as hf
+from safetensors.torch import load_model
 from torch import nn
 from transformers import EarlyStoppingCallback, TrainerCallback
 
 import prilora_lite.integrations.trainer as integration
-from prilora_lite import LoRALinear, PRILoRACallback, PRILoRAConfig, adapt, latest_checkpoint
+from prilora_lite import LoRALinear, PRILoRACallback, PRILoRAConfig, adapt, latest_checkpoint, load_adapter
 from prilora_lite.integrations.checkpoints import CHECKSUMS
 from tests.small_models import BUILDERS, VOCABULARY, build, checkpoint_activations
 from tests.training import CONFIG, StopAfter, assert_same_weights, callback_of, trainer
@@ -346,6 +348,18 @@ def test_a_run_resumes_where_transformers_saves_other_names(tmp_path):
     resumed = trainer_of_pictures(tmp_path / "whole", vit(), **SAVING)
     resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-4"))
     assert_same_weights(whole.model, resumed.model)
+
+
+def test_what_is_said_of_a_vits_checkpoint_loads_its_adapter(tmp_path):
+    whole = trainer_of_pictures(tmp_path, vit(), save_strategy="steps", save_steps=4, max_steps=4)
+    whole.train()
+    with pytest.raises(ValueError, match="adapt") as refusal:
+        load_adapter(vit(), tmp_path / "checkpoint-4")
+    ((file, strict),) = re.findall(r"load_model\(model, '(.+)', strict=(\w+)\)", str(refusal.value))
+    fresh = vit()
+    adapt(fresh, CONFIG)
+    load_model(fresh, file, strict=strict == "True")
+    assert_same_weights(whole.model, fresh)
 
 
 def test_a_best_model_that_did_not_arrive_is_an_error(tmp_path, monkeypatch):
