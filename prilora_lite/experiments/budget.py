@@ -8,6 +8,8 @@ from numbers import Integral
 
 from prilora_lite.ranks import at_least_one, check_layers
 
+NEAR = Fraction(1, 10**9)  # a budget as near to an integer as this is one: 8 / 3 is no exact third in floating point
+
 
 def budget_ranks(num_layers: int, mean: float, slope: float) -> list[int]:
     r"""Ranks on a line of any slope whose sum is exactly :math:`L\,m`: the slope changes, the budget does not.
@@ -19,7 +21,7 @@ def budget_ranks(num_layers: int, mean: float, slope: float) -> list[int]:
 
     Args:
         num_layers: L, the number of layers, at least 1.
-        mean: m, the mean rank; L times m must be an integer.
+        mean: m, the mean rank; L times m must be an integer, but for rounding: 8 / 3 will do for three layers.
         slope: d = r_f - r_s, the rank of the last layer minus that of the first; negative falls, 0 is flat.
 
     Returns:
@@ -38,8 +40,11 @@ def budget_ranks(num_layers: int, mean: float, slope: float) -> list[int]:
     """
     check_layers(num_layers)
     m, d = _exact(mean, "mean"), _exact(slope, "slope")
-    line = [m - d / 2 + d * Fraction(l, num_layers - 1) for l in range(num_layers)] if num_layers > 1 else [m]
     budget = m * num_layers
+    if abs(budget - round(budget)) < NEAR:
+        budget = Fraction(round(budget))
+        m = budget / num_layers
+    line = [m - d / 2 + d * Fraction(l, num_layers - 1) for l in range(num_layers)] if num_layers > 1 else [m]
     if budget.denominator != 1:
         raise ValueError(
             f"a mean rank of {mean} over {num_layers} layers makes a budget of {float(budget):g}, which is not an "

@@ -126,3 +126,8 @@ def test_an_impossible_budget_is_refused():
         budget_ranks(12, 8.2, 4)
     with pytest.raises(ValueError, match="layer 0 would get rank 0"):
         budget_ranks(4, 2, 4)
+
+
+@pytest.mark.parametrize(("num_layers", "budget"), [(3, 8), (12, 100), (24, 100)])
+def test_a_mean_that_floating_point_rounds_is_taken_for_the_fraction(num_layers, budget):
+    assert sum(budget_ranks(num_layers, budget / num_layers, 2)) == budget
