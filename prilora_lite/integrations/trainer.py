@@ -24,6 +24,10 @@ from prilora_lite.models.layers import PeftLayer, check_patterns, configuration_
 from prilora_lite.pruner import Pruner
 from prilora_lite.shared.errors import first_of
 
+NOT_ADAPTED = (
+    "the model is not adapted: call adapt(model, config), or PEFT's get_peft_model with a LoraConfig, before making "
+    "the Trainer"
+)
 LAST = "put PRILoRACallback last among the callbacks, behind those that ask for an evaluation or a save"
 
 logger = logging.get_logger("transformers.prilora_lite")
@@ -76,15 +80,19 @@ class PRILoRACallback(SealCheckpoints, ExportableState):
         self._model: nn.Module | None = None
         self._layers: dict[str, LoRALinear | PeftLayer] = {}
 
+    def on_init_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **kwargs: Any
+    ) -> None:
+        # said now, as a resumed run loads the optimizer's state before it asks a callback again
+        if not any(".lora_A" in name for name, _ in model.named_parameters()):
+            logger.warning(f"PRILoRACallback: {NOT_ADAPTED}; else a resumed run fails as it loads the optimizer")
+
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **kwargs: Any
     ) -> None:
         layers = lora_layers(model)
         if not layers:
-            raise RuntimeError(
-                "the model is not adapted: call adapt(model, config), or PEFT's get_peft_model with a LoraConfig, "
-                "before making the Trainer"
-            )
+            raise RuntimeError(NOT_ADAPTED)
         self._check_callbacks(state)
         check_patterns(model, layers)
         config = self._settled_config(model)

@@ -36,15 +36,16 @@ def check_processes(args: TrainingArguments) -> None:
 def check_optimizer(
     optimizer: torch.optim.Optimizer | None, model: nn.Module, layers: Iterable[LoRALinear | PeftLayer]
 ) -> None:
-    """Raise RuntimeError if the optimizer has weights of the model, but none of an adapter: it was made before that."""
+    """Raise RuntimeError if the optimizer has weights of the model, but none of an adapter."""
     if optimizer is None:
         return
     held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     adapter = {id(parameter) for layer in layers for parameter in (layer.lora_A, layer.lora_B)}
     if not held & adapter and held & {id(parameter) for parameter in model.parameters()}:
         raise RuntimeError(
-            "the optimizer was made before the model was adapted: it has no lora_A and no lora_B, so they would stay "
-            "as they are. Adapt the model first, then make the optimizer"
+            "the optimizer was made before the model was adapted, or its parameters were chosen without lora_A and "
+            "lora_B, so these would stay as they are. Adapt the model first, then make the optimizer of all parameters "
+            "that are trained: [p for p in model.parameters() if p.requires_grad]"
         )
 
 

@@ -229,6 +229,24 @@ def test_an_unadapted_model_is_refused(tmp_path):
         trainer(tmp_path, model=build("bert")).train()
 
 
+def test_a_resumed_run_is_told_that_its_model_is_not_adapted_before_torch_speaks_of_groups(tmp_path, monkeypatch):
+    told = []
+    trainer(tmp_path, save_strategy="steps", save_steps=4, max_steps=4).train()
+    monkeypatch.setattr(integration.logger, "warning", told.append)
+    with pytest.raises(ValueError, match="parameter group"):
+        trainer(tmp_path, model=build("bert")).train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+    (said,) = told
+    assert "the model is not adapted: call adapt(model, config)" in said
+
+
+def test_an_optimizer_whose_parameters_were_chosen_without_the_adapters_is_refused(tmp_path):
+    model = build("bert")
+    adapt(model, CONFIG)
+    head = torch.optim.SGD(model.classifier.parameters(), lr=0.1)
+    with pytest.raises(RuntimeError, match="or its parameters were chosen without lora_A and lora_B"):
+        trainer(tmp_path, model=model, optimizers=(head, None)).train()
+
+
 def test_an_optimizer_that_was_made_before_the_adapter_is_refused(tmp_path):
     model = build("bert")
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
