@@ -24,8 +24,8 @@ ENDINGS = (".parquet", ".csv")
 def check_rows(task: Task, rows: Mapping[str, Dataset | str | Path]) -> dict[str, Dataset]:
     """The rows of a task, each label the number of its class.
 
-    Labels may be numbers, names of the task's labels, or of a ``ClassLabel`` that names them: those are mapped by name,
-    and so are True and False.
+    Labels may be numbers, names of the task's labels, or of a ``ClassLabel`` that names them: those are mapped by name.
+    True and False are classes of these names; of two other classes the second and the first.
     A warning says how many validation rows are training rows as well, which texts are empty where the other one of the
     row is not, and which classes the training rows lack.
 
@@ -161,7 +161,8 @@ def _number(task: Task, split: str, row: int, label: Any, by_name: bool) -> int 
     if isinstance(label, str | bool) and str(label) in task.labels:
         return task.labels.index(str(label))
     where = f"the {split} rows of {task.name} have"
-    if isinstance(label, bool):
+    stars = by_name and set(task.labels) != {"0", "1"}
+    if isinstance(label, bool) and (stars or len(task.labels) != 2):  # of two classes True is the second, as 1 is
         expected = f"one of {', '.join(task.labels)}" if task.labels else "a number"
         hint = "; or call the task's labels 'False' and 'True'" if task.labels else ""
         raise ValueError(f"{where} the label {label}, expected {expected} (row {row}): write that instead{hint}")

@@ -109,6 +109,7 @@ def test_a_task_without_labels_has_numbers(labels, numbers):
         (STARS, [5, 6], "have label 6, expected one of 1, 2, 3, 4, 5 (row 1)"),
         (MINE, [True, False], "label True, expected one of bad, fair, good (row 0): write that instead; or call the"),
         (SCORES, [True, False], "have the label True, expected a number (row 0): write that instead"),
+        (Task("stars", ("text",), ("1", "2")), [True, False], "label True, expected one of 1, 2 (row 0)"),
         (SCORES, ["1.5", "high"], "have the label 'high', expected a number (row 1)"),
         (SCORES, [1.0, float("inf")], "labels that are missing or not finite (row 1)"),
         (SCORES, [2.0, 2.0], "all validation rows of scores have the label 2: no correlation with them is defined"),
