@@ -25,7 +25,7 @@ def check_rows(task: Task, rows: Mapping[str, Dataset | str | Path]) -> dict[str
     """The rows of a task, each label the number of its class.
 
     Labels may be numbers, names of the task's labels, or of a ``ClassLabel`` that names them: those are mapped by name.
-    True and False are classes of these names; of two other classes the second and the first.
+    True and False stand for classes of these names, or for the second and the first of two others.
     A warning says how many validation rows are training rows as well, which texts are empty where the other one of the
     row is not, and which classes the training rows lack.
 
