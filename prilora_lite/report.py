@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from prilora_lite.importance import IMPORTANCE_RULES
 from prilora_lite.models.layers import PEFTS_OWN, configuration_of, lora_layers, without_wrappers
 from prilora_lite.models.stacks import split_name
+from prilora_lite.shared.callables import callable_name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -155,9 +158,24 @@ def never_pruned(model: nn.Module) -> str:
 def record_pruning(model: nn.Module, settings: dict[str, Any]) -> None:
     """Have the configuration on a model say how it was pruned, since files and cards repeat what it says.
 
-    A rule that is a function is left out, which no file can hold; so is the seed, which is the run's.
+    The seed is left out, which is the run's. A rule that is a function goes by its name in
+    :data:`~.importance.IMPORTANCE_RULES`; one without a name is left out, with a warning, since no file can hold it.
     """
-    said = {name: value for name, value in settings.items() if name != "seed" and not callable(value)}
+    said = {name: value for name, value in settings.items() if name != "seed"}
+    rule = said["importance"]
+    rule = next((name for name, function in IMPORTANCE_RULES.items() if function is rule), rule)
     for module in model.modules():
-        if "prilora_config" in vars(module):
-            module.prilora_config = replace(module.prilora_config, **said)
+        if "prilora_config" not in vars(module):
+            continue
+        config = module.prilora_config
+        if callable(rule) and rule != config.importance:
+            warnings.warn(
+                f"A is pruned by the function {callable_name(rule)}, which no file can hold, so a saved adapter will "
+                f"say importance={config.importance!r}: put the function into importance.IMPORTANCE_RULES, and give "
+                "its name there instead",
+                stacklevel=3,
+            )
+            said["importance"] = config.importance
+        else:
+            said["importance"] = rule
+        module.prilora_config = replace(config, **said)

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from prilora_lite import PRILoRAConfig, Pruner, adapt
+from prilora_lite.importance import IMPORTANCE_RULES
 from prilora_lite.shared.callables import callable_name
 from tests.environments import call
 from tests.small_models import batch, build
@@ -172,6 +173,34 @@ def test_a_layer_that_is_trained_only_later_is_scored_by_its_gradient():
     model(**batch()).loss.backward()
     pruner.step()
     assert (late.lora_A == 0).any()
+
+
+def pruned_by(rule, **config):
+    model = build("bert")
+    adapt(model, PRILoRAConfig(first_rank=2, last_rank=5, interval=1, **config))
+    pruner = Pruner(model.train(), importance=rule)
+    model(**batch()).loss.backward()
+    pruner.step()
+    return model
+
+
+def test_a_warning_says_that_files_will_not_name_the_function_that_pruned():
+    with pytest.warns(
+        UserWarning, match=r"by_size \(.*no file can hold.*importance='magnitude_input'.*IMPORTANCE_RULES"
+    ):
+        model = pruned_by(by_size)
+    assert model.prilora_config.importance == "magnitude_input"
+
+
+def test_files_name_a_function_that_has_a_name(monkeypatch, recwarn):
+    monkeypatch.setitem(IMPORTANCE_RULES, "by_size", by_size)
+    assert pruned_by(by_size).prilora_config.importance == "by_size"
+    assert not [w for w in recwarn if "function" in str(w.message)]
+
+
+def test_nothing_is_said_of_a_function_that_the_configuration_holds(recwarn):
+    assert pruned_by(by_size, importance=by_size).prilora_config.importance is by_size
+    assert not [w for w in recwarn if "function" in str(w.message)]
 
 
 def by_gradient(lora_A, gradient):
