@@ -136,7 +136,7 @@ def importance_rule(rule: str | Callable[..., Tensor]) -> Callable[..., Tensor]:
     if foreign := [p.name for p in parameters if p.name not in INPUTS and p.default is p.empty]:
         raise ValueError(
             f"an importance rule is a function of any of {', '.join(INPUTS)}; {getattr(rule, '__name__', rule)} also "
-            f"asks for {', '.join(foreign)}"
+            f"asks for {', '.join(foreign)}: give it a default, or wrap it, as lambda lora_A: rule(lora_A, ...)"
         )
     return rule
 
