@@ -28,12 +28,12 @@ def places_of(rows: pd.DataFrame, again: pd.Series) -> list[int]:
 
 
 def labels_of(rows: pd.DataFrame) -> list[str]:
-    """A label for each place; where several would have the same, with the question's name."""
+    """A numbered label for each place; where several would have the same, with the question's name."""
     first = rows.drop_duplicates("place")
     labels = [_named(row) for _, row in first.iterrows()]
     return [
-        f"{label}\n{name}" if labels.count(label) > 1 else label
-        for label, name in zip(labels, first["question"], strict=True)
+        f"{place + 1}: {label}\n{name}" if labels.count(label) > 1 else f"{place + 1}: {label}"
+        for place, label, name in zip(first["place"], labels, first["question"], strict=True)
     ]
 
 

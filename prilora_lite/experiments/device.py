@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 
 import torch
 
@@ -48,3 +50,14 @@ def pick_device(device: str | None = None) -> str:
     if device is not None and device not in here:
         raise ValueError(f"device {device!r} is not available on this machine, which has {', '.join(here)}")
     return device or here[0]
+
+
+@contextlib.contextmanager
+def threads_for(encoder: str) -> Iterator[None]:
+    """As many threads of torch as the encoder's preset says; afterwards as many as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(PRESETS.get(encoder, Preset()).threads or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainingArgum
 from prilora_lite.adapt import plan
 from prilora_lite.config import PRILoRAConfig
 from prilora_lite.experiments.bars import no_bars
-from prilora_lite.experiments.device import pick_precision
+from prilora_lite.experiments.device import pick_precision, threads_for
 from prilora_lite.experiments.encoders import load_encoder
 from prilora_lite.experiments.identity import described, encoder_digest, method_as_json, rows_digest, run_key
 from prilora_lite.experiments.loop import (
@@ -156,7 +156,7 @@ def finetune(
         split: tokenize(data[split], glue, tokenizer, settings.max_length) for split in ("train", *glue.splits)
     }
     try_out(model, tokenizer, glue, tokenized, settings.max_length)
-    with _kept_or_temporary(output_dir) as folder:
+    with _kept_or_temporary(output_dir) as folder, threads_for(encoder):
         claim(folder, described(key), resume)
         plan_of_run = schedule(settings, seed, save_steps) | common_arguments(precision, encoder, device)
         arguments = _arguments(folder, plan_of_run | (judged_by(glue) if callbacks else {}))

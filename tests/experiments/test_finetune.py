@@ -1,6 +1,8 @@
 import json
+from dataclasses import replace
 
 import pytest
+import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, TrainerCallback
 
 from prilora_lite import (
@@ -15,6 +17,7 @@ from prilora_lite import (
     load_rows,
 )
 from prilora_lite.experiments.finetune import result_record
+from prilora_lite.experiments.presets import POCKET_SHORT
 from prilora_lite.experiments.tasks import TASKS
 from tests.training import CONFIG, StopAfter, run
 
@@ -251,3 +254,23 @@ def test_a_run_stopped_early_by_a_callback_reports_the_metrics_of_its_saved_file
     model, tokenizer = load_encoder("pocket", TASKS["pocket-cola"])
     load_adapter(model, result.path)
     assert evaluate(model, tokenizer, "pocket-cola", **options) == result.metrics
+
+
+class CountThreads(TrainerCallback):
+    def __init__(self):
+        self.threads = set()
+
+    def on_step_end(self, *args, **kwargs):
+        self.threads.add(torch.get_num_threads())
+
+
+def test_pocket_trains_with_one_thread_other_encoders_with_torchs_and_torch_is_left_as_it_was(encoder, rows):
+    here = torch.get_num_threads()
+    few = replace(POCKET_SHORT, epochs=0.02)
+    try:
+        torch.set_num_threads(2)
+        finetune("pocket-rte", "head", settings=few, callbacks=[pocket := CountThreads()], progress=False)
+        run(encoder, rows, callbacks=[other := CountThreads()])
+        assert (pocket.threads, other.threads, torch.get_num_threads()) == ({1}, {2}, 2)
+    finally:
+        torch.set_num_threads(here)

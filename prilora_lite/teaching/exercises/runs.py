@@ -138,6 +138,9 @@ def packed_bytes(total: int, nonzero: int) -> int:
         "You left out the prune in the last step, which comes even where N does not divide it.": (
             lambda rows, batch, epochs, N: epochs * math.ceil(rows / batch) // N
         ),
+        "You add a short batch even where the batches fill the epoch exactly.": lambda rows, batch, epochs, N: (
+            math.ceil(epochs * (rows // batch + 1) / N)
+        ),
         "You count the last step twice where N divides it: it is pruned once.": lambda rows, batch, epochs, N: (
             epochs * math.ceil(rows / batch) // N + 1
         ),

@@ -26,7 +26,8 @@ def _verdict(text: Any, task: str, mean: float, low: float, high: float, seeds: 
         raise WrongAnswer(f"A text is expected; got {shown(text)}.")
     if task not in text:
         raise WrongAnswer(f"The task, {task!r}, is missing in {shown(text)}.")
-    found = re.findall(r"[+-]?\d+(?:\.\d+)?", text.replace(task, ""))
+    plain = text.replace(task, "").replace("\u2212", "-")  # a typographer's minus
+    found = re.findall(r"(?:(?<!\d)[+-])?\d+(?:\.\d+)?", plain)  # in 0.5-1.3 it is a dash
     longer = [number for number in found if re.search(r"\.\d\d", number)]
     if longer:
         raise WrongAnswer(f"One digit after the point is asked for; {longer[0]} has more, in {shown(text)}.")

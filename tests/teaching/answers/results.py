@@ -129,6 +129,10 @@ def saying(verdict, form="on {task} the difference is {mean:+.1f} ({low:.1f} to 
     return report_sentence
 
 
+def with_a_typographers_minus(*values):
+    return saying(honest)(*values).replace("-", "\u2212")
+
+
 def unrelated(first, second):
     low, high = stats.ttest_ind(first, second).confidence_interval()
     return (low + high) / 2, (high - low) / 2
@@ -314,6 +318,8 @@ def with_statistics(first, second):
 
 
 RIGHT = [
+    (check.report_sentence, saying(honest, "{task} {mean:+.1f} ({low:.1f}-{high:.1f}), {seeds} seeds")),
+    (check.report_sentence, with_a_typographers_minus),
     (check.paired_interval, right_interval),
     (check.paired_interval, with_statistics),
     (check.paired_interval, lambda a, b: np.array(right_interval(a, b))),

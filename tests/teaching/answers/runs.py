@@ -122,6 +122,11 @@ WRONG = [
         lambda rows, batch, epochs, n: epochs * math.ceil(rows / batch) // n + 1,
         "last step twice",
     ),
+    (
+        check.number_of_prunes,
+        lambda rows, batch, epochs, n: math.ceil(epochs * (rows // batch + 1) / n),
+        "fill the epoch exactly",
+    ),
     (check.number_of_prunes, lambda rows, batch, epochs, n: epochs * (rows // batch) // n, "and the prune in the last"),
     (check.number_of_prunes, lambda rows, batch, epochs, n: math.ceil(math.ceil(rows / batch) / n), "one epoch"),
     (
