@@ -22,7 +22,7 @@ def add_to(commands: argparse._SubParsersAction) -> None:
         help="compare methods on tasks over seeds",
         description="Fine-tune with each method on each task for each seed; print a table, write a line of JSON for "
         "each run and a figure. Stopped and started again, it goes on with the runs that are missing. A study can be "
-        "described in a file, by the long names of the options below, as in results/minilm_glue.toml.",
+        "described in a file whose keys are the names of the options below, as in results/minilm_glue.toml.",
         argument_default=argparse.SUPPRESS,  # what is not given may be in the file
         names=study_options.names,
     )
@@ -32,9 +32,9 @@ def add_to(commands: argparse._SubParsersAction) -> None:
 
     report = commands.add_parser(
         "report",
-        help="tables and comparisons from raw runs",
-        description="Print the tables of a file of runs, PRILoRA minus LoRA with intervals, and the other comparisons; "
-        "write its tables (.csv, .md) and figures (.png).",
+        help="make tables and comparisons from raw runs",
+        description="Print the tables of a file of runs, PRILoRA minus LoRA with intervals, and all other comparisons; "
+        "write the tables (.csv, .md) and figures (.png). For a file of questions, print and write its answers.",
     )
     report.add_argument(
         "file", type=Path, help="file of runs that ablate wrote, ending in .jsonl, or of questions, ending in .toml"
@@ -50,7 +50,7 @@ def add_to(commands: argparse._SubParsersAction) -> None:
 
     ask = commands.add_parser(
         "ask",
-        help="answer questions that were written down before",
+        help="answer questions written down before their runs",
         description="Choose the learning rates and make the runs that a file of questions still lacks, then print the "
         "answers and write them (.csv, .md, .png). Stopped and started again, it goes on.",
     )
@@ -62,10 +62,10 @@ def add_to(commands: argparse._SubParsersAction) -> None:
 
     migrate = commands.add_parser(
         "migrate",
-        help="bring runs of an older version to today's form",
-        description="Add to the key of each run what older versions left out, the digest of the encoder's weights, so "
-        "that the run goes on counting. Run again, it changes nothing. A folder that an encoder was read from must "
-        "still hold the same.",
+        help="update files of runs made by older versions",
+        description="Add what older versions left out of each run's key, the digest of the encoder's weights, so that "
+        "the run is still recognised. It is safe to repeat. If an encoder was read from a folder, the folder must not "
+        "have changed.",
     )
     migrate.add_argument("files", nargs="+", type=Path, metavar="FILE.jsonl", help="files of runs that ablate wrote")
     migrate.set_defaults(run=_migrate, loads=True)

@@ -48,8 +48,8 @@ OPTIONS: dict[
     "methods": {
         "nargs": "+",
         "metavar": "M",
-        "help": "{methods} (houlsby and pfeiffer are adapters, adalora needs PEFT), or all for these; {contrasts} "
-        "change one setting more (default: lora prilora, or none beside configurations)",
+        "help": "{methods} (houlsby and pfeiffer are bottleneck adapters, adalora needs PEFT), or all for these; or "
+        "variants of lora, ranks and prilora: {contrasts} (default: lora prilora, or none if configurations are given)",
     },
     "ranks": {
         "nargs": "+",
@@ -61,7 +61,8 @@ OPTIONS: dict[
         "nargs": "+",
         "type": _schedule,
         "metavar": "S",
-        "help": "from the first rank to the last: {schedules}; or the rank of each layer, 2,2,8,8 (default: linear)",
+        "help": "how ranks go from the first to the last: {schedules}; or a rank for each layer, such as 2,2,8,8 "
+        "(default: linear)",
     },
     "ratios": {"nargs": "+", "type": float, "metavar": "P", "help": "share of A that is pruned (default: 0.5)"},
     "intervals": {"nargs": "+", "type": int, "metavar": "N", "help": "steps between prunes (default: 40)"},
@@ -72,20 +73,22 @@ OPTIONS: dict[
         "metavar": "T",
         "help": "{pocket_tasks}; from the hub or --rows: {other_tasks} (default: pocket-rte)",
     },
-    "seeds": {"nargs": "+", "type": int, "metavar": "N", "help": "default: 0 1"},
+    "seeds": {"nargs": "+", "type": int, "metavar": "N", "help": "one run for each (default: 0 1)"},
     "margin": {
         "type": _margin,
         "metavar": "POINTS",
-        "help": "the largest difference that counts as none, named before the runs (default: 1)",
+        "help": "the largest difference that counts as no difference, in percentage points, chosen before the runs "
+        "(default: 1)",
     },
     "encoder": {
         "metavar": "E",
-        "help": "{encoders} (pocket-random is pocket, not pre-trained; paper is DeBERTaV3-base), a folder, or a name "
-        "on the hub, owner/name or owner/name@REVISION (default: pocket)",
+        "help": "{encoders} (pocket-random is pocket without its pre-training; paper is DeBERTaV3-base), a folder, or "
+        "a name on the Hugging Face hub, owner/name or owner/name@REVISION (default: pocket)",
     },
     "rows": {
         "metavar": "FOLDER",
-        "help": "folder with TASK/train.parquet (or .csv) and so on (default: $PRILORA_GLUE, else the hub)",
+        "help": "folder with TASK/train.parquet and TASK/validation.parquet, or .csv (default: $PRILORA_GLUE, else "
+        "the hub)",
     },
     "output": {
         "type": Path,
@@ -101,13 +104,13 @@ OPTIONS: dict[
     },
     "precision": {
         "choices": ["auto", "fp32", "bf16"],
-        "help": "auto: the preset's, else bf16 where the device computes in it natively (default)",
+        "help": "auto (default): the encoder's own setting if it has one, else bf16 where the device supports it",
     },
-    "device": {"choices": ["cuda", "mps", "cpu"], "help": "default: the first of these that is there"},
+    "device": {"choices": ["cuda", "mps", "cpu"], "help": "where to train (default: the first that is available)"},
     "jobs": {"type": int, "metavar": "N", "help": "runs at a time (default: 1, with Ray one for each processor)"},
     "backend": {
         "metavar": "B",
-        "help": "where runs are made: processes of this machine, or ray, a cluster (needs Ray; default: processes)",
+        "help": "processes: on this machine (default); ray: on a Ray cluster (needs Ray)",
     },
 }
 
@@ -135,7 +138,7 @@ def names() -> dict[str, str]:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Give a parser all of :data:`OPTIONS`."""
-    crossed = parser.add_argument_group("configurations, every value with every other one")
+    crossed = parser.add_argument_group("configurations: all combinations of these values")
     for name, how in OPTIONS.items():
         (crossed if name in CROSSED else parser).add_argument(f"--{name}", **how)
 

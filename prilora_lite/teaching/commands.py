@@ -16,8 +16,8 @@ def add_to(commands: argparse._SubParsersAction) -> None:
     """Add the commands to those of :class:`~prilora_lite.cli.Command`."""
     record = commands.add_parser(
         "record",
-        help="make the recorded runs of the notebooks again",
-        description="Make the runs that a recording does not hold yet. Stopped and started again, it goes on.",
+        help="make the recorded runs that the notebooks show",
+        description="Make the recorded runs that are missing. If it is stopped, run it again: it carries on.",
         names=_names,
     )
     record.add_argument("names", nargs="*", metavar="NAME", help="{recordings} (default: all)")
@@ -28,8 +28,8 @@ def add_to(commands: argparse._SubParsersAction) -> None:
     notebooks = commands.add_parser(
         "notebooks",
         help="check the repository's notebooks, or execute them anew",
-        description="Say which notebooks are not as --execute leaves them; with --execute, run them and save them with "
-        "fresh outputs.",
+        description="List the notebooks whose saved outputs are out of date; with --execute, run them and save fresh "
+        "outputs.",
     )
     notebooks.add_argument("paths", nargs="*", type=Path, metavar="FILE", help="default: all in the folder notebooks")
     notebooks.add_argument("--execute", action="store_true", help="run them and save their outputs")
@@ -48,7 +48,7 @@ def add_to(commands: argparse._SubParsersAction) -> None:
     handout.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="where to write")
     handout.add_argument("--zip", action="store_true", help="also pack the folder into FOLDER.zip")
     handout.add_argument(
-        "--course", type=Path, default=COURSE, metavar="FOLDER", help=f"of the assignments (default: {COURSE})"
+        "--course", type=Path, default=COURSE, metavar="FOLDER", help=f"folder of assignments (default: {COURSE})"
     )
     handout.set_defaults(run=_handout)
 
@@ -73,14 +73,14 @@ def add_to(commands: argparse._SubParsersAction) -> None:
     grade.add_argument("assignment", metavar="ASSIGNMENT", help="such as a1_lora_layer")
     grade.add_argument(
         "--course", type=Path, default=COURSE, metavar="FOLDER",
-        help=f"with submitted/STUDENT/ASSIGNMENT in it (default: {COURSE})",
+        help=f"folder that has submitted/STUDENT/ASSIGNMENT/ in it (default: {COURSE})",
     )  # fmt: skip
     grade.add_argument("--jobs", type=int, default=1, metavar="N", help="submissions at a time (default: 1)")
     grade.add_argument(
         "--unprotected",
         action="store_true",
-        help="run without a sandbox: learners' code has the rights of this command. For a container or an account that "
-        "can be thrown away",
+        help="run without a sandbox: learners' code can then do anything that you can. Use it only in a disposable "
+        "container or account",
     )
     grade.set_defaults(run=_grade)
 
