@@ -198,7 +198,7 @@ def test_the_readmes_answers_are_those_of_the_questions_and_of_minilm():
 
 def test_the_readme_says_what_the_recorded_prunes_remove():
     first, *later = recordings.load_trace(0.5, 20)["mass"].values()
-    assert f"some {first:.0%} of that norm".replace("%", " %") in " ".join(README.split())
+    assert f"takes some {first:.0%} of it".replace("%", " %") in " ".join(README.split())
     assert max(later) < 0.02  # almost nothing
 
 

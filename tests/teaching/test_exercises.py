@@ -84,6 +84,7 @@ SOLUTIONS = {
     "truncate": ("u[:, :r] * s[:r]",),
     "paired_interval": ("stats.t.ppf", "std(ddof=1)"),
     "verdict": ("mean - half > 0", "mean > half"),
+    "decision": ("mean - half > 0", "mean - inner > -margin"),
     "rank_schedule": ("(last - first) * l", "l / (L - 1)"),
     "scalings": ("alpha / rank", "alpha / mean", "rank * mean"),
     "ranks_at_budget": ("Fraction(", "sorted("),

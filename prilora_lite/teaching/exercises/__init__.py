@@ -18,7 +18,7 @@ from prilora_lite.teaching.exercises.norms import running_mean_square
 from prilora_lite.teaching.exercises.pruning import churn, nonzero_share, pruner_step, sparsify_for_good
 from prilora_lite.teaching.exercises.ranks import rank_schedule, ranks_at_budget, scalings
 from prilora_lite.teaching.exercises.reading import WrongAnswer
-from prilora_lite.teaching.exercises.results import holm, interaction, paired_interval, verdict
+from prilora_lite.teaching.exercises.results import decision, holm, interaction, paired_interval, verdict
 from prilora_lite.teaching.exercises.runs import adapter_layers, matthews, number_of_prunes, packed_bytes
 from prilora_lite.teaching.exercises.sentence import report_sentence
 
@@ -26,6 +26,7 @@ __all__ = [
     "WrongAnswer",
     "adapter_layers",
     "churn",
+    "decision",
     "fold",
     "full_parameters",
     "holm",

@@ -142,6 +142,9 @@ def _sqrt(s: Callable[[float, int, float], float]) -> Answer:
     slips={
         "You gave alpha itself: divide it. By what, the rule says.": lambda ranks, alpha, rule: [alpha] * len(ranks),
         "You gave the rank over alpha: alpha stands above.": lambda ranks, alpha, rule: [r / alpha for r in ranks],
+        "You divided with //, which drops what comes after the point: the mean rank need not be whole.": _mean_rule(
+            lambda ranks, alpha: [alpha / (sum(ranks) // len(ranks))] * len(ranks)
+        ),
         "You took the median; the mean rank is the sum over the number.": (
             lambda ranks, alpha, rule: [alpha / sorted(ranks)[len(ranks) // 2]] * len(ranks),
             _mean_rule(lambda ranks, alpha: [alpha / sorted(ranks)[len(ranks) // 2]] * len(ranks)),

@@ -167,6 +167,77 @@ def verdict(mean: float, half: float) -> str:
     return "first" if mean - half > 0 else "second" if mean + half < 0 else NONE
 
 
+DECISIONS = ("difference", "equal", "not decided")
+
+
+def _one_decision(text: Any, *_: Any) -> str:
+    """One of the three words of a decision."""
+    if text is None:
+        raise WrongAnswer("Nothing came back, only None: is there a return for every case?")
+    if not isinstance(text, str) or text not in DECISIONS:
+        words = ", ".join(map(repr, DECISIONS))
+        raise WrongAnswer(f"The answer is one of {words}, letter by letter; yours is {shown(text)}.")
+    return text
+
+
+def _decided(differs: Callable[..., bool], equal: Callable[..., bool]) -> Answer:
+    """A decision by two questions, the first of which goes first."""
+
+    def decision(mean: float, half: float, inner: float, margin: float) -> str:
+        given = mean, half, inner, margin
+        return "difference" if differs(*given) else "equal" if equal(*given) else "not decided"
+
+    return decision
+
+
+def _leaves_out_zero(mean: float, half: float, *_: float) -> bool:
+    return abs(mean) > half
+
+
+def _lies_inside(mean: float, half: float, inner: float, margin: float) -> bool:
+    return abs(mean) + inner < margin
+
+
+@check(
+    cases=(
+        (6.3, 2.9, 2.2, 1), (0.0, 0.4, 0.3, 1), (0.9, 1.7, 1.3, 1), (-0.5, 0.55, 0.45, 1), (-6.3, 2.9, 2.2, 1),
+        (0.5, 0.2, 0.15, 1), (0.2, 1.1, 0.79, 1), (-0.1, 1.0, 0.85, 2), (0.5, 0.6, 0.5, 1), (0.1, 0.5, 0.4, 0.3),
+        (1.5, 2.0, 1.6, 1), (-2.0, 2.5, 2.1, 1), (-0.5, 1.2, 0.9, 1),
+    ),
+    hint="Draw both intervals on a line, and mark zero, minus the margin and plus the margin.",
+    reads=_one_decision,
+    slips={
+        "Zero in the interval does not make two methods equal: compare the 90 % interval with the margin.": _decided(
+            _leaves_out_zero, lambda mean, half, inner, margin: True
+        ),
+        "You compared the mean alone with the margin; the whole 90 % interval has to lie between.": _decided(
+            _leaves_out_zero, lambda mean, half, inner, margin: abs(mean) < margin
+        ),
+        "You used the 95 % interval for both questions; the margin is for the 90 % interval.": _decided(
+            _leaves_out_zero, lambda mean, half, inner, margin: abs(mean) + half < margin
+        ),
+        "You used the 90 % interval for both questions; a difference is shown by the 95 % interval.": _decided(
+            lambda mean, half, inner, margin: abs(mean) > inner, _lies_inside
+        ),
+        "You compare the mean with the margin for a difference; ask whether zero is outside the 95 % interval.": (
+            _decided(lambda mean, half, inner, margin: abs(mean) > margin, _lies_inside)
+        ),
+        "A mean below zero can be a difference as well: the interval may leave out zero on either side.": _decided(
+            lambda mean, half, inner, margin: mean > half, _lies_inside
+        ),
+        "Where both are true, return 'difference'.": _decided(
+            lambda *given: _leaves_out_zero(*given) and not _lies_inside(*given), _lies_inside
+        ),
+        "Only one end was compared with the margin; the interval has two.": _decided(
+            _leaves_out_zero, lambda mean, half, inner, margin: mean + inner < margin
+        ),
+    },
+)  # fmt: skip
+def decision(mean: float, half: float, inner: float, margin: float) -> str:
+    """02: difference, equal within the margin, or not decided."""
+    return _decided(_leaves_out_zero, _lies_inside)(mean, half, inner, margin)
+
+
 @check(
     cases=((80, 82, 79, 85), (80, 82, 79, 81), (80, 83, 81, 87), (80, 82, 82, 82), (80, 78, 79, 75)),
     hint="What does the slope gain without pruning, and what does it gain with it? Compare the two gains.",

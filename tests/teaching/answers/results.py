@@ -129,6 +129,24 @@ def saying(verdict, form="on {task} the difference is {mean:+.1f} ({low:.1f} to 
     return report_sentence
 
 
+def equal_first(mean, half, inner, margin):
+    if -margin < mean - inner and mean + inner < margin:
+        return "equal"
+    return "difference" if not mean - half <= 0 <= mean + half else "not decided"
+
+
+def by_one_interval(mean, half, inner, margin):
+    if not mean - half <= 0 <= mean + half:
+        return "difference"
+    return "equal" if -margin < mean - half and mean + half < margin else "not decided"
+
+
+def decided_by_ends(mean, half, inner, margin):
+    if mean - half > 0 or mean + half < 0:
+        return "difference"
+    return "equal" if -margin < mean - inner < mean + inner < margin else "not decided"
+
+
 def with_a_typographers_minus(*values):
     return saying(honest)(*values).replace("-", "\u2212")
 
@@ -188,6 +206,16 @@ WRONG = [
         "halved the half width once more",
     ),
     (check.verdict, lambda mean, half: "first" if mean > 0 else "second", "sign of the mean alone"),
+    (
+        check.decision,
+        lambda mean, half, inner, margin: "difference" if abs(mean) > half else "equal",
+        "make two methods",
+    ),
+    (check.decision, lambda mean, half, inner, margin: "Equal", "letter by letter; yours is 'Equal'"),
+    (check.decision, lambda mean, half, inner, margin: None, "is there a return for every case"),
+    (check.decision, lambda mean, half, inner, margin: "not decided", "the same whatever is asked"),
+    (check.decision, equal_first, "Where both are true"),
+    (check.decision, by_one_interval, "95 % interval for both"),
     (
         check.verdict,
         lambda mean, half: "first" if mean > 0 else "second" if mean < 0 else NONE,
@@ -318,6 +346,7 @@ def with_statistics(first, second):
 
 
 RIGHT = [
+    (check.decision, decided_by_ends),
     (check.report_sentence, saying(honest, "{task} {mean:+.1f} ({low:.1f}-{high:.1f}), {seeds} seeds")),
     (check.report_sentence, with_a_typographers_minus),
     (check.paired_interval, right_interval),
