@@ -234,11 +234,11 @@ def plot_allocation(ranks: pd.DataFrame, line: Sequence[int]) -> Figure:
     for axes, task in zip(figure.axes, tasks, strict=False):
         here = ranks[ranks["task"] == task]
         for _, run in here.groupby("seed"):
-            axes.plot(run["layer"], run["rank"], color=adalora.colour, linewidth=1)
+            axes.plot(run["layer"], run["rank"], color=adalora.colour, linewidth=1, label="AdaLoRA, one seed")
         mean = here.groupby("layer")["rank"].mean()
         axes.plot(
             mean.index, mean, f"{adalora.marker}-", color=adalora.colour, markeredgecolor="0.2", linewidth=3,
-            label="AdaLoRA, chosen by the data",
+            label="AdaLoRA, the mean",
         )  # fmt: skip
         axes.plot(
             range(len(line)), line, f"{prilora.marker}--", color=prilora.colour, linewidth=2, label="PRILoRA, a line"
@@ -250,7 +250,8 @@ def plot_allocation(ranks: pd.DataFrame, line: Sequence[int]) -> Figure:
         axes.set_ylim(0, None)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         tidy(axes)
-    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False)
+    shown = {label: handle for handle, label in zip(*figure.axes[0].get_legend_handles_labels(), strict=True)}
+    figure.legend(shown.values(), shown, loc="outside upper center", ncols=3, frameon=False)
     return figure
 
 

@@ -127,6 +127,7 @@ def plot_layers(runs: pd.DataFrame, names: Sequence[str], reference: str = "head
         shown = accuracy[[*names, reference]]
         axes.set_xlim(shown.min() - 2, min(100, shown.max() + 2))
         axes.set_title(task)
+        axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.set_xlabel("accuracy on validation (%), one dot per seed")
     panels[0].set_yticks(range(len(names)), names)
     panels[0].set_ylim(-0.5, len(names) - 0.5)
@@ -225,25 +226,26 @@ def plot_pruning(trace: dict, step: int | None = None) -> Figure:
     losses.plot(steps, pd.Series(trace["losses"]).rolling(10, min_periods=1).mean(), color=colour, linewidth=2)
     losses.set_ylabel("loss (line: mean of 10)")
     losses.set_ylim(0, None)
-    mass.plot(steps, 100 * np.array(trace["sparsity"]), color="0.75", linewidth=1, label="zeros: of the entries")
+    mass.plot(steps, 100 * np.array(trace["sparsity"]), color="0.75", linewidth=1, label="zeros (of entries)")
     mass.plot(
         trace["mass"].keys(), [100 * share for share in trace["mass"].values()], "o-", color=colour,
-        label="mass: of the squared norm",
+        label="mass (of squared norm)",
     )  # fmt: skip
     mass.set_ylabel("share (%)")
     mass.set_ylim(-3, 103)
-    mass.legend(
-        frameon=False, fontsize=10, loc="lower center", bbox_to_anchor=(0.45, 1), ncols=2, borderaxespad=0.2
-    )  # above, not on the data
     prunes = [at for at in trace["masks"] if step is None or at <= step]
     if prunes:
         keep = trace["masks"][prunes[-1]]
-        _mask(mask_axes, keep, f"A of layer 5, query, after step {prunes[-1]} (dashed above)")
+        _mask(mask_axes, keep, f"A of layer 5, query, after step {prunes[-1]}")
         mask_axes.set_xlabel("input feature j (black survives)")
-        mass.axvline(prunes[-1], color="0.4", linestyle="--", linewidth=1)
+        mass.axvline(prunes[-1], color="0.4", linestyle="--", linewidth=1, label="step shown")
     else:
         mask_axes.set_axis_off()
         mask_axes.text(0.5, 0.5, "nothing pruned yet", ha="center", va="center", fontsize=13)
+    mass.legend(
+        frameon=False, fontsize=10, loc="lower center", bbox_to_anchor=(0.43, 1), ncols=3, borderaxespad=0.2,
+        columnspacing=1, handlelength=1.5,
+    )  # above, not on the data  # fmt: skip
     churn = [100 * share for share in trace["churn"].values()]
     churn_axes.plot(trace["churn"].keys(), churn, "o-", color=colour)
     churn_axes.set_ylabel("churn: new among\nthe zeros of all A (%)")

@@ -282,7 +282,7 @@ def test_a_method_has_one_colour_in_all_figures():
 def test_the_allocation_has_the_colours_of_its_methods():
     ranks = pd.DataFrame({"task": "a", "seed": 0, "layer": [0, 1], "rank": [6, 4]})
     shown = {line.get_label(): line.get_color() for line in figures.plot_allocation(ranks, [4, 6]).axes[0].lines}
-    assert shown["AdaLoRA, chosen by the data"] == LOOKS["adalora"].colour
+    assert shown["AdaLoRA, the mean"] == LOOKS["adalora"].colour
     assert shown["PRILoRA, a line"] == LOOKS["prilora"].colour
 
 
