@@ -102,6 +102,8 @@ def _ablate(options: argparse.Namespace) -> int:
         if speaks:
             print(line, file=sys.stderr, flush=True)
 
+    if told.get("jobs", 1) > 1:  # no bars then: several would write over each other
+        tell(f"{len(runs)} runs, {told['jobs']} at a time: a line for each when it is done")
     passed_on = {n: told[n] for n in ("encoder", "rows", "precision", "device", "jobs", "backend") if n in told}
     overrides = study_options.read_settings(told["set"])
     with warnings.catch_warnings():

@@ -349,6 +349,14 @@ def test_runs_in_several_processes_are_those_of_one(encoder, rows, tmp_path):
     assert essence(one) == essence(two)
 
 
+def test_where_several_runs_share_the_screen_it_says_how_many_and_what_will_come(encoder, rows, tmp_path, capsys):
+    arguments = command(tmp_path / "runs.jsonl", encoder, rows, methods=["head"], seeds=["1"])
+    main(arguments)
+    assert "at a time" not in capsys.readouterr().err
+    main([*arguments, "--jobs", "2"])
+    assert "1 runs, 2 at a time: a line for each when it is done" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_runs_on_a_cluster_are_those_of_one_process(encoder, rows, tmp_path, ray_cluster):
     one, cluster = tmp_path / "one.jsonl", tmp_path / "cluster.jsonl"
