@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from prilora_lite.lora import LoRALinear
 from prilora_lite.models.linear import linear_shape
 from prilora_lite.models.stacks import layer_numbers, split_name
 from prilora_lite.report import never_pruned
-from prilora_lite.shared.errors import first_of
+from prilora_lite.shared.errors import first_of, warn
 
 KEY, FORMAT = "prilora_lite", 2  # the metadata's one entry: safetensors keeps several in no fixed order
 
@@ -89,7 +88,7 @@ def read_description(
     try:
         stored = json.loads(text)
         if stored["format"] != FORMAT:
-            raise ValueError(f"format {stored['format']!r}, this version reads {FORMAT}; a newer version may read it")
+            raise ValueError(f"format {stored['format']!r}; this version reads {FORMAT}, another version may read it")
         if stored.pop("sha256") != _checksum(stored, tensors):
             raise ValueError("its SHA-256 is not that of the file's content: it is damaged, so copy it again")
         config, base = PRILoRAConfig.from_dict(stored["config"]), read_fingerprint(stored["base"])
@@ -131,7 +130,7 @@ def warn_of_flaws(model: nn.Module, tensors: dict[str, Tensor], path: Path) -> N
     lost = [name for name, tensor in tensors.items() if not tensor.double().isfinite().all()]
     flaws = [never_pruned(model), f"NaN or infinity in {first_of(lost)}, so no model will load it" if lost else ""]
     for flaw in filter(None, flaws):
-        warnings.warn(f"{path}: {flaw}", stacklevel=3)
+        warn(f"{path}: {flaw}")
 
 
 def _check_as_configured(model: nn.Module) -> None:

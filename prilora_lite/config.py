@@ -143,18 +143,19 @@ class PRILoRAConfig:
         """The rank of each of ``num_layers`` layers, see :func:`~prilora_lite.ranks.linear_ranks`.
 
         Raises:
-            ValueError: the configuration lists ranks for another number of layers, or a rank is below 1.
+            ValueError: ranks for another number of layers are listed or given by a schedule, or a rank is below 1.
 
         >>> PRILoRAConfig(ranks=lambda depth: 2 + 6 * depth**2).layer_ranks(4)
         [2, 3, 5, 8]
         """
-        if isinstance(self.ranks, tuple):
-            if len(self.ranks) != num_layers:
-                raise ValueError(f"ranks lists {len(self.ranks)} ranks, but there are {num_layers} layers")
-            return list(self.ranks)
         if callable(self.ranks):
             return ranks_by_depth(num_layers, self.ranks)
-        return SCHEDULES[self.ranks](num_layers, self.first_rank, self.last_rank)
+        listed, ends = isinstance(self.ranks, tuple), (self.first_rank, self.last_rank)
+        ranks = plain(list(self.ranks if listed else SCHEDULES[self.ranks](num_layers, *ends)))
+        if len(ranks) != num_layers or not all(is_integer(rank, 1) for rank in ranks):
+            said = "ranks lists" if listed else f"the schedule {self.ranks!r} gives"
+            raise ValueError(f"{said} {ranks}, but there are {num_layers} layers: one integer of at least 1 for each")
+        return ranks
 
     def scalings(self, ranks: list[int]) -> list[float]:
         r"""The scaling s of each layer, by the rule that ``scaling`` names.
@@ -240,11 +241,11 @@ class PRILoRAConfig:
         Raises:
             ValueError: ranks or importance is a function, which no file can hold; the message says what to do.
         """
-        ways = {"ranks": "give ranks=config.layer_ranks(number of layers), or put it into ranks.SCHEDULES"}
-        ways["importance"] = "put it into importance.IMPORTANCE_RULES"
+        ways = {"ranks": "give ranks=config.layer_ranks(number of layers)"}
+        ways["importance"] = "put it into importance.IMPORTANCE_RULES under a name, and give the name"
         for name, way in ways.items():
             if callable(getattr(self, name)):
-                raise ValueError(f"{name} is a function, which no file can hold: {way} under a name, and give the name")
+                raise ValueError(f"{name} is a function, which no file can hold: {way}")
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
 
@@ -258,7 +259,6 @@ class PRILoRAConfig:
         if not isinstance(fields, dict):
             raise ValueError(f"a configuration is a dictionary of settings and their values, got {fields!r}")
         names = [field.name for field in dataclasses.fields(cls)]
-        for name in fields:
-            if name not in names:
-                raise unknown("setting", name, names)
+        if foreign := [name for name in fields if name not in names]:
+            raise unknown("setting", foreign[0], names)
         return cls(**fields)

@@ -117,7 +117,7 @@ INPUTS = ("lora_A", "mean_square", "gradient", "generator")
 
 
 def importance_rule(rule: str | Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """The function that a rule's name stands for; a function of your own is checked and returned as it is.
+    """The function that a rule's name stands for, or a function of your own, as it is, once its parameters are checked.
 
     Raises:
         ValueError: an unknown name, or a function with other parameters than a rule's, or with none that can be told.
@@ -125,7 +125,7 @@ def importance_rule(rule: str | Callable[..., Tensor]) -> Callable[..., Tensor]:
     if isinstance(rule, str) or not callable(rule):
         if rule not in list(IMPORTANCE_RULES):
             raise unknown("importance rule", rule, IMPORTANCE_RULES)
-        return IMPORTANCE_RULES[rule]
+        rule = IMPORTANCE_RULES[rule]
     try:
         parameters = inspect.signature(rule).parameters.values()
     except (TypeError, ValueError) as error:

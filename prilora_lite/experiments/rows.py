@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import math
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from datasets import ClassLabel, Dataset
 
 from prilora_lite.experiments.task import OF_NUMBERS, Task
 from prilora_lite.shared.checks import is_number, plain
+from prilora_lite.shared.errors import warn
 from prilora_lite.shared.files import given_path
 
 ENDINGS = (".parquet", ".csv")
@@ -134,7 +134,7 @@ def _check_texts(task: Task, split: str, data: Dataset) -> None:
         )
     for column, some in blank.items():
         if some:
-            warnings.warn(f"row {min(some)} of {task.name} {split} has an empty text in {column}", stacklevel=2)
+            warn(f"row {min(some)} of {task.name} {split} has an empty text in {column}")
 
 
 def _with_numbers(task: Task, split: str, data: Dataset) -> Dataset:
@@ -191,14 +191,12 @@ def _check_classes(task: Task, rows: dict[str, Dataset]) -> None:
     trained = set(rows["train"]["label"][:])
     if task.labels and len(rows["train"]) > 1 and len(trained) == 1:
         label = task.labels[trained.pop()]
-        warnings.warn(
-            f"all train rows of {task.name} have the label {label!r}, so nothing can be told apart", stacklevel=3
-        )
+        warn(f"all train rows of {task.name} have the label {label!r}, so nothing can be told apart")
         return
     for split in task.splits if task.labels else ():
         if unknown := sorted(set(rows[split]["label"][:]) - trained):
             names = ", ".join(repr(task.labels[label]) for label in unknown)
-            warnings.warn(f"{split} rows of {task.name} have labels that no train row has: {names}", stacklevel=3)
+            warn(f"{split} rows of {task.name} have labels that no train row has: {names}")
 
 
 def _check_apart(task: Task, split: str, rows: dict[str, Dataset]) -> None:
@@ -210,10 +208,9 @@ def _check_apart(task: Task, split: str, rows: dict[str, Dataset]) -> None:
     trained = set(texts(rows["train"]))
     twice = [row for row, text in enumerate(texts(rows[split])) if text in trained]
     if twice:
-        warnings.warn(
+        warn(
             f"{len(twice)} of {len(rows[split])} {split} rows of {task.name} are training rows as well, the first of "
-            f"them row {twice[0]}: its metrics count what was learned by heart",
-            stacklevel=2,
+            f"them row {twice[0]}: its metrics count what was learned by heart"
         )
     if task.metric in OF_NUMBERS and len(labels := list(rows[split]["label"][:])) > 1 and np.ptp(labels) == 0:
         raise ValueError(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 import traceback
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from itertools import product, starmap
@@ -29,7 +28,7 @@ from prilora_lite.experiments.rows import check_rows
 from prilora_lite.experiments.stored import check_stored
 from prilora_lite.experiments.tasks import Task, get_task, load_rows, task_as_json
 from prilora_lite.shared.checks import check_seed, is_integer, plain
-from prilora_lite.shared.errors import expect, unknown
+from prilora_lite.shared.errors import expect, unknown, warn
 from prilora_lite.shared.files import given_path
 from prilora_lite.shared.records import Records, read_records
 from prilora_lite.shared.workers import in_worker
@@ -179,7 +178,7 @@ def _tell_of_crashes(crashes: list[dict[str, Any]], runs: int, output: Path, any
     )
     if not any_made:
         raise RuntimeError(said)
-    warnings.warn(said, stacklevel=3)
+    warn(said)
 
 
 def _runs_at_a_time(jobs: int | None, backend: str, runs: int) -> int:

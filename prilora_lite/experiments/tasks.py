@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,6 @@ from prilora_lite.shared.files import given_path
 
 GLUE = ("nyu-mll/glue", "bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c")  # a dataset on the hub, and its commit
 FOLDER_VARIABLE = "PRILORA_GLUE"
-
 
 _ACCEPTABILITY = ("unacceptable", "acceptable")
 _SENTIMENT = ("negative", "positive")
@@ -139,21 +139,26 @@ def compute_metrics(task: str | Task, predictions: ArrayLike, labels: ArrayLike)
             f"{predictions.shape}"
         )
     predicted = predictions.argmax(axis=-1) if task.labels else predictions.reshape(len(labels))
-    values: dict[str, float] = {}
-    for metric in task.metrics:
-        if metric == "accuracy":
-            values[metric] = accuracy_score(labels, predicted)
-        elif metric == "f1":
-            values[metric] = f1_score(labels, predicted, zero_division=0.0)
-        elif metric == "matthews":
-            values[metric] = matthews_corrcoef(labels, predicted)
-        else:
-            constant = np.ptp(predicted) == 0
-            pearson = 0.0 if constant else pearsonr(predicted, labels).statistic
-            spearman = 0.0 if constant else spearmanr(predicted, labels).statistic
-            both = {"pearson": pearson, "spearman": spearman, "pearson_spearman": (pearson + spearman) / 2}
-            values[metric] = both[metric]
-    return {metric: float(value) for metric, value in values.items()}
+    return {metric: float(METRICS[metric](labels, predicted)) for metric in task.metrics}
+
+
+def _pearson(labels: np.ndarray, predicted: np.ndarray) -> float:
+    return pearsonr(predicted, labels).statistic if np.ptp(predicted) else 0.0
+
+
+def _spearman(labels: np.ndarray, predicted: np.ndarray) -> float:
+    return spearmanr(predicted, labels).statistic if np.ptp(predicted) else 0.0
+
+
+# From labels and predictions to a number; the names are those of task.OF_CLASSES and task.OF_NUMBERS
+METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
+    "accuracy": accuracy_score,
+    "f1": lambda labels, predicted: f1_score(labels, predicted, zero_division=0.0),
+    "matthews": matthews_corrcoef,
+    "pearson": _pearson,
+    "spearman": _spearman,
+    "pearson_spearman": lambda labels, predicted: (_pearson(labels, predicted) + _spearman(labels, predicted)) / 2,
+}
 
 
 def _from_package(task: Task, split: str) -> Dataset:

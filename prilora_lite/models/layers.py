@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from prilora_lite.lora import LoRALinear
-from prilora_lite.shared.errors import expect, first_of
+from prilora_lite.shared.errors import expect, first_of, warn
 
 if TYPE_CHECKING:
     from prilora_lite.config import PRILoRAConfig
@@ -173,10 +172,9 @@ def _check_alpha(config: object, names: list[str]) -> None:
         )
     alone = all(any(re.match(key, name) for key in alphas) for name in names)
     if alone and len(set(alphas.values())) == 1 and config.lora_alpha not in (PEFTS_ALPHA, *alphas.values()):
-        warnings.warn(
+        warn(
             f"LoraConfig's lora_alpha={config.lora_alpha:g} has no effect: rank_pattern_for gave all layers alpha "
-            f"{next(iter(alphas.values())):g}; to have the other, rank_pattern_for(model, alpha={config.lora_alpha:g})",
-            stacklevel=2,
+            f"{next(iter(alphas.values())):g}; to have the other, rank_pattern_for(model, alpha={config.lora_alpha:g})"
         )
 
 

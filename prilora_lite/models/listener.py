@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -14,7 +13,7 @@ from prilora_lite.importance import InputNorms, number_of_tokens, sum_of_squares
 from prilora_lite.lora import LoRALinear
 from prilora_lite.models.layers import PeftLayer, stacked
 from prilora_lite.models.tokens import Hook, RealTokens
-from prilora_lite.shared.errors import Diverged, first_of
+from prilora_lite.shared.errors import Diverged, first_of, warn
 
 SOME_STEPS = 10
 
@@ -141,7 +140,7 @@ class Listener:
         if lacking:
             raise RuntimeError(f"{said}: {way}, or use importance='magnitude'")
         if not self._warned:
-            warnings.warn(f"{said}, and it is not pruned until one does; if none ever will, {way}", stacklevel=7)
+            warn(f"{said}, and it is not pruned until one does; if none ever will, {way}")
         self._warned = True
 
     def check_trains(self, layers: Mapping[str, LoRALinear | PeftLayer], steps: int) -> None:
@@ -149,10 +148,9 @@ class Listener:
         if self._trains or steps < SOME_STEPS:
             return
         if not stacked(layer.lora_B.any() for layer in layers.values()).any():
-            warnings.warn(
+            warn(
                 f"lora_B of all layers is still zero after {steps} steps, so no adapter has been trained: make the "
-                "optimizer after the model was adapted, and call its step before the pruner's",
-                stacklevel=4,
+                "optimizer after the model was adapted, and call its step before the pruner's"
             )
         self._trains = True
 

@@ -1,8 +1,10 @@
-"""How errors name things: what is not known, and the first of many."""
+"""How errors name things: what is not known, and the first of many; and whose line a warning names."""
 
 from __future__ import annotations
 
 import difflib
+import sys
+import warnings
 from collections.abc import Iterable, Sequence
 
 
@@ -27,3 +29,14 @@ def expect(kind: type, value: object, what: str) -> None:
     """Raise TypeError, which says what was expected, if a value is of another kind."""
     if not isinstance(value, kind):
         raise TypeError(f"expected {what}, got {type(value).__name__} {value!r:.80}")
+
+
+def warn(message: str) -> None:
+    """Warn at the caller's line: the latest one outside of this package and of the libraries that it is called by."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] in _INSIDE:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, stacklevel=level)
+
+
+_INSIDE = ("prilora_lite", "torch", "transformers", "accelerate", "contextlib")

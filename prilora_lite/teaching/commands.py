@@ -123,7 +123,7 @@ def _notebooks(options: argparse.Namespace) -> int:
             print("failed", flush=True)
             found.append(f"{path}: {error.ename}: {error.evalue}")
     found += [line for path in paths for line in notebooks.stale(path)]
-    print("\n".join(found) or f"{len(paths)} notebooks are fresh")
+    print("\n".join(found) or f"fresh: {len(paths)} of {len(paths)}")
     return 1 if found else 0
 
 

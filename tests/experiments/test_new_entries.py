@@ -51,7 +51,7 @@ def test_the_help_names_it(option, name, capsys):
     ("ask", "name"),
     [
         (lambda: PRILoRAConfig(importance="gradient-size"), "gradient_size"),
-        (lambda: PRILoRAConfig(ranks="step"), "steep"),
+        (lambda: PRILoRAConfig(ranks="steepp"), "steep"),
         (lambda: get_task("answer"), "answers"),
     ],
 )

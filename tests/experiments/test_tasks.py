@@ -7,6 +7,8 @@ import pytest
 from datasets import Dataset
 
 from prilora_lite import TASKS, compute_metrics, load_rows
+from prilora_lite.experiments.task import OF_CLASSES, OF_NUMBERS
+from prilora_lite.experiments.tasks import METRICS
 from prilora_lite.experiments import tasks
 from prilora_lite.experiments.tasks import Task, get_task
 from tests.small_models import write_rows
@@ -56,6 +58,10 @@ def test_real_rows_load(task, real_rows):
 
 def scores(predicted, classes=2):
     return np.eye(classes)[predicted]
+
+
+def test_every_metric_that_a_task_may_name_is_computed():
+    assert set(METRICS) == {*OF_CLASSES, *OF_NUMBERS}
 
 
 def test_accuracy_and_f1_by_hand():

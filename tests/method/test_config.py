@@ -1,3 +1,4 @@
+import dataclasses
 import json
 from dataclasses import replace
 
@@ -8,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prilora_lite import PRILoRAConfig
+from prilora_lite.integrations.rank_patterns import ADAPTING
 
 
 def test_the_defaults_are_the_papers_as_we_read_it():
@@ -66,6 +68,11 @@ def test_what_has_no_effect_makes_no_other_training():
     assert replace(PRILoRAConfig(), alpha=32).canonical() != PRILoRAConfig().canonical()
     random = PRILoRAConfig(importance="random")
     assert replace(random, seed=3).canonical() != random.canonical()
+
+
+def test_every_field_is_a_setting_of_the_adapters_or_of_the_pruner():
+    fields = {field.name for field in dataclasses.fields(PRILoRAConfig)}
+    assert fields == set(ADAPTING) | set(PRILoRAConfig().pruning())
 
 
 def test_survives_json():

@@ -192,6 +192,12 @@ def test_a_warning_says_that_files_will_not_name_the_function_that_pruned():
     assert model.prilora_config.importance == "magnitude_input"
 
 
+def test_the_warning_names_the_line_that_called_the_pruner_not_one_of_torchs():
+    with pytest.warns(UserWarning) as warned:
+        pruned_by(by_size)
+    assert [w.filename for w in warned if "function" in str(w.message)] == [__file__]
+
+
 def test_files_name_a_function_that_has_a_name(monkeypatch, recwarn):
     monkeypatch.setitem(IMPORTANCE_RULES, "by_size", by_size)
     assert pruned_by(by_size).prilora_config.importance == "by_size"

@@ -1116,6 +1116,19 @@ def test_a_rule_in_the_table_is_known_by_its_name(monkeypatch):
     assert pruner.history[0]["after"] >= 0.5
 
 
+@pytest.mark.parametrize("rule", IMPORTANCE_RULES)
+def test_every_rule_in_the_table_scores_alike_whenever_its_generator_starts_alike(rule):
+    gradient = torch.ones_like(A)
+    first, second = (importance(A, S, rule, torch.Generator().manual_seed(0), gradient) for _ in range(2))
+    assert torch.equal(first, second)
+
+
+def test_a_rule_in_the_table_may_ask_for_no_more_than_any_other(monkeypatch):
+    monkeypatch.setitem(IMPORTANCE_RULES, "noise", lambda A: torch.rand(A.shape))
+    with pytest.raises(ValueError, match="also asks for A: give it a default, or wrap it"):
+        PRILoRAConfig(importance="noise")
+
+
 def test_an_importance_that_asks_for_what_no_rule_is_given_is_refused():
     with pytest.raises(ValueError, match=r"function of any of lora_A, mean_square, gradient, generator; .* hessian"):
         PRILoRAConfig(importance=lambda lora_A, hessian: lora_A)

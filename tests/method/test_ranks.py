@@ -63,6 +63,21 @@ def test_between_equal_ends_every_schedule_is_flat(name, num_layers, rank):
     assert SCHEDULES[name](num_layers, rank, rank) == [rank] * num_layers
 
 
+@pytest.mark.parametrize("given", [[2] * 3, [2.0] * 4, [0, 1, 2, 3], [True] * 4])
+def test_a_schedule_that_gives_no_rank_for_each_layer_is_refused_before_the_model_is_touched(given, monkeypatch):
+    monkeypatch.setitem(SCHEDULES, "mine", lambda num_layers, first, last: given)
+    model = build("bert")
+    before = [p.requires_grad for p in model.parameters()]
+    with pytest.raises(ValueError, match=r"the schedule 'mine' gives \[.*\], but there are \d layers: one integer of"):
+        adapt(model, PRILoRAConfig(ranks="mine"))
+    assert [p.requires_grad for p in model.parameters()] == before
+
+
+def test_a_schedule_may_give_numpys_integers(monkeypatch):
+    monkeypatch.setitem(SCHEDULES, "mine", lambda num_layers, first, last: np.arange(1, num_layers + 1))
+    assert PRILoRAConfig(ranks="mine").layer_ranks(4) == [1, 2, 3, 4]
+
+
 @given(st.integers(1, 60), st.integers(1, 64), st.integers(-120, 120))
 def test_a_slope_at_constant_budget_keeps_the_sum_and_stays_near_the_line(num_layers, mean, slope):
     if mean - abs(Fraction(slope, 2)) < 1 and num_layers > 1:
