@@ -1,0 +1,104 @@
+"""The tables of results/README.md that no command writes, computed once more from the raw runs."""
+
+import re
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from prilora_lite.shared.records import read_records
+
+RESULTS = Path(__file__).parent.parent / "results"
+PAGE = (RESULTS / "README.md").read_text(encoding="utf-8")
+MRPC, RTE, COLA, SST2 = "pocket-mrpc", "pocket-rte", "pocket-cola", "pocket-sst2"
+FAILS = 60.0  # percent
+
+
+@pytest.fixture(scope="module")
+def scores():
+    """(arm, task, learning rate, epochs) -> seed -> the main metric, in percent."""
+    found = defaultdict(dict)
+    for record in read_records(RESULTS / "questions.jsonl"):
+        settings = record["settings"]
+        where = record["name"], record["task"], settings["learning_rate"], settings["epochs"]
+        if record["encoder"] == "pocket":
+            found[where][record["seed"]] = 100 * next(iter(record["metrics"].values()))
+    return found
+
+
+def over_seeds(scores, arm, tasks, rate, epochs, seeds):
+    """(seeds, tasks) of the main metric."""
+    return np.array([[scores[arm, task, rate, epochs][seed] for task in tasks] for seed in seeds])
+
+
+def said(differences):
+    """As the page writes it: mean (low to high)."""
+    mean, half = differences.mean(), stats.t.ppf(0.975, len(differences) - 1) * stats.sem(differences)
+    return f"{mean:+.1f} ({mean - half:.1f} to {mean + half:.1f})"
+
+
+BEST_AND_CAUTIOUS = [  # arm, tasks, best rate, cautious rate, epochs, seeds
+    ("lora", (MRPC, RTE), 0.002, 0.001, 6, range(100, 120)),
+    ("lora_6", (MRPC, RTE), 0.002, 0.001, 6, range(100, 120)),
+    ("prilora", (MRPC, RTE), 0.002, 0.001, 6, range(100, 120)),
+    ("prilora", (MRPC, RTE), 0.004, 0.002, 1, range(400, 450)),
+    ("prilora", (COLA, MRPC), 0.004, 0.002, 1, range(200, 250)),
+    ("at_the_end_90", (MRPC, RTE), 0.004, 0.002, 1, range(100, 140)),
+    ("at_the_start_90", (MRPC, RTE), 0.008, 0.004, 1, range(100, 140)),
+    ("three_on_top", (COLA, SST2, MRPC, RTE), 0.008, 0.004, 0.5, range(100, 120)),
+]
+
+
+@pytest.mark.parametrize(("arm", "tasks", "best", "cautious", "epochs", "seeds"), BEST_AND_CAUTIOUS)
+def test_the_page_says_what_the_best_rate_gave_over_the_cautious_one(scores, arm, tasks, best, cautious, epochs, seeds):
+    high, low = (over_seeds(scores, arm, tasks, rate, epochs, seeds) for rate in (best, cautious))
+    (table,) = re.findall(r"\| arm \| rates \| best minus cautious \|\n((?:\|.*\n)+)", PAGE)
+    assert said((high - low).mean(axis=1)) in table
+    assert f"{best:g}, {cautious:g}" in table
+
+
+ALL_AND_WITHOUT = {  # row -> plus and its rate, minus and its rate, tasks, seeds
+    "PRILoRA minus a random half, 0.004": ("prilora", 0.004, "prilora_random", 0.004, (COLA, MRPC), range(300, 350)),
+    "PRILoRA, a prune every step minus every 40 steps": (
+        "prilora_each", 0.004, "prilora", 0.004, (MRPC, RTE), range(400, 450)),
+    "PRILoRA, a prune every step minus LoRA": ("prilora_each", 0.004, "lora", 0.004, (MRPC, RTE), range(500, 550)),
+    "a random half minus LoRA": ("prilora_random", 0.004, "lora", 0.004, (MRPC, RTE), range(600, 650)),
+    "nine tenths every 20 steps minus in the first step at 0.008": (
+        "throughout_90", 0.004, "at_the_start_90", 0.008, (MRPC, RTE), range(100, 140)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("row", ALL_AND_WITHOUT)
+def test_the_page_says_what_is_left_of_a_difference_without_the_runs_that_fail(scores, row):
+    plus, plus_rate, minus, minus_rate, tasks, seeds = ALL_AND_WITHOUT[row]
+    first = over_seeds(scores, plus, tasks, plus_rate, 1, seeds)
+    second = over_seeds(scores, minus, tasks, minus_rate, 1, seeds)
+    good = (np.minimum(first, second) >= FAILS).all(axis=1)
+    differences = (first - second).mean(axis=1)
+    assert f"| {row} | {said(differences)} | {said(differences[good])} |" in PAGE
+
+
+FAILING = {
+    "LoRA of rank 8": "lora",
+    "LoRA of rank 8 with s = 1.41 in place of 2": "lora_softer",
+    "half of A, PRILoRA, a prune every 40 steps": "prilora",
+    "half of A, PRILoRA, a prune every step": "prilora_each",
+    "half of A by importance, kept from the first step on": "prilora_first",
+    "half of A at random, kept from the first step on": "prilora_random",
+    "nine tenths every 20 steps": "throughout_90",
+    "nine tenths every 20 steps, by magnitude alone": "magnitude_90",
+    "nine tenths, chosen in the first step, kept": "at_the_start_90",
+    "nine tenths at random, kept": "random_90",
+    "nine tenths, once, in the last step": "at_the_end_90",
+}
+
+
+@pytest.mark.parametrize("arm", FAILING)
+def test_the_page_says_how_many_runs_of_each_arm_fail(scores, arm):
+    cells = []
+    for rate in (0.002, 0.004, 0.008):
+        values = np.array(list(scores.get((FAILING[arm], MRPC, rate, 1), {}).values()))
+        cells.append(f"{(values < FAILS).sum()} of {len(values)}" if len(values) else "-")
+    assert f"| {arm} | {' | '.join(cells)} |" in PAGE
