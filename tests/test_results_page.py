@@ -6,8 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from scipy import stats
+from transformers import DataCollatorWithPadding
 
+from prilora_lite import TASKS, PRILoRAConfig, Pruner, adapt, keep_mask, load_encoder, load_rows
+from prilora_lite.experiments.finetune import tokenize
 from prilora_lite.shared.records import read_records
 
 RESULTS = Path(__file__).parent.parent / "results"
@@ -102,3 +106,21 @@ def test_the_page_says_how_many_runs_of_each_arm_fail(scores, arm):
         values = np.array(list(scores.get((FAILING[arm], MRPC, rate, 1), {}).values()))
         cells.append(f"{(values < FAILS).sum()} of {len(values)}" if len(values) else "-")
     assert f"| {arm} | {' | '.join(cells)} |" in PAGE
+
+
+@pytest.mark.parametrize("name", [MRPC, RTE])
+def test_the_page_says_what_a_chosen_and_a_random_half_leave_of_what_a_passes_on(name):
+    """The sum of the squared scores is the variance of A x where A is drawn independently of x."""
+    torch.manual_seed(0)
+    model, tokenizer = load_encoder("pocket", name)
+    adapt(model, PRILoRAConfig())
+    rows = tokenize(load_rows(name)["train"].select(range(64)), TASKS[name], tokenizer, max_length=64)
+    pruner = Pruner(model.train())
+    model(**DataCollatorWithPadding(tokenizer)(list(rows))).loss.backward()
+    pruner.step()
+    left = defaultdict(list)
+    for scores in map(pruner.scores, pruner.layers):
+        for half, by in (("chosen", scores), ("random", torch.rand_like(scores))):
+            left[half].append((scores * keep_mask(by, 0.5)).square().sum() / scores.square().sum())
+    assert [round(np.mean(left[half]), 1) for half in ("chosen", "random")] == [0.9, 0.5]
+    assert "leaves nine tenths of the variance of A x, a random half leaves one half" in " ".join(PAGE.split())

@@ -249,6 +249,8 @@ def _numbers(row: dict[str, float]) -> tuple[str, str]:
 def write(questions: Questions, stem: Path) -> dict[str, Path]:
     """Write the answers: ``.csv``, one row a question; ``.md``, with the learning rates; ``.png``, all in one picture.
 
+    If the file of questions chooses some for a picture of their own, that is ``_chosen.png``.
+
     Returns:
         Kind of file -> path.
 
@@ -257,9 +259,12 @@ def write(questions: Questions, stem: Path) -> dict[str, Path]:
     """
     answers = table(questions)
     ends = {"table": ".csv", "markdown": ".md", "figure": ".png"}
+    ends |= {"chosen": "_chosen.png"} if questions.picture else {}
     paths = {kind: stem.with_name(stem.name + end) for kind, end in ends.items()}
     check_own(paths.values())
     write_whole(paths["table"], answers.to_csv(index=False, lineterminator="\n").encode())
     write_whole(paths["markdown"], markdown(questions).encode())
     figures.write_png(paths["figure"], figures.plot_answers(answers))
+    if questions.picture:
+        figures.write_png(paths["chosen"], figures.plot_chosen_answers(answers, questions.picture))
     return paths

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -105,17 +105,9 @@ def plot_answers(answers: pd.DataFrame) -> Figure:
     axes = figure.subplots()
     seen = set()
     for (_, row), best, place in zip(rows.iterrows(), again, places, strict=True):
-        word = next(word for word in VERDICTS if row["verdict"].startswith(word))
-        marker, colour, fill = VERDICTS[word]
         axes.barh(place, 2 * row["margin"], left=-row["margin"], height=0.8, color="0.9", zorder=0)
         place += (0.24 if best else -0.1) if place in twice else 0
-        width = 1.5 if best else 3
-        axes.plot([row["low"], row["high"]], [place] * 2, color=colour, linewidth=width, solid_capstyle="butt")
-        axes.plot(
-            row["difference"], place, marker, color=colour, markerfacecolor=fill, markersize=6 if best else 9,
-            markeredgewidth=width * 2 / 3, linestyle="none", label=None if word in seen else word,
-        )  # fmt: skip
-        seen.add(word)
+        _draw_answer(axes, place, row, seen, thin=best)
     axes.axvline(0, color="0.3", linewidth=1)
     axes.set_yticks(range(len(labels)), labels)
     axes.set_ylim(max(1, len(labels)) - 0.5, -0.5)
@@ -126,6 +118,61 @@ def plot_answers(answers: pd.DataFrame) -> Figure:
     if seen:
         figure.legend(loc="outside upper right", ncols=len(seen), frameon=False)
     return figure
+
+
+def plot_chosen_answers(answers: pd.DataFrame, groups: Mapping[str, Mapping[str, str]]) -> Figure:
+    """Some of the answers under headings, each with its numbers: a picture that fits on one screen.
+
+    Args:
+        answers: see :func:`plot_answers`.
+        groups: heading -> name of a question -> what it is called here; one without an answer is left out.
+
+    Returns:
+        A figure; differences in percentage points.
+    """
+    answered = answers[answers["difference"].notna()].set_index("question")
+    labels: list[str] = []
+    headings: list[int] = []
+    figure = Figure(figsize=(10, 1), layout="constrained")
+    axes = figure.subplots()
+    seen: set[str] = set()
+    for heading, chosen in groups.items():
+        headings.append(len(labels))
+        labels.append(heading)
+        for name, label in chosen.items():
+            if name in answered.index:
+                row = answered.loc[name]
+                axes.barh(len(labels), 2 * row["margin"], left=-row["margin"], height=0.9, color="0.9", zorder=0)
+                _draw_answer(axes, len(labels), row, seen)
+                numbers = f"{row['difference']:+.1f}  ({row['low']:.1f} to {row['high']:.1f})"
+                axes.text(1.02, len(labels), numbers, transform=axes.get_yaxis_transform(), va="center", fontsize=9)
+                labels.append(label)
+    figure.set_size_inches(10, 1.2 + 0.27 * len(labels))
+    axes.axvline(0, color="0.3", linewidth=1)
+    axes.set_yticks(range(len(labels)), labels)
+    axes.set_ylim(len(labels) - 0.5, -0.5)
+    axes.set_xlabel("difference in points (bar: 95 % interval; grey: the margin)")
+    tidy(axes)
+    axes.grid(axis="y", visible=False)
+    axes.tick_params(axis="y", labelsize=9, length=0)
+    for place in headings:
+        axes.get_yticklabels()[place].set_fontweight("bold")
+    if seen:
+        figure.legend(loc="outside upper right", ncols=len(seen), frameon=False)
+    return figure
+
+
+def _draw_answer(axes: Axes, place: float, row: pd.Series, seen: set[str], thin: bool = False) -> None:
+    """An answer's difference and interval; its verdict is named in the legend when it is seen for the first time."""
+    word = next(word for word in VERDICTS if row["verdict"].startswith(word))
+    marker, colour, fill = VERDICTS[word]
+    width = 1.5 if thin else 3
+    axes.plot([row["low"], row["high"]], [place] * 2, color=colour, linewidth=width, solid_capstyle="butt")
+    axes.plot(
+        row["difference"], place, marker, color=colour, markerfacecolor=fill, markersize=6 if thin else 9,
+        markeredgewidth=width * 2 / 3, linestyle="none", label=None if word in seen else word,
+    )  # fmt: skip
+    seen.add(word)
 
 
 def plot_ideas(runs: pd.DataFrame) -> Figure:

@@ -9,7 +9,7 @@ and turns all of them into one row for each question.
 from __future__ import annotations
 
 import tomllib
-from dataclasses import MISSING, dataclass, fields, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ _KEYS = {  # of a file: how TOML reads each, and what that is in words
     "question": (list, "one or more tables, each under [[question]] in two brackets"),
     "task": (dict, "a table [task]"),
     "rows": (str, "the name of a folder"),
+    "picture": (dict, "tables [picture.HEADING], in each lines of QUESTION = LABEL"),
 }
 
 
@@ -75,13 +76,17 @@ class Question:
 
 @dataclass(frozen=True)
 class Questions:
-    """A file of questions: arms by name, questions, where their runs are kept, and the rows' folder if it is named."""
+    """A file of questions: arms by name, questions, where their runs are kept, and the rows' folder if it is named.
+
+    The picture is a choice of answers: heading -> name of a question -> what it is called there.
+    """
 
     arms: dict[str, Method]
     questions: tuple[Question, ...]
     runs: Path
     rates: Path
     rows: str | None = None
+    picture: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def rate_arms(self, question: Question) -> tuple[str, ...]:
         """The arms whose learning rates have to be chosen for a question."""
@@ -117,7 +122,19 @@ def read_questions(file: str | Path) -> Questions:
     if twice:
         raise ValueError(f"{file}: two questions are called {twice[0]!r}")
     rows = beside(file, content["rows"]) if "rows" in content else None
-    return Questions(arms, questions, file.with_suffix(".jsonl"), file.with_name(f"{file.stem}_rates.jsonl"), rows)
+    picture = _picture(content.get("picture", {}), names, file)
+    rates = file.with_name(f"{file.stem}_rates.jsonl")
+    return Questions(arms, questions, file.with_suffix(".jsonl"), rates, rows, picture)
+
+
+def _picture(given: dict[str, Any], names: list[str], file: Path) -> dict[str, dict[str, str]]:
+    for heading, chosen in given.items():
+        if not (isinstance(chosen, dict) and all(isinstance(label, str) for label in chosen.values())):
+            raise ValueError(f"{file}: [picture.{heading!r}] must have lines of QUESTION = LABEL, got {chosen!r:.80}")
+        for name in chosen:
+            if name not in names:
+                raise unknown(f"question in {file}, picture {heading!r}:", name, names)
+    return given
 
 
 def _arm(name: str, given: Any, file: Path) -> Method:

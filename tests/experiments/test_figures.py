@@ -77,6 +77,25 @@ def test_the_figure_draws_an_answer_at_the_best_rates_thinner_below_the_first():
     assert "best learning rate" in axes.get_xlabel()
 
 
+def test_chosen_answers_stand_under_their_headings_with_their_numbers_beside_them():
+    answers = pd.DataFrame(
+        {
+            "question": ["a", "b", "c"], "margin": [1.0, 2.0, 1.0], "difference": [0.1, 3.0, np.nan],
+            "low": [-0.5, 2.0, np.nan], "high": [0.7, 4.0, np.nan],
+            "verdict": ["equal within 1 point", "difference", "not run"],
+        }
+    )  # fmt: skip
+    axes = figures.plot_chosen_answers(answers, {"Ranks": {"b": "rising"}, "Zeros": {"c": "all", "a": "few"}}).axes[0]
+    labels = axes.get_yticklabels()
+    assert [label.get_text() for label in labels] == ["Ranks", "rising", "Zeros", "few"]
+    assert [label.get_fontweight() == "bold" for label in labels] == [True, False, True, False]
+    assert {text.get_position()[1]: text.get_text() for text in axes.texts} == {
+        1: "+3.0  (2.0 to 4.0)", 3: "+0.1  (-0.5 to 0.7)",
+    }  # fmt: skip
+    lines = {line.get_ydata()[0]: list(line.get_xdata()) for line in axes.lines[:-1] if line.get_linestyle() == "-"}
+    assert lines == {1: [2.0, 4.0], 3: [-0.5, 0.7]}
+
+
 def test_one_that_was_asked_at_the_best_rates_alone_is_thin_and_stands_in_its_place():
     answers = pd.DataFrame(
         {

@@ -110,6 +110,13 @@ def test_a_file_of_questions_is_read(file):
         ("[arms]", "rows = 1\n[arms]", "rows must be the name of a folder, got 1"),
         ("[arms]", '[task]\nname = "mine"\n[arms]', r"asked.toml: \[task\] lacks columns"),
         ("margin = 1", "margn = 1", "did you mean 'margin'"),
+        ("margin = 1", 'margin = 1\n[picture.Ranks]\nslpe = "rising"', "picture 'Ranks': 'slpe': did you mean 'slope'"),
+        (
+            "margin = 1",
+            "margin = 1\n[picture.Ranks]\nslope = 1",
+            r"must have lines of QUESTION = LABEL, got {'slope': 1}",
+        ),
+        ("margin = 1", 'margin = 1\n[picture]\nslope = "rising"', r"\[picture.'slope'\] must have lines of QUESTION"),
         ("{ first = 100, count = 3 }", "5", r"seeds must be \{ first = NUMBER, .* below 2\*\*32, got 5"),
         ("count = 3", "count = 1", "seeds must be"),
         ("first = 100", "frst = 100", "seeds must be"),
@@ -383,6 +390,15 @@ def test_table_and_figure_are_written_and_read_back(file, tmp_path):
     pd.testing.assert_frame_equal(pd.read_csv(paths["table"]), table(asked), check_dtype=False)
     assert paths["figure"].read_bytes().startswith(b"\x89PNG")
     assert "| slope | rising | 0.002 | 0.001: 58.0, 0.002: 60.0, 0.004: 58.0 |" in paths["markdown"].read_text()
+
+
+def test_answers_that_are_chosen_have_a_picture_of_their_own(file, tmp_path):
+    file.write_text(FILE + '[picture."Ranks that rise"]\nslope = "minus flat ones"\n')
+    asked = read_questions(file)
+    study_of(asked)
+    paths = write(asked, tmp_path / "out")
+    assert paths["chosen"].name == "out_chosen.png"
+    assert paths["chosen"].read_bytes().startswith(b"\x89PNG")
 
 
 def asked_of(encoder, file):

@@ -7,10 +7,9 @@ import pytest
 from datasets import Dataset
 
 from prilora_lite import TASKS, compute_metrics, load_rows
-from prilora_lite.experiments.task import OF_CLASSES, OF_NUMBERS
-from prilora_lite.experiments.tasks import METRICS
 from prilora_lite.experiments import tasks
-from prilora_lite.experiments.tasks import Task, get_task
+from prilora_lite.experiments.task import OF_CLASSES, OF_NUMBERS
+from prilora_lite.experiments.tasks import METRICS, Task, get_task
 from tests.small_models import write_rows
 
 # From the GLUE paper and the dataset's own features: columns, classes, validation splits
