@@ -45,7 +45,8 @@ def autograde(
         RuntimeError: its code ended Python, or wanted more than it may have.
     """
     graded = course / "autograded" / student / assignment
-    _remove(graded)
+    for old in (graded, course / "feedback" / student / assignment):
+        _remove(old)
     handed_in = room / "handed_in"
     notes += handin.take(course / "submitted" / student / assignment, handed_in)
     notebook = handin.read(handed_in / f"{assignment}.ipynb")
@@ -170,9 +171,9 @@ def _lay_over(source: Path, handed_in: Path, excluded: list[str]) -> None:
             shutil.copy(path, handed_in / name)
 
 
-def _remove(graded: Path) -> None:
-    """Remove what an earlier run has left, never what a link there points to."""
-    for place in (graded.parent, graded):
+def _remove(old: Path) -> None:
+    """Remove what is of an earlier version, never what a link there points to."""
+    for place in (old.parent, old):
         if place.is_symlink():
             os.unlink(place)
-    shutil.rmtree(graded, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)

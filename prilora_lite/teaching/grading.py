@@ -137,6 +137,7 @@ def grade(
     keys = {student: [student, _digest(submitted / student / assignment), source] for student in students}
     report = on_done or (lambda count, record: None)
     latest = {r["student"]: r for r in written}  # its marks are in the gradebook, whatever was graded before it
+    marked = {r["student"]: r["key"][1] for r in written if r["status"] == "graded"}  # the version that marks are of
     finished = {student: r for student, r in latest.items() if r["key"][:3] == keys.get(student)}
     for record in finished.values():
         report(len(students), record)
@@ -149,6 +150,8 @@ def grade(
     calls = ((_grade, os.getpid(), student, assignment, course, options) for student in missing)
     for record in parallel(joblib.delayed(in_worker)(*call) for call in calls):
         student = record["student"]
+        if marked.get(student) != keys[student][1]:
+            _part_with_earlier_marks(assignment, course, record)
         finished[student] = {"key": [*keys[student], len(written)], **record}  # who hands in the first version again
         append_record(journal, finished[student])
         report(len(students), record)
@@ -177,6 +180,25 @@ def _grade(student: str, assignment: str, course: Path, options: dict[str, Any])
         status, notes = "not graded", [handin.plain(reason), *notes]
     notes = list(dict.fromkeys(notes))
     return {"student": student, "status": status, "notes": notes, "seconds": round(time.time() - started, 1)}
+
+
+def _part_with_earlier_marks(assignment: str, course: Path, record: dict[str, Any]) -> None:
+    """Open again the marks that a person gave an earlier version; of what can't be graded, no marks stay at all."""
+    from nbgrader.api import Gradebook, MissingEntry
+
+    if not record["student"].isprintable():
+        return  # the gradebook never had it
+    with Gradebook(_database(course)) as gradebook:
+        try:
+            submission = gradebook.find_submission(assignment, record["student"])
+        except MissingEntry:
+            return
+        if record["status"] != "graded":
+            gradebook.remove_submission(assignment, record["student"])
+            return
+        for grade in submission.notebooks[0].grades:  # nbgrader itself opens those of tests alone, not those of texts
+            grade.needs_manual_grade |= grade.manual_score is not None
+        gradebook.db.commit()
 
 
 def _room(course: Path) -> tempfile.TemporaryDirectory[str]:

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from prilora_lite.teaching import grading as classroom
+from prilora_lite.teaching import handin
+from prilora_lite.teaching.autograde import autograde
 from tests.assignments.hostile import HOSTILE, A
 from tests.assignments.submissions import COURSE, named, notebook, perfect, points
 
@@ -98,6 +100,15 @@ def test_a_version_that_was_being_graded_when_it_stopped_leaves_no_marks_behind(
     monkeypatch.undo()
     hand_in(graded, "ann", perfect(A))
     assert float(table(classroom.grade(A, graded))["ann"]["score"]) == FULL
+
+
+def test_a_page_of_feedback_goes_when_what_it_is_about_is_graded_anew(tmp_path):
+    page = tmp_path / "course" / "feedback" / "ann" / A / f"{A}.html"
+    page.parent.mkdir(parents=True)
+    page.touch()
+    with pytest.raises(handin.Refused, match="no folder"):
+        autograde("ann", A, tmp_path / "course", None, tmp_path, notes=[], protected=True, shown=[])
+    assert not page.exists()
 
 
 def test_a_gradebook_that_was_deleted_is_filled_again(graded):

@@ -1,0 +1,95 @@
+"""What becomes of marks when something else is handed in, or the course changes. No notebook is run for it."""
+
+import shutil
+
+import pytest
+
+Gradebook = pytest.importorskip("nbgrader.api", reason="needs nbgrader: pip install '.[classroom]'").Gradebook
+
+from prilora_lite.teaching import autograde, grading, handin  # noqa: E402
+from tests.assignments.submissions import notebook, perfect  # noqa: E402
+from tests.assignments.test_grade import A4, hand_in, new_course, table  # noqa: E402
+
+
+def graded(course):
+    """The row of ann."""
+    return table(grading.grade(A4, course, protected=False))["ann"]
+
+
+def gradebook(course):
+    return Gradebook(grading._database(course))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_is_run():
+    """In place of grading, the gradebook gets an entry."""
+
+    def enter(student, assignment, course, *_, **__):
+        with gradebook(course) as opened:
+            opened.update_or_create_student(student)
+            opened.update_or_create_submission(assignment, student)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(autograde, "autograde", enter)
+        yield
+
+
+@pytest.fixture(scope="module")
+def marked_once(tmp_path_factory):
+    course = new_course(tmp_path_factory.mktemp("marked") / "course")
+    hand_in(course, "ann", perfect(A4), A4)
+    assert graded(course)["by hand"] == "open"
+    with gradebook(course) as opened:
+        for grade in opened.find_submission(A4, "ann").notebooks[0].grades:
+            grade.needs_manual_grade = False
+            grade.manual_score = 1.0 if "task" in grade.cell.type.lower() else None
+        opened.db.commit()
+    return course
+
+
+@pytest.fixture
+def course(marked_once, tmp_path):
+    """Ann's texts of A4 have been marked by hand."""
+    return shutil.copytree(marked_once, tmp_path / "course")
+
+
+def test_marks_given_by_hand_are_taken_up(course):
+    row = graded(course)
+    assert [row["by hand"], float(row["score"])] == ["", 3]
+
+
+def test_marks_given_by_hand_stand_as_open_once_something_else_is_handed_in(course):
+    hand_in(course, "ann", notebook(A4, "release"), A4)
+    row = graded(course)
+    assert [row["by hand"], float(row["score"])] == ["open", 3]
+
+
+def test_marks_given_by_hand_stay_closed_when_the_source_alone_has_changed(course):
+    file = course / "source" / A4 / f"{A4}.ipynb"
+    changed = file.read_text(encoding="utf-8").replace("### BEGIN HIDDEN", "# another\\n### BEGIN HIDDEN", 1)
+    file.write_text(changed, encoding="utf-8")
+    before = (course / "grades" / f"{A4}.jsonl").read_bytes()
+    assert graded(course)["by hand"] == ""
+    assert (course / "grades" / f"{A4}.jsonl").read_bytes() != before, "it was not graded again"
+
+
+def refuse(*_, **__):
+    raise handin.Refused("why")
+
+
+def test_what_can_not_be_graded_leaves_no_marks_of_an_earlier_version(course, monkeypatch):
+    monkeypatch.setattr(autograde, "autograde", refuse)
+    hand_in(course, "ann", notebook(A4, "release"), A4)
+    assert graded(course)["status"] == "not graded"
+    with gradebook(course) as opened:
+        assert opened.assignment_submissions(A4) == []
+
+
+def test_what_can_not_be_graded_again_keeps_the_marks_that_it_had(course, monkeypatch):
+    """The same hand-in: it is the machine, or the source, that went wrong."""
+    monkeypatch.setattr(autograde, "autograde", refuse)
+    with (course / "source" / A4 / "data.txt").open("w") as file:
+        file.write("new")
+    assert graded(course)["status"] == "not graded"
+    with gradebook(course) as opened:
+        assert opened.find_submission(A4, "ann").score == 3
