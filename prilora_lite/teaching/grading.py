@@ -117,7 +117,8 @@ def grade(
     submitted = course / "submitted"
     found = os.listdir(submitted) if submitted.is_dir() else []
     students = sorted(name for name in found if os.path.lexists(submitted / name / assignment))
-    if not students:
+    astray = _astray(submitted, set(found) - set(students), assignment, assignments(course))
+    if not students and not astray:
         raise ValueError(
             f"there are no submissions: expected {course}/submitted/STUDENT/{assignment}/{assignment}.ipynb"
         )
@@ -135,12 +136,12 @@ def grade(
         written = []
     write_whole(registered, source.encode())
     keys = {student: [student, _digest(submitted / student / assignment), source] for student in students}
-    report = on_done or (lambda count, record: None)
+    count, report = len(students) + len(astray), on_done or (lambda count, record: None)
     latest = {r["student"]: r for r in written}  # its marks are in the gradebook, whatever was graded before it
     marked = {r["student"]: r["key"][1] for r in written if r["status"] == "graded"}  # the version that marks are of
     finished = {student: r for student, r in latest.items() if r["key"][:3] == keys.get(student)}
-    for record in finished.values():
-        report(len(students), record)
+    for record in [*finished.values(), *astray]:
+        report(count, record)
     missing = [student for student in students if student not in finished]
     for student in set(missing) & latest.keys():  # if this stops half-way, its marks are of neither version
         begun = {"key": [student, "begun", source, len(written)], "student": student}
@@ -154,8 +155,19 @@ def grade(
             _part_with_earlier_marks(assignment, course, record)
         finished[student] = {"key": [*keys[student], len(written)], **record}  # who hands in the first version again
         append_record(journal, finished[student])
-        report(len(students), record)
-    return _write_table(assignment, course, [finished[student] for student in students])
+        report(count, record)
+    records = [*finished.values(), *astray]
+    return _write_table(assignment, course, sorted(records, key=lambda record: record["student"]))
+
+
+def _astray(submitted: Path, names: set[str], assignment: str, others: list[str]) -> list[dict[str, Any]]:
+    """Records of what seems to be handed in, but lies where it can't be graded."""
+    reasons = {name: handin.astray(submitted / name, assignment, others) for name in sorted(names)}
+    return [
+        {"student": name, "status": "not graded", "notes": [reason], "seconds": 0}
+        for name, reason in reasons.items()
+        if reason
+    ]
 
 
 def _grade(student: str, assignment: str, course: Path, options: dict[str, Any]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ LARGEST = 256 * 2**20  # bytes of all files together
 MOST_FILES, MOST_CELLS, LONGEST_CELL = 200, 1_000, 100_000
 LONGEST = 300_000  # characters of all cells together: pages of them are made by the teacher's own process
 LEFT_OUT = {".ipynb_checkpoints", "__pycache__", ".git", ".DS_Store", "__MACOSX", ".vscode", ".idea"}  # of editors
+ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar")
 PICTURES = ("image/png", "image/jpeg")
 
 Cell = dict[str, Any]
@@ -74,6 +75,43 @@ def take(folder: Path, to: Path) -> list[str]:
         with _open(path) as file, (to / path.name).open("xb") as copied:
             copied.write(file.read(size))
     return notes if len(notes) <= 5 else [*notes[:5], f"{len(notes) - 5} more were left out"]
+
+
+def astray(place: Path, assignment: str, assignments: list[str]) -> str:
+    """Why something in ``submitted`` that has no folder of the assignment seems to be handed in all the same.
+
+    Args:
+        place: a student's folder, or what lies in place of one.
+        assignment: that is graded.
+        assignments: all of the course: what has the name of another is no slip.
+
+    Returns:
+        What is wrong and how to mend it; nothing where nothing was handed in.
+    """
+    name, wanted = plain(place.name), f"submitted/STUDENT/{assignment}"
+    if place.name.startswith("."):
+        return ""
+    if _is(place, stat.S_ISREG):
+        if place.name.lower().endswith(ARCHIVES):
+            return f"{name} is an archive: unpack it, so that its notebook lies in {wanted}"
+        loose = _may_be_meant(place.name, assignment, assignments)
+        return f"{name} lies outside of a folder: move it into {wanted}" if loose else ""
+    try:
+        inside = [path.name for path in _entries(place)] if _is(place, stat.S_ISDIR) else []
+    except OSError as error:
+        return f"{name} can't be read ({error.strerror}): let your account read it"
+    for found in inside:
+        if found.casefold() == assignment.casefold():
+            return f"{name} holds a folder {plain(found)}: rename it to {assignment}"
+        if _may_be_meant(found, assignment, assignments):
+            return f"{name} holds {plain(found)} outside of a folder {assignment}: move it there"
+    return ""
+
+
+def _may_be_meant(name: str, assignment: str, assignments: list[str]) -> bool:
+    """Whether it is the name of a notebook, and not of another assignment's."""
+    another = any(other in name for other in assignments if other != assignment)
+    return name.lower().endswith(".ipynb") and not another
 
 
 def read(file: Path) -> dict[str, Any]:

@@ -93,3 +93,12 @@ def test_what_can_not_be_graded_again_keeps_the_marks_that_it_had(course, monkey
     assert graded(course)["status"] == "not graded"
     with gradebook(course) as opened:
         assert opened.find_submission(A4, "ann").score == 3
+
+
+def test_what_lies_in_a_slightly_wrong_place_has_a_row_of_its_own(course):
+    (course / "submitted" / "lea.zip").touch()
+    done = []
+    rows = table(grading.grade(A4, course, protected=False, on_done=lambda count, record: done.append(count)))
+    assert [rows["lea.zip"]["status"], rows["ann"]["status"]] == ["not graded", "graded"]
+    assert "is an archive: unpack it" in rows["lea.zip"]["notes"]
+    assert done == [2, 2]
