@@ -80,6 +80,29 @@ def autograde(
         (graded / "timestamp.txt").write_text(f"{stamp} UTC", encoding="utf-8")
 
 
+def run_source(
+    assignment: str, course: Path, config: Config, room: Path, *, protected: bool, shown: list[str]
+) -> list[str]:
+    """Run the course's own notebook as a hand-in is run.
+
+    Args:
+        assignment, course, config, room, protected, shown: see :func:`autograde`.
+
+    Returns:
+        For each test or answer that fails, its name and what it says.
+    """
+    source = _source(assignment, course)
+    node = nbformat.from_dict(source)
+    for number, cell in enumerate(node.cells, 1):
+        cell.source, cell.metadata.number = "".join(cell.source), number
+    files = room / "handed_in"
+    files.mkdir()
+    _lay_over(course / "source" / assignment, files, [])
+    timeout = _LONGER * config.ExecutePreprocessor.get("timeout", 60)
+    _run(node, source, files, room, [], timeout=timeout, protected=protected, shown=shown)
+    return _reasons(node)
+
+
 def _run(node: Any, source: Any, handed_in: Path, room: Path, notes: list[str], **options: Any) -> None:
     """Run the cells of a notebook in the sandbox, and put their outputs in."""
     code = [cell for cell in node.cells if cell.cell_type == "code"]

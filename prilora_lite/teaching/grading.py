@@ -109,7 +109,8 @@ def grade(
         The table, ``grades/ASSIGNMENT.csv``.
 
     Raises:
-        ValueError: no such assignment, no submissions, or no sandbox on this machine.
+        ValueError: no such assignment, no submissions, no sandbox on this machine, or a source whose own solution
+            fails a test.
     """
     course = course.resolve()
     if assignment not in assignments(course):
@@ -124,6 +125,7 @@ def grade(
         )
     if protected:
         _require_sandbox()
+    options = {"protected": protected, "shown": python_path(course)}
     journal = course / "grades" / f"{assignment}.jsonl"
     journal.parent.mkdir(exist_ok=True)
     written = read_records(journal, ("student", "status", "notes", "seconds"))
@@ -131,6 +133,7 @@ def grade(
     known = registered.is_file() and registered.read_text(encoding="utf-8") == source
     if not known:
         registered.unlink(missing_ok=True)  # until the gradebook has what this file says
+        _check_source(assignment, course, options)
     if not _register(assignment, course, known=known):
         journal.unlink(missing_ok=True)  # of a gradebook that is gone
         written = []
@@ -146,7 +149,6 @@ def grade(
     for student in set(missing) & latest.keys():  # if this stops half-way, its marks are of neither version
         begun = {"key": [student, "begun", source, len(written)], "student": student}
         append_record(journal, begun | {"status": "begun", "notes": [], "seconds": 0})
-    options = {"protected": protected, "shown": python_path(course)}
     parallel = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered", pre_dispatch="n_jobs")
     calls = ((_grade, os.getpid(), student, assignment, course, options) for student in missing)
     for record in parallel(joblib.delayed(in_worker)(*call) for call in calls):
@@ -168,6 +170,20 @@ def _astray(submitted: Path, names: set[str], assignment: str, others: list[str]
         for name, reason in reasons.items()
         if reason
     ]
+
+
+def _check_source(assignment: str, course: Path, options: dict[str, Any]) -> None:
+    """Stop where a test fails the course's own solution: it would take points from every right answer."""
+    from prilora_lite.teaching import autograde
+
+    mend = f"mend source/{assignment}/{assignment}.ipynb"
+    with _room(course) as room:
+        try:
+            reasons = autograde.run_source(assignment, course, _config(course), Path(room), **options)
+        except (RuntimeError, SyntaxError) as error:
+            raise ValueError(f"the course's own solution can't be run: {error}; {mend}") from error
+    if reasons:
+        raise ValueError(f"the course's own solution loses {reasons[0]}; {mend}")
 
 
 def _grade(student: str, assignment: str, course: Path, options: dict[str, Any]) -> dict[str, Any]:

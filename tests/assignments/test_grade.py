@@ -150,16 +150,30 @@ def test_a_hidden_test_that_was_corrected_grades_all_anew_and_outputs_of_a_look_
     classroom.grade(A, graded)
     assert journal.read_bytes() == before
     test = named(source)["a2_line_test"]
-    test["source"] = "".join(test["source"]) + "\nassert False, 'the corrected test'\n"
+    test["source"] = "".join(test["source"]) + "\nassert CORRECTED, 'the corrected test'\n"
     test["metadata"]["nbgrader"]["points"] += 1
+    solution = named(source)["a2_line"]
+    solution["source"] = "".join(solution["source"]) + "\nCORRECTED = True\n"  # which ann's does not have
     file.write_text(json.dumps(source), encoding="utf-8")
     row = table(classroom.grade(A, graded))["ann"]
     assert [float(row["score"]), float(row["of"])] == [FULL - points(A)["a2_line_test"], FULL + 1]
-    assert "the corrected test" in row["notes"]
+    assert "a2_line_test: NameError" in row["notes"]
+
+
+def test_a_slip_in_a_hidden_test_stops_the_grading_before_it_costs_right_answers_their_points(graded):
+    file = graded / "source" / A / f"{A}.ipynb"
+    source = json.loads(file.read_text(encoding="utf-8"))
+    test = named(source)["a2_line_test"]
+    test["source"] = "".join(test["source"]) + "\nassert False, 'a slip'\n"
+    file.write_text(json.dumps(source), encoding="utf-8")
+    for _ in range(2):
+        with pytest.raises(ValueError, match="own solution loses a2_line_test: AssertionError: a slip; mend source/"):
+            classroom.grade(A, graded)
 
 
 def test_a4s_runs_are_made_again_and_a_forged_one_is_found(tmp_path):
     course = new_course(tmp_path / "course", seconds=200)
+    shutil.copy(RUNS, course / "source" / A4)  # the teacher's own
     lines = [json.loads(line) for line in RUNS.read_text(encoding="utf-8").splitlines()]
     for student, better in (("ann", 0), ("ben", 0.2)):
         for record in lines:

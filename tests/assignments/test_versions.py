@@ -31,6 +31,7 @@ def nothing_is_run():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(autograde, "autograde", enter)
+        patch.setattr(autograde, "run_source", lambda *_, **__: [])
         yield
 
 
@@ -102,3 +103,14 @@ def test_what_lies_in_a_slightly_wrong_place_has_a_row_of_its_own(course):
     assert [rows["lea.zip"]["status"], rows["ann"]["status"]] == ["not graded", "graded"]
     assert "is an archive: unpack it" in rows["lea.zip"]["notes"]
     assert done == [2, 2]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("the kernel died"), SyntaxError("invalid syntax")])
+def test_a_source_that_can_not_be_run_stops_the_grading_with_a_reason(error, course, monkeypatch):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(autograde, "run_source", fail)
+    (course / "source" / A4 / "data.txt").touch()
+    with pytest.raises(ValueError, match=f"own solution can't be run: {error}; mend source/{A4}"):
+        graded(course)
