@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import math
 import os
 import shutil
 from pathlib import Path
@@ -65,7 +66,9 @@ def autograde(
     resources["nbgrader"]["db_url"] = directory.db_url
     with Gradebook(directory.db_url, directory.course_id) as gradebook:
         gradebook.update_or_create_student(student)
-        gradebook.update_or_create_submission(assignment, student, **({"timestamp": stamp} if stamp else {}))
+        when = {"timestamp": stamp} if stamp else {}
+        late = gradebook.update_or_create_submission(assignment, student, **when).total_seconds_late
+    notes += [f"handed in {math.ceil(late / 360) / 10:g} h late"] if late else []
     for step in converter.sanitize_preprocessors:
         node, resources = step(parent=converter)(node, resources)
     timeout = config.ExecutePreprocessor.get("timeout", 60) * (_LONGER if missing else 1)

@@ -138,7 +138,8 @@ def grade(
         journal.unlink(missing_ok=True)  # of a gradebook that is gone
         written = []
     write_whole(registered, source.encode())
-    keys = {student: [student, _digest(submitted / student / assignment), source] for student in students}
+    rules = _digest_of_rules(source, assignment, course)
+    keys = {student: [student, _digest(submitted / student / assignment), rules] for student in students}
     count, report = len(students) + len(astray), on_done or (lambda count, record: None)
     latest = {r["student"]: r for r in written}  # its marks are in the gradebook, whatever was graded before it
     marked = {r["student"]: r["key"][1] for r in written if r["status"] == "graded"}  # the version that marks are of
@@ -147,7 +148,7 @@ def grade(
         report(count, record)
     missing = [student for student in students if student not in finished]
     for student in set(missing) & latest.keys():  # if this stops half-way, its marks are of neither version
-        begun = {"key": [student, "begun", source, len(written)], "student": student}
+        begun = {"key": [student, "begun", rules, len(written)], "student": student}
         append_record(journal, begun | {"status": "begun", "notes": [], "seconds": 0})
     parallel = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered", pre_dispatch="n_jobs")
     calls = ((_grade, os.getpid(), student, assignment, course, options) for student in missing)
@@ -263,6 +264,16 @@ def _digest_of_source(folder: Path) -> str:
     return found.hexdigest()
 
 
+def _digest_of_rules(source: str, assignment: str, course: Path) -> str:
+    """A number for all that marks follow from beside the hand-in: the source, nbgrader's settings, the due date."""
+    from nbgrader.api import Gradebook
+
+    with Gradebook(_database(course)) as gradebook:
+        due = gradebook.find_assignment(assignment).duedate
+    settings = (course / "nbgrader_config.py").read_bytes()
+    return hashlib.sha256(f"{source}\n{due}\n".encode() + settings).hexdigest()
+
+
 def _write_table(assignment: str, course: Path, records: list[dict[str, Any]]) -> Path:
     """One row for each student: scores by task from the gradebook, status and notes."""
     from nbgrader.api import Gradebook
@@ -326,11 +337,10 @@ def _register(assignment: str, course: Path, known: bool) -> bool:
     nbgrader.api.get_alembic_version = _newest_schema
     try:
         with Gradebook(_database(course)) as gradebook:
-            gradebook.find_assignment(assignment)
-        found = True
+            found = bool(gradebook.find_assignment(assignment).notebooks)  # none where only a due date was set
     except MissingEntry:
-        found = known = False
-    if not known:
+        found = False
+    if not (known and found):
         config = _config(course)
         config.NbGraderAPI.log_level = "WARN"
         with tempfile.TemporaryDirectory(prefix="prilora-") as made:  # nbgrader deletes the copy in release/ first

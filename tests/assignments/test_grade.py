@@ -102,6 +102,16 @@ def test_a_version_that_was_being_graded_when_it_stopped_leaves_no_marks_behind(
     assert float(table(classroom.grade(A, graded))["ann"]["score"]) == FULL
 
 
+def test_the_table_says_how_late_a_hand_in_is_without_any_penalty(graded):
+    from nbgrader.api import Gradebook
+
+    with Gradebook(classroom._database(graded)) as gradebook:
+        gradebook.update_or_create_assignment(A, duedate="2026-02-28 23:59")
+    (graded / "submitted" / "ann" / A / "timestamp.txt").write_text("2026-03-01 11:59:00 UTC", encoding="utf-8")
+    row = table(classroom.grade(A, graded))["ann"]
+    assert [row["notes"], float(row["score"])] == ["handed in 12 h late", FULL]
+
+
 def test_a_page_of_feedback_goes_when_what_it_is_about_is_graded_anew(tmp_path):
     page = tmp_path / "course" / "feedback" / "ann" / A / f"{A}.html"
     page.parent.mkdir(parents=True)

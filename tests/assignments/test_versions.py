@@ -74,6 +74,29 @@ def test_marks_given_by_hand_stay_closed_when_the_source_alone_has_changed(cours
     assert (course / "grades" / f"{A4}.jsonl").read_bytes() != before, "it was not graded again"
 
 
+def test_a_due_date_that_is_set_afterwards_grades_all_anew(course):
+    before = (course / "grades" / f"{A4}.jsonl").read_bytes()
+    with gradebook(course) as opened:
+        opened.update_or_create_assignment(A4, duedate="2026-02-28 23:59")
+    graded(course)
+    assert (course / "grades" / f"{A4}.jsonl").read_bytes() != before
+
+
+def test_a_changed_setting_of_nbgraders_grades_all_anew(course):
+    before = (course / "grades" / f"{A4}.jsonl").read_bytes()
+    with (course / "nbgrader_config.py").open("a") as config:
+        config.write("c.LateSubmissionPlugin.penalty_method = 'zero'\n")
+    graded(course)
+    assert (course / "grades" / f"{A4}.jsonl").read_bytes() != before
+
+
+def test_a_due_date_may_be_set_in_a_gradebook_that_knows_nothing_else(course):
+    (course / "gradebook.db").unlink()
+    with gradebook(course) as opened:
+        opened.update_or_create_assignment(A4, duedate="2026-02-28 23:59")
+    assert graded(course)["status"] == "graded"
+
+
 def refuse(*_, **__):
     raise handin.Refused("why")
 
