@@ -49,8 +49,11 @@ def autograde(
     for old in (graded, course / "feedback" / student / assignment):
         _remove(old)
     handed_in = room / "handed_in"
-    notes += handin.take(course / "submitted" / student / assignment, handed_in)
-    notebook = handin.read(handed_in / f"{assignment}.ipynb")
+    folder = course / "submitted" / student / assignment
+    notes += handin.take(folder, handed_in)
+    file, renamed = handin.find(folder, handed_in, f"{assignment}.ipynb")
+    notes += renamed
+    notebook = handin.read(file)
     source = _source(assignment, course)
     notebook, changes = handin.rebuild(notebook, source)
     notes += changes

@@ -21,6 +21,11 @@ MOST_FILES, MOST_CELLS, LONGEST_CELL = 200, 1_000, 100_000
 LONGEST = 300_000  # characters of all cells together: pages of them are made by the teacher's own process
 LEFT_OUT = {".ipynb_checkpoints", "__pycache__", ".git", ".DS_Store", "__MACOSX", ".vscode", ".idea"}  # of editors
 ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar")
+NO_NOTEBOOKS = {  # by how they begin
+    b"PK\x03\x04": "is a zip archive: unpack it",
+    b"\xff\xfe": "is saved as UTF-16: have it saved again from Jupyter",
+    b"\xfe\xff": "is saved as UTF-16: have it saved again from Jupyter",
+}
 PICTURES = ("image/png", "image/jpeg")
 
 Cell = dict[str, Any]
@@ -114,19 +119,50 @@ def _may_be_meant(name: str, assignment: str, assignments: list[str]) -> bool:
     return name.lower().endswith(".ipynb") and not another
 
 
+def find(folder: Path, taken: Path, name: str) -> tuple[Path, list[str]]:
+    """The notebook among the files that were taken, and a note if it has another name.
+
+    Args:
+        folder: what was handed in.
+        taken: its regular files, as :func:`take` has copied them.
+        name: what the notebook should be called; if it is the only one, it may be called otherwise.
+
+    Raises:
+        Refused: there is none, or there are several, none of which has the name.
+    """
+    if (taken / name).is_file():
+        return taken / name, []
+    files = sorted(taken.iterdir())
+    notebooks = [file for file in files if file.suffix.lower() == ".ipynb"]
+    if len(notebooks) == 1:
+        return notebooks[0], [f"handed in as {plain(notebooks[0].name)}"]
+    entries = [path for path in _entries(folder) if path.name not in LEFT_OUT]
+    if not entries:
+        raise Refused("the folder is empty")
+    deeper = [path.name for path in entries if _is(path, stat.S_ISDIR) and os.path.lexists(path / name)]
+    if deeper:
+        raise Refused(f"the notebook lies one folder too deep, in {plain(deeper[0])}: move it up")
+    there = ", ".join(file.name for file in files[:5]) or "nothing that can be taken"
+    raise Refused(f"there is no {name}, but {plain(there)}")
+
+
 def read(file: Path) -> dict[str, Any]:
     """A notebook as JSON, of a form that can be worked with.
 
     Raises:
-        Refused: it is missing, too large, or no notebook.
+        Refused: it is too large, or no notebook.
     """
-    if not file.is_file():
-        there = ", ".join(sorted(path.name for path in file.parent.iterdir())[:5]) or "nothing"
-        raise Refused(f"there is no {file.name}, but {plain(there)}")
+    name = plain(file.name)
     if file.stat().st_size > LARGEST_NOTEBOOK:
-        raise Refused(f"{file.name} has more than {LARGEST_NOTEBOOK // 2**20} MiB")
+        raise Refused(f"{name} has more than {LARGEST_NOTEBOOK // 2**20} MiB")
+    content = file.read_bytes()
+    if not content:
+        raise Refused(f"{name} is empty (0 bytes): have it handed in again")
+    for beginning, what in NO_NOTEBOOKS.items():
+        if content.startswith(beginning):
+            raise Refused(f"{name} {what}")
     try:
-        notebook = json.loads(file.read_text(encoding="utf-8-sig"))
+        notebook = json.loads(content.decode("utf-8-sig"))
         cells = notebook["cells"] if "cells" in notebook else notebook["worksheets"][0]["cells"]
         if not isinstance(cells, list) or len(cells) > MOST_CELLS:
             raise ValueError(f"it has no list of at most {MOST_CELLS} cells")
@@ -135,7 +171,7 @@ def read(file: Path) -> dict[str, Any]:
             raise ValueError(f"its cells have more than {LONGEST} characters in all")
         return {"cells": taken}
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
-        raise Refused(f"{file.name} can't be read: {plain(error)}") from error
+        raise Refused(f"{name} can't be read: {plain(error)}") from error
 
 
 def _cell(cell: Any, number: int) -> Cell:
