@@ -250,7 +250,7 @@ def _digest(folder: Path) -> str:
 
 
 def _digest_of_source(folder: Path) -> str:
-    """A number for what grades: the notebooks' cells, and other files, but not what a look at them leaves behind."""
+    """A number for what grades: code, marked texts and other files, but not what a look at them leaves behind."""
     found, left_out = hashlib.sha256(), handin.LEFT_OUT | _RUNS
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         name, content = path.relative_to(folder), path.read_bytes()
@@ -259,7 +259,8 @@ def _digest_of_source(folder: Path) -> str:
         if path.suffix == ".ipynb":
             cells = [(c["cell_type"], "".join(c["source"]), c["metadata"]) for c in json.loads(content)["cells"]]
             cells = [(kind, text, about.get("nbgrader")) for kind, text, about in cells]
-            content = json.dumps([cell for cell in cells if cell[1].strip() or cell[2]]).encode()
+            cells = [cell for cell in cells if cell[2] or (cell[0] == "code" and cell[1].strip())]
+            content = json.dumps(cells).encode()
         found.update(f"{name}\n{len(content)}\n".encode(errors="surrogateescape") + content)
     return found.hexdigest()
 

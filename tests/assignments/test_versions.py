@@ -1,5 +1,6 @@
 """What becomes of marks when something else is handed in, or the course changes. No notebook is run for it."""
 
+import json
 import shutil
 
 import pytest
@@ -95,6 +96,18 @@ def test_a_due_date_may_be_set_in_a_gradebook_that_knows_nothing_else(course):
     with gradebook(course) as opened:
         opened.update_or_create_assignment(A4, duedate="2026-02-28 23:59")
     assert graded(course)["status"] == "graded"
+
+
+def test_a_corrected_sentence_between_the_tasks_grades_nobody_anew(course):
+    before = (course / "grades" / f"{A4}.jsonl").read_bytes()
+    file = course / "source" / A4 / f"{A4}.ipynb"
+    source = json.loads(file.read_text(encoding="utf-8"))
+    text = next(cell for cell in source["cells"] if "nbgrader" not in cell["metadata"])
+    assert text["cell_type"] == "markdown"
+    text["source"] = "Another sentence."
+    file.write_text(json.dumps(source), encoding="utf-8")
+    graded(course)
+    assert (course / "grades" / f"{A4}.jsonl").read_bytes() == before
 
 
 def refuse(*_, **__):
