@@ -128,17 +128,8 @@ def grade(
     options = {"protected": protected, "shown": python_path(course)}
     journal = course / "grades" / f"{assignment}.jsonl"
     journal.parent.mkdir(exist_ok=True)
+    rules = _enter(assignment, course, journal, options)
     written = read_records(journal, ("student", "status", "notes", "seconds"))
-    source, registered = _digest_of_source(course / "source" / assignment), journal.with_suffix(".source")
-    known = registered.is_file() and registered.read_text(encoding="utf-8") == source
-    if not known:
-        registered.unlink(missing_ok=True)  # until the gradebook has what this file says
-        _check_source(assignment, course, options)
-    if not _register(assignment, course, known=known):
-        journal.unlink(missing_ok=True)  # of a gradebook that is gone
-        written = []
-    write_whole(registered, source.encode())
-    rules = _digest_of_rules(source, assignment, course)
     keys = {student: [student, _digest(submitted / student / assignment), rules] for student in students}
     count, report = len(students) + len(astray), on_done or (lambda count, record: None)
     latest = {r["student"]: r for r in written}  # its marks are in the gradebook, whatever was graded before it
@@ -171,6 +162,19 @@ def _astray(submitted: Path, names: set[str], assignment: str, others: list[str]
         for name, reason in reasons.items()
         if reason
     ]
+
+
+def _enter(assignment: str, course: Path, journal: Path, options: dict[str, Any]) -> str:
+    """Let the gradebook know the source as it is, once its own solution has passed; a number for all of the rules."""
+    source, registered = _digest_of_source(course / "source" / assignment), journal.with_suffix(".source")
+    known = registered.is_file() and registered.read_text(encoding="utf-8") == source
+    if not known:
+        registered.unlink(missing_ok=True)  # until the gradebook has what this file says
+        _check_source(assignment, course, options)
+    if not _register(assignment, course, known=known):
+        journal.unlink(missing_ok=True)  # of a gradebook that is gone
+    write_whole(registered, source.encode())
+    return _digest_of_rules(source, assignment, course)
 
 
 def _check_source(assignment: str, course: Path, options: dict[str, Any]) -> None:
