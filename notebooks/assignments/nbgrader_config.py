@@ -32,3 +32,8 @@ c.ExecutePreprocessor.timeout = (
 )
 c.ExecutePreprocessor.iopub_timeout = 60  # for cells that print very much
 c.LimitOutput.max_lines = 200
+# Where zip_collect finds whose file it is: in archives from Moodle
+c.FileNameCollectorPlugin.named_regexp = (
+    r".*/(?P<student_id>[^/]+?)_\d+_assignsubmission_file_?/?(?P<file_id>[^/]+)"
+)
+c.FileNameCollectorPlugin.valid_ext = [".ipynb", ".jsonl"]

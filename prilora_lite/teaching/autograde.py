@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import math
 import os
 import shutil
 from pathlib import Path
@@ -45,10 +46,14 @@ def autograde(
         RuntimeError: its code ended Python, or wanted more than it may have.
     """
     graded = course / "autograded" / student / assignment
-    _remove(graded)
+    for old in (graded, course / "feedback" / student / assignment):
+        _remove(old)
     handed_in = room / "handed_in"
-    notes += handin.take(course / "submitted" / student / assignment, handed_in)
-    notebook = handin.read(handed_in / f"{assignment}.ipynb")
+    folder = course / "submitted" / student / assignment
+    notes += handin.take(folder, handed_in)
+    file, renamed = handin.find(folder, handed_in, f"{assignment}.ipynb")
+    notes += renamed
+    notebook = handin.read(file)
     source = _source(assignment, course)
     notebook, changes = handin.rebuild(notebook, source)
     notes += changes
@@ -64,7 +69,9 @@ def autograde(
     resources["nbgrader"]["db_url"] = directory.db_url
     with Gradebook(directory.db_url, directory.course_id) as gradebook:
         gradebook.update_or_create_student(student)
-        gradebook.update_or_create_submission(assignment, student, **({"timestamp": stamp} if stamp else {}))
+        when = {"timestamp": stamp} if stamp else {}
+        late = gradebook.update_or_create_submission(assignment, student, **when).total_seconds_late
+    notes += [f"handed in {math.ceil(late / 360) / 10:g} h late"] if late else []
     for step in converter.sanitize_preprocessors:
         node, resources = step(parent=converter)(node, resources)
     timeout = config.ExecutePreprocessor.get("timeout", 60) * (_LONGER if missing else 1)
@@ -77,6 +84,29 @@ def autograde(
     (graded / f"{assignment}.ipynb").write_text(nbformat.writes(node) + "\n", encoding="utf-8")
     if stamp:
         (graded / "timestamp.txt").write_text(f"{stamp} UTC", encoding="utf-8")
+
+
+def run_source(
+    assignment: str, course: Path, config: Config, room: Path, *, protected: bool, shown: list[str]
+) -> list[str]:
+    """Run the course's own notebook as a hand-in is run.
+
+    Args:
+        assignment, course, config, room, protected, shown: see :func:`autograde`.
+
+    Returns:
+        For each test or answer that fails, its name and what it says.
+    """
+    source = _source(assignment, course)
+    node = nbformat.from_dict(source)
+    for number, cell in enumerate(node.cells, 1):
+        cell.source, cell.metadata.number = "".join(cell.source), number
+    files = room / "handed_in"
+    files.mkdir()
+    _lay_over(course / "source" / assignment, files, [])
+    timeout = _LONGER * config.ExecutePreprocessor.get("timeout", 60)
+    _run(node, source, files, room, [], timeout=timeout, protected=protected, shown=shown)
+    return _reasons(node)
 
 
 def _run(node: Any, source: Any, handed_in: Path, room: Path, notes: list[str], **options: Any) -> None:
@@ -170,9 +200,9 @@ def _lay_over(source: Path, handed_in: Path, excluded: list[str]) -> None:
             shutil.copy(path, handed_in / name)
 
 
-def _remove(graded: Path) -> None:
-    """Remove what an earlier run has left, never what a link there points to."""
-    for place in (graded.parent, graded):
+def _remove(old: Path) -> None:
+    """Remove what is of an earlier version, never what a link there points to."""
+    for place in (old.parent, old):
         if place.is_symlink():
             os.unlink(place)
-    shutil.rmtree(graded, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)

@@ -109,7 +109,8 @@ def grade(
         The table, ``grades/ASSIGNMENT.csv``.
 
     Raises:
-        ValueError: no such assignment, no submissions, or no sandbox on this machine.
+        ValueError: no such assignment, no submissions, no sandbox on this machine, or a source whose own solution
+            fails a test.
     """
     course = course.resolve()
     if assignment not in assignments(course):
@@ -117,42 +118,77 @@ def grade(
     submitted = course / "submitted"
     found = os.listdir(submitted) if submitted.is_dir() else []
     students = sorted(name for name in found if os.path.lexists(submitted / name / assignment))
-    if not students:
+    astray = _astray(submitted, set(found) - set(students), assignment, assignments(course))
+    if not students and not astray:
         raise ValueError(
             f"there are no submissions: expected {course}/submitted/STUDENT/{assignment}/{assignment}.ipynb"
         )
     if protected:
         _require_sandbox()
+    options = {"protected": protected, "shown": python_path(course)}
     journal = course / "grades" / f"{assignment}.jsonl"
     journal.parent.mkdir(exist_ok=True)
+    rules = _enter(assignment, course, journal, options)
     written = read_records(journal, ("student", "status", "notes", "seconds"))
-    source, registered = _digest_of_source(course / "source" / assignment), journal.with_suffix(".source")
-    known = registered.is_file() and registered.read_text(encoding="utf-8") == source
-    if not known:
-        registered.unlink(missing_ok=True)  # until the gradebook has what this file says
-    if not _register(assignment, course, known=known):
-        journal.unlink(missing_ok=True)  # of a gradebook that is gone
-        written = []
-    write_whole(registered, source.encode())
-    keys = {student: [student, _digest(submitted / student / assignment), source] for student in students}
-    report = on_done or (lambda count, record: None)
+    keys = {student: [student, _digest(submitted / student / assignment), rules] for student in students}
+    count, report = len(students) + len(astray), on_done or (lambda count, record: None)
     latest = {r["student"]: r for r in written}  # its marks are in the gradebook, whatever was graded before it
+    marked = {r["student"]: r["key"][1] for r in written if r["status"] == "graded"}  # the version that marks are of
     finished = {student: r for student, r in latest.items() if r["key"][:3] == keys.get(student)}
-    for record in finished.values():
-        report(len(students), record)
+    for record in [*finished.values(), *astray]:
+        report(count, record)
     missing = [student for student in students if student not in finished]
     for student in set(missing) & latest.keys():  # if this stops half-way, its marks are of neither version
-        begun = {"key": [student, "begun", source, len(written)], "student": student}
+        begun = {"key": [student, "begun", rules, len(written)], "student": student}
         append_record(journal, begun | {"status": "begun", "notes": [], "seconds": 0})
-    options = {"protected": protected, "shown": python_path(course)}
     parallel = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered", pre_dispatch="n_jobs")
     calls = ((_grade, os.getpid(), student, assignment, course, options) for student in missing)
     for record in parallel(joblib.delayed(in_worker)(*call) for call in calls):
         student = record["student"]
+        if marked.get(student) != keys[student][1]:
+            _part_with_earlier_marks(assignment, course, record)
         finished[student] = {"key": [*keys[student], len(written)], **record}  # who hands in the first version again
         append_record(journal, finished[student])
-        report(len(students), record)
-    return _write_table(assignment, course, [finished[student] for student in students])
+        report(count, record)
+    records = [*finished.values(), *astray]
+    return _write_table(assignment, course, sorted(records, key=lambda record: record["student"]))
+
+
+def _astray(submitted: Path, names: set[str], assignment: str, others: list[str]) -> list[dict[str, Any]]:
+    """Records of what seems to be handed in, but lies where it can't be graded."""
+    reasons = {name: handin.astray(submitted / name, assignment, others) for name in sorted(names)}
+    return [
+        {"student": name, "status": "not graded", "notes": [reason], "seconds": 0}
+        for name, reason in reasons.items()
+        if reason
+    ]
+
+
+def _enter(assignment: str, course: Path, journal: Path, options: dict[str, Any]) -> str:
+    """Let the gradebook know the source as it is, once its own solution has passed; a number for all of the rules."""
+    source, registered = _digest_of_source(course / "source" / assignment), journal.with_suffix(".source")
+    known = registered.is_file() and registered.read_text(encoding="utf-8") == source
+    if not known:
+        registered.unlink(missing_ok=True)  # until the gradebook has what this file says
+        _check_source(assignment, course, options)
+    if not _register(assignment, course, known=known):
+        journal.unlink(missing_ok=True)  # of a gradebook that is gone
+    write_whole(registered, source.encode())
+    return _digest_of_rules(source, assignment, course)
+
+
+def _check_source(assignment: str, course: Path, options: dict[str, Any]) -> None:
+    """Stop where a test fails the course's own solution: it would take points from every right answer."""
+    from prilora_lite.teaching import autograde
+
+    mend = f"mend source/{assignment}/{assignment}.ipynb"
+    with _room(course) as room:
+        try:
+            reasons = autograde.run_source(assignment, course, _config(course), Path(room), **options)
+        except (RuntimeError, SyntaxError) as error:
+            raise ValueError(f"the course's own solution can't be run: {error}; {mend}") from error
+    if reasons:
+        raise ValueError(f"the course's own solution loses {reasons[0]}; {mend}")
 
 
 def _grade(student: str, assignment: str, course: Path, options: dict[str, Any]) -> dict[str, Any]:
@@ -179,6 +215,25 @@ def _grade(student: str, assignment: str, course: Path, options: dict[str, Any])
     return {"student": student, "status": status, "notes": notes, "seconds": round(time.time() - started, 1)}
 
 
+def _part_with_earlier_marks(assignment: str, course: Path, record: dict[str, Any]) -> None:
+    """Open again the marks that a person gave an earlier version; of what can't be graded, no marks stay at all."""
+    from nbgrader.api import Gradebook, MissingEntry
+
+    if not record["student"].isprintable():
+        return  # the gradebook never had it
+    with Gradebook(_database(course)) as gradebook:
+        try:
+            submission = gradebook.find_submission(assignment, record["student"])
+        except MissingEntry:
+            return
+        if record["status"] != "graded":
+            gradebook.remove_submission(assignment, record["student"])
+            return
+        for grade in submission.notebooks[0].grades:  # nbgrader itself opens those of tests alone, not those of texts
+            grade.needs_manual_grade |= grade.manual_score is not None
+        gradebook.db.commit()
+
+
 def _room(course: Path) -> tempfile.TemporaryDirectory[str]:
     """A temporary folder; those of processes that were killed go."""
     import psutil
@@ -199,7 +254,7 @@ def _digest(folder: Path) -> str:
 
 
 def _digest_of_source(folder: Path) -> str:
-    """A number for what grades: the notebooks' cells, and other files, but not what a look at them leaves behind."""
+    """A number for what grades: code, marked texts and other files, but not what a look at them leaves behind."""
     found, left_out = hashlib.sha256(), handin.LEFT_OUT | _RUNS
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         name, content = path.relative_to(folder), path.read_bytes()
@@ -208,9 +263,20 @@ def _digest_of_source(folder: Path) -> str:
         if path.suffix == ".ipynb":
             cells = [(c["cell_type"], "".join(c["source"]), c["metadata"]) for c in json.loads(content)["cells"]]
             cells = [(kind, text, about.get("nbgrader")) for kind, text, about in cells]
-            content = json.dumps([cell for cell in cells if cell[1].strip() or cell[2]]).encode()
+            cells = [cell for cell in cells if cell[2] or (cell[0] == "code" and cell[1].strip())]
+            content = json.dumps(cells).encode()
         found.update(f"{name}\n{len(content)}\n".encode(errors="surrogateescape") + content)
     return found.hexdigest()
+
+
+def _digest_of_rules(source: str, assignment: str, course: Path) -> str:
+    """A number for all that marks follow from beside the hand-in: the source, nbgrader's settings, the due date."""
+    from nbgrader.api import Gradebook
+
+    with Gradebook(_database(course)) as gradebook:
+        due = gradebook.find_assignment(assignment).duedate
+    settings = (course / "nbgrader_config.py").read_bytes()
+    return hashlib.sha256(f"{source}\n{due}\n".encode() + settings).hexdigest()
 
 
 def _write_table(assignment: str, course: Path, records: list[dict[str, Any]]) -> Path:
@@ -276,11 +342,10 @@ def _register(assignment: str, course: Path, known: bool) -> bool:
     nbgrader.api.get_alembic_version = _newest_schema
     try:
         with Gradebook(_database(course)) as gradebook:
-            gradebook.find_assignment(assignment)
-        found = True
+            found = bool(gradebook.find_assignment(assignment).notebooks)  # none where only a due date was set
     except MissingEntry:
-        found = known = False
-    if not known:
+        found = False
+    if not (known and found):
         config = _config(course)
         config.NbGraderAPI.log_level = "WARN"
         with tempfile.TemporaryDirectory(prefix="prilora-") as made:  # nbgrader deletes the copy in release/ first

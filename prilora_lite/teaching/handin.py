@@ -20,6 +20,12 @@ LARGEST = 256 * 2**20  # bytes of all files together
 MOST_FILES, MOST_CELLS, LONGEST_CELL = 200, 1_000, 100_000
 LONGEST = 300_000  # characters of all cells together: pages of them are made by the teacher's own process
 LEFT_OUT = {".ipynb_checkpoints", "__pycache__", ".git", ".DS_Store", "__MACOSX", ".vscode", ".idea"}  # of editors
+ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar")
+NO_NOTEBOOKS = {  # by how they begin
+    b"PK\x03\x04": "is a zip archive: unpack it",
+    b"\xff\xfe": "is saved as UTF-16: have it saved again from Jupyter",
+    b"\xfe\xff": "is saved as UTF-16: have it saved again from Jupyter",
+}
 PICTURES = ("image/png", "image/jpeg")
 
 Cell = dict[str, Any]
@@ -76,19 +82,87 @@ def take(folder: Path, to: Path) -> list[str]:
     return notes if len(notes) <= 5 else [*notes[:5], f"{len(notes) - 5} more were left out"]
 
 
+def astray(place: Path, assignment: str, assignments: list[str]) -> str:
+    """Why something in ``submitted`` that has no folder of the assignment seems to be handed in all the same.
+
+    Args:
+        place: a student's folder, or what lies in place of one.
+        assignment: that is graded.
+        assignments: all of the course: what has the name of another is no slip.
+
+    Returns:
+        What is wrong and how to mend it; nothing where nothing was handed in.
+    """
+    name, wanted = plain(place.name), f"submitted/STUDENT/{assignment}"
+    if place.name.startswith("."):
+        return ""
+    if _is(place, stat.S_ISREG):
+        if place.name.lower().endswith(ARCHIVES):
+            return f"{name} is an archive: unpack it, so that its notebook lies in {wanted}"
+        loose = _may_be_meant(place.name, assignment, assignments)
+        return f"{name} lies outside of a folder: move it into {wanted}" if loose else ""
+    try:
+        inside = [path.name for path in _entries(place)] if _is(place, stat.S_ISDIR) else []
+    except OSError as error:
+        return f"{name} can't be read ({error.strerror}): let your account read it"
+    for found in inside:
+        if found.casefold() == assignment.casefold():
+            return f"{name} holds a folder {plain(found)}: rename it to {assignment}"
+        if _may_be_meant(found, assignment, assignments):
+            return f"{name} holds {plain(found)} outside of a folder {assignment}: move it there"
+    return ""
+
+
+def _may_be_meant(name: str, assignment: str, assignments: list[str]) -> bool:
+    """Whether it is the name of a notebook, and not of another assignment's."""
+    another = any(other in name for other in assignments if other != assignment)
+    return name.lower().endswith(".ipynb") and not another
+
+
+def find(folder: Path, taken: Path, name: str) -> tuple[Path, list[str]]:
+    """The notebook among the files that were taken, and a note if it has another name.
+
+    Args:
+        folder: what was handed in.
+        taken: its regular files, as :func:`take` has copied them.
+        name: what the notebook should be called; if it is the only one, it may be called otherwise.
+
+    Raises:
+        Refused: there is none, or there are several, none of which has the name.
+    """
+    if (taken / name).is_file():
+        return taken / name, []
+    files = sorted(taken.iterdir())
+    notebooks = [file for file in files if file.suffix.lower() == ".ipynb"]
+    if len(notebooks) == 1:
+        return notebooks[0], [f"handed in as {plain(notebooks[0].name)}"]
+    entries = [path for path in _entries(folder) if path.name not in LEFT_OUT]
+    if not entries:
+        raise Refused("the folder is empty")
+    deeper = [path.name for path in entries if _is(path, stat.S_ISDIR) and os.path.lexists(path / name)]
+    if deeper:
+        raise Refused(f"the notebook lies one folder too deep, in {plain(deeper[0])}: move it up")
+    there = ", ".join(file.name for file in files[:5]) or "nothing that can be taken"
+    raise Refused(f"there is no {name}, but {plain(there)}")
+
+
 def read(file: Path) -> dict[str, Any]:
     """A notebook as JSON, of a form that can be worked with.
 
     Raises:
-        Refused: it is missing, too large, or no notebook.
+        Refused: it is too large, or no notebook.
     """
-    if not file.is_file():
-        there = ", ".join(sorted(path.name for path in file.parent.iterdir())[:5]) or "nothing"
-        raise Refused(f"there is no {file.name}, but {plain(there)}")
+    name = plain(file.name)
     if file.stat().st_size > LARGEST_NOTEBOOK:
-        raise Refused(f"{file.name} has more than {LARGEST_NOTEBOOK // 2**20} MiB")
+        raise Refused(f"{name} has more than {LARGEST_NOTEBOOK // 2**20} MiB")
+    content = file.read_bytes()
+    if not content:
+        raise Refused(f"{name} is empty (0 bytes): have it handed in again")
+    for beginning, what in NO_NOTEBOOKS.items():
+        if content.startswith(beginning):
+            raise Refused(f"{name} {what}")
     try:
-        notebook = json.loads(file.read_text(encoding="utf-8-sig"))
+        notebook = json.loads(content.decode("utf-8-sig"))
         cells = notebook["cells"] if "cells" in notebook else notebook["worksheets"][0]["cells"]
         if not isinstance(cells, list) or len(cells) > MOST_CELLS:
             raise ValueError(f"it has no list of at most {MOST_CELLS} cells")
@@ -97,7 +171,7 @@ def read(file: Path) -> dict[str, Any]:
             raise ValueError(f"its cells have more than {LONGEST} characters in all")
         return {"cells": taken}
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
-        raise Refused(f"{file.name} can't be read: {plain(error)}") from error
+        raise Refused(f"{name} can't be read: {plain(error)}") from error
 
 
 def _cell(cell: Any, number: int) -> Cell:

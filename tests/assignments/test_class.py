@@ -57,7 +57,9 @@ def graded(course):
     put(course, "blank", notebook(A, "release"))
     put(course, "wrong", wrong(A, "a2_line", "ranks falling")[0])
     put(course, "not_json", "{")
-    put(course, "wrong_name", perfect(A), name="untitled.ipynb")
+    put(course, "wrong_name", perfect(A), name=f"{A} (1).ipynb")
+    for name in ("first.ipynb", "second.ipynb"):
+        put(course, "wrong_names", perfect(A), name=name)
     for student, make in HOSTILE.items():
         put(course, student, make())
     for student in FOLDERS:
@@ -101,6 +103,11 @@ def test_a_right_answer_has_all_points(student, graded):
     assert graded[student]["notes"] == ""
 
 
+def test_the_only_notebook_is_graded_whatever_its_name(graded):
+    assert float(graded["wrong_name"]["score"]) == FULL
+    assert graded["wrong_name"]["notes"] == f"handed in as {A} (1).ipynb"
+
+
 @pytest.mark.parametrize("student", ["blank", "overwritten_tests"])
 def test_who_wrote_nothing_has_none_whatever_the_tests_were_made_to_say(student, graded):
     assert float(graded[student]["score"]) == 0
@@ -131,14 +138,14 @@ def test_a_wrong_first_answer_costs_its_points_and_no_others(student, graded):
         ("calls_out", "look at a2_line (cell 6): socket"),
         ("crash", "the kernel died: the code ends Python, crashes it, or wants too much memory"),
         ("not_json", "a2_rank_schedule.ipynb can't be read: "),
-        ("wrong_name", "there is no a2_rank_schedule.ipynb, but untitled.ipynb"),
+        ("wrong_names", "there is no a2_rank_schedule.ipynb, but first.ipynb, second.ipynb"),
     ],
 )
 def test_what_was_odd_is_said_in_the_table(student, note, graded):
     assert note in graded[student]["notes"]
 
 
-@pytest.mark.parametrize("student", ["crash", "not_json", "wrong_name"])
+@pytest.mark.parametrize("student", ["crash", "not_json", "wrong_names"])
 def test_what_can_not_be_graded_has_no_score(student, graded):
     assert graded[student]["status"] == "not graded"
     assert graded[student]["score"] == ""

@@ -230,6 +230,29 @@ def test_the_guides_commands_and_links_are_understood():
         assert target.startswith("https://") or (COURSE / target).exists(), target
 
 
+@pytest.mark.parametrize(
+    ("path", "student", "file"),
+    [
+        ("Jane Doe_12_assignsubmission_file_/a.ipynb", "Jane Doe", "a.ipynb"),
+        ("Jane Doe_12_assignsubmission_file/runs.jsonl", "Jane Doe", "runs.jsonl"),
+        ("Jane_Doe_12_assignsubmission_file_a (1).ipynb", "Jane_Doe", "a (1).ipynb"),
+    ],
+)
+def test_files_of_an_archive_from_moodle_are_told_apart_by_learner(path, student, file):
+    from nbgrader.plugins import FileNameCollectorPlugin
+
+    collector = FileNameCollectorPlugin(config=classroom._config(COURSE))
+    assert collector.collect(f"/downloaded/extracted/{path}") == {"student_id": student, "file_id": file}
+
+
+def test_the_guides_commands_for_handing_out_write_into_two_folders_that_git_ignores():
+    guide = (COURSE / "README.md").read_text(encoding="utf-8")
+    folders = {re.search(rf"{command} (\w+)", guide)[1] for command in ("--release", "handout assignments --output")}
+    assert folders == {"copies", "handout"}
+    ignored = (COURSE.parent.parent / ".gitignore").read_text(encoding="utf-8").splitlines()
+    assert {"/copies/", "/handout*"} <= set(ignored)
+
+
 def test_the_guides_rules_are_those_of_the_sources():
     guide = (COURSE / "README.md").read_text(encoding="utf-8")
     for assignment, (place, old, new, *_) in RULES.items():

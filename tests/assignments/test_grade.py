@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from prilora_lite.teaching import grading as classroom
+from prilora_lite.teaching import handin
+from prilora_lite.teaching.autograde import autograde
 from tests.assignments.hostile import HOSTILE, A
 from tests.assignments.submissions import COURSE, named, notebook, perfect, points
 
@@ -100,6 +102,25 @@ def test_a_version_that_was_being_graded_when_it_stopped_leaves_no_marks_behind(
     assert float(table(classroom.grade(A, graded))["ann"]["score"]) == FULL
 
 
+def test_the_table_says_how_late_a_hand_in_is_without_any_penalty(graded):
+    from nbgrader.api import Gradebook
+
+    with Gradebook(classroom._database(graded)) as gradebook:
+        gradebook.update_or_create_assignment(A, duedate="2026-02-28 23:59")
+    (graded / "submitted" / "ann" / A / "timestamp.txt").write_text("2026-03-01 11:59:00 UTC", encoding="utf-8")
+    row = table(classroom.grade(A, graded))["ann"]
+    assert [row["notes"], float(row["score"])] == ["handed in 12 h late", FULL]
+
+
+def test_a_page_of_feedback_goes_when_what_it_is_about_is_graded_anew(tmp_path):
+    page = tmp_path / "course" / "feedback" / "ann" / A / f"{A}.html"
+    page.parent.mkdir(parents=True)
+    page.touch()
+    with pytest.raises(handin.Refused, match="no folder"):
+        autograde("ann", A, tmp_path / "course", None, tmp_path, notes=[], protected=True, shown=[])
+    assert not page.exists()
+
+
 def test_a_gradebook_that_was_deleted_is_filled_again(graded):
     (graded / "gradebook.db").unlink()
     hand_in(graded, "abe", perfect(A))
@@ -139,16 +160,30 @@ def test_a_hidden_test_that_was_corrected_grades_all_anew_and_outputs_of_a_look_
     classroom.grade(A, graded)
     assert journal.read_bytes() == before
     test = named(source)["a2_line_test"]
-    test["source"] = "".join(test["source"]) + "\nassert False, 'the corrected test'\n"
+    test["source"] = "".join(test["source"]) + "\nassert CORRECTED, 'the corrected test'\n"
     test["metadata"]["nbgrader"]["points"] += 1
+    solution = named(source)["a2_line"]
+    solution["source"] = "".join(solution["source"]) + "\nCORRECTED = True\n"  # which ann's does not have
     file.write_text(json.dumps(source), encoding="utf-8")
     row = table(classroom.grade(A, graded))["ann"]
     assert [float(row["score"]), float(row["of"])] == [FULL - points(A)["a2_line_test"], FULL + 1]
-    assert "the corrected test" in row["notes"]
+    assert "a2_line_test: NameError" in row["notes"]
+
+
+def test_a_slip_in_a_hidden_test_stops_the_grading_before_it_costs_right_answers_their_points(graded):
+    file = graded / "source" / A / f"{A}.ipynb"
+    source = json.loads(file.read_text(encoding="utf-8"))
+    test = named(source)["a2_line_test"]
+    test["source"] = "".join(test["source"]) + "\nassert False, 'a slip'\n"
+    file.write_text(json.dumps(source), encoding="utf-8")
+    for _ in range(2):
+        with pytest.raises(ValueError, match="own solution loses a2_line_test: AssertionError: a slip; mend source/"):
+            classroom.grade(A, graded)
 
 
 def test_a4s_runs_are_made_again_and_a_forged_one_is_found(tmp_path):
     course = new_course(tmp_path / "course", seconds=200)
+    shutil.copy(RUNS, course / "source" / A4)  # the teacher's own
     lines = [json.loads(line) for line in RUNS.read_text(encoding="utf-8").splitlines()]
     for student, better in (("ann", 0), ("ben", 0.2)):
         for record in lines:

@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import re
 
 import pytest
 
@@ -148,6 +149,21 @@ def test_a_notebook_that_can_not_be_read_is_refused_with_a_reason(case, tmp_path
     file = put_in(tmp_path, UNREADABLE[case]) / NAME
     with pytest.raises(handin.Refused, match=f"{NAME} can't be read: ."):
         handin.read(file)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "is empty (0 bytes): have it handed in again"),
+        (b"PK\x03\x04 and so on", "is a zip archive: unpack it"),
+        ("{}".encode("utf-16"), "is saved as UTF-16: have it saved again from Jupyter"),
+        (b"\xfe\xff" + "{}".encode("utf-16-be"), "is saved as UTF-16: have it saved again from Jupyter"),
+    ],
+)
+def test_a_file_that_is_something_else_is_refused_with_what_to_do(content, said, tmp_path):
+    (tmp_path / NAME).write_bytes(content)
+    with pytest.raises(handin.Refused, match=re.escape(f"{NAME} {said}")):
+        handin.read(tmp_path / NAME)
 
 
 def test_a_notebook_of_hundreds_of_megabytes_is_not_read(tmp_path):
