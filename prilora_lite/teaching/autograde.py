@@ -51,7 +51,8 @@ def autograde(
     handed_in = room / "handed_in"
     folder = course / "submitted" / student / assignment
     notes += handin.take(folder, handed_in)
-    file, renamed = handin.find(folder, handed_in, f"{assignment}.ipynb")
+    assignments = sorted(path.name for path in (course / "source").iterdir() if path.is_dir())
+    file, renamed = handin.find(folder, handed_in, assignment, assignments)
     notes += renamed
     notebook = handin.read(file)
     source = _source(assignment, course)

@@ -119,22 +119,24 @@ def _may_be_meant(name: str, assignment: str, assignments: list[str]) -> bool:
     return name.lower().endswith(".ipynb") and not another
 
 
-def find(folder: Path, taken: Path, name: str) -> tuple[Path, list[str]]:
+def find(folder: Path, taken: Path, assignment: str, assignments: list[str]) -> tuple[Path, list[str]]:
     """The notebook among the files that were taken, and a note if it has another name.
 
     Args:
         folder: what was handed in.
         taken: its regular files, as :func:`take` has copied them.
-        name: what the notebook should be called; if it is the only one, it may be called otherwise.
+        assignment: what the notebook should be called; if it is the only one, it may be called otherwise.
+        assignments: all of the course.
 
     Raises:
-        Refused: there is none, or there are several, none of which has the name.
+        Refused: there is none, or another assignment's, or there are several, none of which has the name.
     """
+    name = f"{assignment}.ipynb"
     if (taken / name).is_file():
         return taken / name, []
     files = sorted(taken.iterdir())
     notebooks = [file for file in files if file.suffix.lower() == ".ipynb"]
-    if len(notebooks) == 1:
+    if len(notebooks) == 1 and _may_be_meant(notebooks[0].name, assignment, assignments):
         return notebooks[0], [f"handed in as {plain(notebooks[0].name)}"]
     entries = [path for path in _entries(folder) if path.name not in LEFT_OUT]
     if not entries:

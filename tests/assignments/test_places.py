@@ -52,7 +52,7 @@ def found(*files, folder):
         (folder / "ann" / A / file).parent.mkdir(parents=True, exist_ok=True)
         (folder / "ann" / A / file).touch()
     handin.take(folder / "ann" / A, folder / "taken")
-    file, notes = handin.find(folder / "ann" / A, folder / "taken", NAME)
+    file, notes = handin.find(folder / "ann" / A, folder / "taken", A, list(ASSIGNMENTS))
     return file.name, notes
 
 
@@ -74,6 +74,7 @@ def test_of_several_notebooks_the_one_with_the_right_name_is_taken(tmp_path):
     [
         (["a.ipynb", "b.ipynb"], f"there is no {NAME}, but a.ipynb, b.ipynb"),
         (["runs.jsonl"], f"there is no {NAME}, but runs.jsonl"),
+        (["a1_lora_layer (1).ipynb"], f"there is no {NAME}, but a1_lora_layer (1).ipynb"),
         ([f"work/{NAME}"], "the notebook lies one folder too deep, in work: move it up"),
         ([f"work/deeper/{NAME}"], f"there is no {NAME}, but nothing that can be taken"),
         ([".DS_Store", f".ipynb_checkpoints/{NAME}"], "the folder is empty"),
