@@ -84,6 +84,17 @@ def test_the_page_says_what_is_left_of_a_difference_without_the_runs_that_fail(s
     assert f"| {row} | {said(differences)} | {said(differences[good])} |" in PAGE
 
 
+def test_the_page_says_what_both_studies_of_the_one_lead_give_together(scores):
+    seeds = [*range(500, 550), *range(720, 790)]
+    first, second = (over_seeds(scores, arm, (MRPC, RTE), 0.004, 1, seeds) for arm in ("prilora_each", "lora"))
+    joined = said((first - second).mean(axis=1))
+    assert f"All {len(seeds)} seeds together give {joined}" in " ".join(PAGE.split())
+    (page,) = (RESULTS.parent / "notebooks").glob("08_*.ipynb")
+    assert f"(All {len(seeds)} seeds together give {joined.replace(' (', ', ')[:-1]};" in page.read_text(
+        encoding="utf-8"
+    )
+
+
 FAILING = {
     "LoRA of rank 8": "lora",
     "LoRA of rank 8 with s = 1.41 in place of 2": "lora_softer",
