@@ -88,7 +88,7 @@ def read_description(
     try:
         stored = json.loads(text)
         if stored["format"] != FORMAT:
-            raise ValueError(f"format {stored['format']!r}; this version reads {FORMAT}, another version may read it")
+            raise ValueError(f"format {stored['format']!r}, this version reads {FORMAT}; another version may read it")
         if stored.pop("sha256") != _checksum(stored, tensors):
             raise ValueError("its SHA-256 is not that of the file's content: it is damaged, so copy it again")
         config, base = PRILoRAConfig.from_dict(stored["config"]), read_fingerprint(stored["base"])
