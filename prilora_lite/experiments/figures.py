@@ -111,7 +111,7 @@ def plot_answers(answers: pd.DataFrame) -> Figure:
     axes.axvline(0, color="0.3", linewidth=1)
     axes.set_yticks(range(len(labels)), labels)
     axes.set_ylim(max(1, len(labels)) - 0.5, -0.5)
-    thin = "\nthin: the same at each configuration's best learning rate" if again.any() else ""
+    thin = "\nthin: at each configuration's best learning rate" if again.any() else ""
     axes.set_xlabel(f"difference in points, with its 95 % interval (grey: the margin){thin}")
     tidy(axes)
     axes.tick_params(axis="y", labelsize=9, length=0)

@@ -7,6 +7,9 @@ import sys
 import warnings
 from collections.abc import Iterable, Sequence
 
+# Between a warning and the line of the user's that led to it: this package, and what calls it
+_INSIDE = ("prilora_lite", "torch", "transformers", "accelerate", "contextlib")
+
 
 class Diverged(ValueError):
     """A training whose weights, activations or predictions became NaN or infinite."""
@@ -37,6 +40,3 @@ def warn(message: str) -> None:
     while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] in _INSIDE:
         frame, level = frame.f_back, level + 1
     warnings.warn(message, stacklevel=level)
-
-
-_INSIDE = ("prilora_lite", "torch", "transformers", "accelerate", "contextlib")
