@@ -103,7 +103,10 @@ def frozen(model: nn.Module, rank: int) -> Method:
     model.requires_grad_(False)
     for parameter in head_parameters(model).values():
         parameter.requires_grad_(True)
-    model.get_input_embeddings().register_forward_hook(lambda module, args, output: output.requires_grad_())
+    embeddings = model.get_input_embeddings()
+    # Not output.requires_grad_(), at which a compiled graph would end
+    embeddings.shift = nn.Parameter(torch.zeros((), device=embeddings.weight.device, dtype=embeddings.weight.dtype))
+    embeddings.register_forward_hook(lambda module, args, output: output + module.shift)
     return model, None
 
 

@@ -77,13 +77,15 @@ def peak_bytes(make: Callable[[], Callable[[], object]], device: str = "cpu") ->
     """Most bytes of tensors that were alive at once while a step was made and run twice, beside those alive before.
 
     On the CPU the profiler of torch counts each allocation, so the number is exact and the same each time; what
-    libraries below torch keep for themselves is not in it.
+    libraries below torch keep for themselves is not in it. On a GPU the second run counts: the first may compile.
     """
     gc.collect()
     if device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-        _run_twice(make)
+        step = make()
+        step()
+        torch.cuda.reset_peak_memory_stats()
+        step()
         return torch.cuda.max_memory_allocated() - before
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         _run_twice(make)
