@@ -29,10 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"prilora-lite: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(
-            "\nstopped; if it was ablate, ask, record or grade, it goes on from here when started again",
-            file=sys.stderr,
-        )
+        print("\nstopped" + "; started again, it goes on from here" * options.goes_on, file=sys.stderr)
         return 130
 
 
@@ -64,7 +61,7 @@ def _parser() -> Command:
     parser = Command(
         prog="prilora-lite", description="PRILoRA: low-rank adaptation with rising ranks, pruned while it trains."
     )
-    parser.set_defaults(loads=False)
+    parser.set_defaults(loads=False, goes_on=False)
     commands = parser.add_subparsers(required=True, metavar="command")
     experiments.add_to(commands)
     teaching.add_to(commands)

@@ -7,7 +7,7 @@ import pytest
 
 from prilora_lite.cli import _parser, main
 from prilora_lite.config import SCALINGS
-from prilora_lite.experiments import study_options
+from prilora_lite.experiments import commands, study_options
 from prilora_lite.experiments.methods import METHODS
 from prilora_lite.experiments.presets import PRESETS
 from prilora_lite.experiments.tasks import TASKS
@@ -54,6 +54,16 @@ def test_a_commands_help_names_what_its_tables_hold(command, capsys):
     words = set(said.replace(",", " ").replace(";", " ").split())
     assert {name for table in TABLES.get(command, ()) for name in table} <= words
     assert "{" not in said.replace("{auto,fp32,bf16}", "").replace("{cuda,mps,cpu}", "")
+
+
+@pytest.mark.parametrize(("command", "goes_on"), [("ask", True), ("report", False)])
+def test_a_command_that_is_stopped_says_whether_it_goes_on_from_there(command, goes_on, monkeypatch, capsys):
+    def stop(options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(commands, f"_{command}", stop)
+    assert main([command, "some.file"]) == 130
+    assert ("started again, it goes on from here" in capsys.readouterr().err) == goes_on
 
 
 @pytest.mark.parametrize("line", [["FILE", "--jobs", "2"], ["--jobs", "2", "FILE"]])

@@ -28,7 +28,7 @@ def add_to(commands: argparse._SubParsersAction) -> None:
     )
     ablate.add_argument("study", nargs="?", default=None, metavar="FILE.toml", help="file that describes the study")
     study_options.add_options(ablate)
-    ablate.set_defaults(run=_ablate, loads=True)
+    ablate.set_defaults(run=_ablate, loads=True, goes_on=True)
 
     report = commands.add_parser(
         "report",
@@ -58,7 +58,7 @@ def add_to(commands: argparse._SubParsersAction) -> None:
     ask.add_argument("--only", nargs="+", default=[], metavar="NAME", help="names of questions (default: all)")
     ask.add_argument("--rows", metavar="FOLDER", help="folder of rows, as for ablate (default: the file's own)")
     ask.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time (default: 1)")
-    ask.set_defaults(run=_ask, loads=True)
+    ask.set_defaults(run=_ask, loads=True, goes_on=True)
 
     migrate = commands.add_parser(
         "migrate",

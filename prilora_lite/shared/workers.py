@@ -1,4 +1,4 @@
-"""Worker processes that end with the process that started them: no dependencies."""
+"""Worker processes that end with the process that started them, and leave nothing behind."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
+
+from tqdm import tqdm
 
 _LOOK = 1.0  # seconds from one look at the parent to the next
 
@@ -21,6 +23,7 @@ def in_worker(work: Callable[..., Any], parent: int, *args: Any) -> Any:
     """
     if os.getppid() == parent:
         _end_with(parent)
+        tqdm.set_lock(threading.RLock())  # not one for several processes, which a worker that is killed leaves behind
     return work(*args)
 
 

@@ -23,7 +23,7 @@ def add_to(commands: argparse._SubParsersAction) -> None:
     record.add_argument("names", nargs="*", metavar="NAME", help="{recordings} (default: all)")
     record.add_argument("--rows", metavar="FOLDER", help="GLUE's rows for layers_minilm, as for ablate")
     record.add_argument("--folder", type=Path, metavar="FOLDER", help="where to write (default: the package's own)")
-    record.set_defaults(run=_record, loads=True)
+    record.set_defaults(run=_record, loads=True, goes_on=True)
 
     notebooks = commands.add_parser(
         "notebooks",
@@ -82,7 +82,7 @@ def add_to(commands: argparse._SubParsersAction) -> None:
         help="run without a sandbox: learners' code can then do anything that you can. Use it only in a disposable "
         "container or account",
     )
-    grade.set_defaults(run=_grade)
+    grade.set_defaults(run=_grade, goes_on=True)
 
 
 def _names() -> dict[str, str]:
