@@ -33,6 +33,11 @@ nb_code_prompt_show = "The answer to the prediction"
 nb_code_prompt_hide = "The answer to the prediction"
 
 autodoc_typehints = "signature"
+autodoc_preserve_defaults = True  # as in the source, not the value, which may be a path of this machine
+autodoc_type_aliases = {"ArrayLike": "ArrayLike"}
+autodoc_inherit_docstrings = False  # torch's and transformers' would pass for ours
+napoleon_use_param = False  # else a line for two names is repeated for each
+napoleon_use_rtype = False
 autodoc_member_order = "bysource"
 python_maximum_signature_line_length = 88
 linkcode_resolve = line_of

@@ -131,7 +131,7 @@ class PRILoRAConfig:
         """Plain LoRA: the same rank in all layers, nothing pruned.
 
         Args:
-            rank: r.
+            rank: the rank r of every layer.
             settings: any other field, such as ``alpha``, ``targets`` or ``ratio``.
 
         >>> PRILoRAConfig.lora(8).layer_ranks(4)

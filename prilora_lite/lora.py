@@ -24,7 +24,7 @@ class LoRALinear(nn.Module):
     Args:
         base: ``nn.Linear`` with weight (m, n), or GPT-2's ``Conv1D`` with weight (n, m). It is frozen.
         rank: r, from 1 to min(m, n).
-        scaling: s. Always given, never implied: LoRA's rule is ``alpha / rank``.
+        scaling: the factor s. Always given, never implied: LoRA's rule is ``alpha / rank``.
         dropout: probability with which an entry of the update's input is dropped in training.
 
     Shapes: x (..., n) -> y (..., m).
@@ -119,12 +119,12 @@ class LoRALinear(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The base's weight: some models look at a layer's weight to choose a dtype or device."""
+        """The weight of the base, since some models look at it to choose a dtype or device."""
         return self.base.weight
 
     @property
     def bias(self) -> Tensor | None:
-        """The base's bias."""
+        """The bias of the base."""
         return self.base.bias
 
     def state_dict(self, *args: Any, prefix: str = "", **kwargs: Any) -> dict[str, Any]:

@@ -229,17 +229,19 @@ def scores(name, task, method):
     """Seed -> the main metric of a method's runs with MiniLM, in percent."""
     runs = [r for r in read_records(ROOT / "results" / f"{name}.jsonl") if r["encoder"] == "minilm"]
     return {
-        r["seed"]: 100 * next(iter(r["metrics"].values())) for r in runs if (r["task"], r["name"]) == (task, method)
+        r["seed"]: 100 * next(iter(r["metrics"].values()))
+        for r in runs
+        if (r["task"], r["name"]) == (task, method) and r["seed"] < 110
     }
 
 
 def test_the_pages_say_how_both_do_on_cola_at_the_rates_tried():
-    """LoRA at 0.0005 in the study, all else at 0.001; ten seeds each."""
+    """LoRA at 0.0005 in the study, all else at 0.001; ten seeds each. Later seeds have no answer yet."""
     rates = {
         (r["name"], r["settings"]["learning_rate"])
         for name in ("questions", "minilm_glue")
         for r in read_records(ROOT / "results" / f"{name}.jsonl")
-        if r["encoder"] == "minilm" and r["task"] == "cola" and r["name"] in ("lora", "prilora")
+        if r["encoder"] == "minilm" and r["task"] == "cola" and r["name"] in ("lora", "prilora") and r["seed"] < 110
     }
     assert rates == {("lora", 0.0005), ("lora", 0.001), ("prilora", 0.001)}
     found = [scores(name, "cola", m) for m in ("lora", "prilora") for name in ("minilm_glue", "questions")]

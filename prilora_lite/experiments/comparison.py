@@ -20,7 +20,7 @@ class Decision:
     """What paired differences say, for a margin that was named before the runs.
 
     Attributes:
-        pairs: n.
+        pairs: their number n.
         mean, sd: of the differences.
         low, high: 95 % t-interval of the mean; NaN, as all below, where the pairs say nothing of the scatter.
         inner_low, inner_high: its 90 % t-interval, which two one-sided tests at 5 % look at.
@@ -156,7 +156,7 @@ def _powers(effect: float, pairs: int) -> tuple[float, float]:
 
     Args:
         effect: the margin in units of the true standard error.
-        pairs: n.
+        pairs: their number n.
     """
     places = (np.arange(2000) + 0.5) / 2000
     s = np.sqrt(stats.chi2.ppf(places, pairs - 1) / (pairs - 1))

@@ -167,7 +167,7 @@ class PRILoRACallback(SealCheckpoints, ExportableState):
 
     @property
     def history(self) -> list[dict[str, float]]:
-        """The pruner's: for each prune its step, the share of zeros before and after, and the mass removed."""
+        """What the pruner did: for each prune its step, the share of zeros before and after, and the mass removed."""
         return self.pruner.history if self.pruner else []
 
     def state(self) -> dict[str, Any]:

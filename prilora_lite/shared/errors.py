@@ -20,7 +20,8 @@ def unknown(kind: str, name: object, valid: Iterable[str]) -> ValueError:
     valid = list(valid)
     near = difflib.get_close_matches(str(name).lower(), valid, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
-    return ValueError(f"unknown {kind} {name!r}: {hint}valid are {', '.join(valid)}")
+    listed = ", ".join(repr(one) if " " in one else one for one in valid)
+    return ValueError(f"unknown {kind} {name!r}: {hint}valid are {listed}")
 
 
 def first_of(names: Sequence[str]) -> str:

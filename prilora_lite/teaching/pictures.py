@@ -29,7 +29,7 @@ def draw_layer(m: int, n: int, rank: int, scaling: float) -> tuple[Figure, str]:
     Args:
         m, n: rows and columns of :math:`W_0`: output and input features.
         rank: r, from 1 to min(m, n).
-        scaling: s.
+        scaling: the factor s.
 
     Returns:
         The figure, and a text that says what it shows.

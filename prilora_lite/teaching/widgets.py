@@ -104,7 +104,7 @@ def explore_schedule(num_layers: int, shapes: list[tuple[int, int]]) -> Explorer
     The slope is even, so that the line ends in whole ranks whose difference it is.
 
     Args:
-        num_layers: L.
+        num_layers: the number of layers, L.
         shapes: (m, n) of each adapted matrix of one layer.
     """
 
