@@ -124,7 +124,7 @@ def merge_and_unload(model: nn.Module) -> nn.Module:
     model = without_wrappers(model)
     adapted = {name: module for name, module in model.named_modules() if isinstance(module, LoRALinear)}
     if not adapted:
-        raise ValueError("this model has no LoRALinear to merge")
+        raise ValueError("this model has no LoRALinear to merge; one of PEFT's has a merge_and_unload() of its own")
     for module in adapted.values():
         check_mergeable(module.base)
     for name, module in adapted.items():

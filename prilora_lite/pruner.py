@@ -77,14 +77,16 @@ class Pruner:
             "regrow": regrow, "seed": seed,
         }  # fmt: skip
         given = {name: value for name, value in given.items() if value is not None}
-        config = dataclasses.replace(configuration_of(model) or PRILoRAConfig(), **given)
+        earlier = configuration_of(model)
+        config = dataclasses.replace(earlier or PRILoRAConfig(), **given)
         self.settings = config.pruning()
         self._stored_settings = stored_settings(self.settings)  # as given: an object may change as it is called
         self.steps = 0
         self.history: list[dict[str, float]] = []
         self.pruned_at: int | None = None  # step of the latest prune
-        # Permanent masks, where regrowth is off; those of an earlier run go on
-        self._masks = {} if self.settings["regrow"] else masks_of_zeros(self.layers, self._mask_of)
+        # Permanent masks, where regrowth is off; those of an earlier run go on, if they were permanent
+        goes_on = not (self.settings["regrow"] or (earlier and earlier.regrow))
+        self._masks = masks_of_zeros(self.layers, self._mask_of) if goes_on else {}
         self._listener = Listener(model, self.layers, needs(self.settings["importance"], "gradient"))
 
     @property

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
+import textwrap
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -123,6 +125,8 @@ def _ablate(options: argparse.Namespace) -> int:
         margin = told.get("margin", reporting.MARGIN)
         if text := reporting.conclusion(frame, margin, crashes.crashed_runs(records, crashed)):
             print(f"{text}\n")
+        if text := _pruned_too_late(records):
+            print(f"{text}\n")
         print("  ".join([f"runs: {output}", *(f"{kind}: {path}" for kind, path in written.items())]))
         print("notebooks, from the folder of the repository: jupyter lab notebooks")
     if crashed:
@@ -130,6 +134,20 @@ def _ablate(options: argparse.Namespace) -> int:
         tell(f"{len(crashed)} of {len(runs)} runs crashed: {first}; {output} says how, and the same command tries "
              "them again")  # fmt: skip
     return 1 if crashed else 0
+
+
+def _pruned_too_late(records: Iterable[dict[str, Any]]) -> str:
+    """Which methods had runs shorter than their interval: pruned in the last step alone, they could not recover."""
+    late = {}
+    for record in records:
+        prunes, steps = record.get("pruning") or [], record["steps"]
+        if len(prunes) == 1 and prunes[0]["step"] == steps < record["method"]["interval"]:
+            late[record["name"]] = f"{steps} steps, interval {record['method']['interval']}"
+    if not late:
+        return ""
+    said = ", ".join(f"{name} ({why})" for name, why in late.items())
+    text = f"Pruned only once, in the last step, with no step to recover: {said}. Train longer, or prune more often."
+    return textwrap.fill(text, 80)
 
 
 def _methods(told: dict[str, Any]) -> list[str | Method]:

@@ -308,6 +308,8 @@ def _check_arguments(
 
 
 def _check_callbacks(callbacks: object) -> None:
+    if isinstance(callbacks, TrainerCallback):
+        raise TypeError(f"callbacks must be a list, got {callbacks!r}: write callbacks=[...] around it")
     for callback in list(callbacks):
         kind = callback if isinstance(callback, type) else type(callback)
         if not issubclass(kind, TrainerCallback):

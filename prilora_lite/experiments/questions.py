@@ -105,6 +105,12 @@ def read_questions(file: str | Path) -> Questions:
         content = tomllib.loads(file.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{file} is not TOML: {error}") from error
+    if "question" not in content and {"methods", "tasks", "seeds"} & content.keys():
+        runs = file.with_suffix(".jsonl")
+        raise ValueError(
+            f"{file} has no questions, it describes a study: prilora-lite ablate {file} makes its runs, and "
+            f"prilora-lite report {runs} reports them"
+        )
     for key in content:
         if key not in _KEYS:
             raise unknown(f"key in {file}:", key, _KEYS)
@@ -197,11 +203,17 @@ def _question(given: dict[str, Any], arms: dict[str, Method], own: list[Task], f
             Settings(**given.get(key, {}))
         except ValueError as error:
             raise ValueError(f"{file}, question {name!r}: {error}") from error
+    for key in ("plus", "minus", "tasks"):
+        check(key, len(set(given[key])) == len(given[key]), "names that are all different")
     plus, minus = ({_effect(arms[arm]) for arm in given[side]} for side in ("plus", "minus"))
     if plus == minus:
         raise ValueError(
             f"{file}, question {name!r}: plus and minus are the same, so there is nothing to compare: "
             f"{', '.join(given['plus'])} and {', '.join(given['minus'])}"
+        )
+    if both := set(given["plus"]) & set(given["minus"]):
+        raise ValueError(
+            f"{file}, question {name!r}: {', '.join(sorted(both))} stands in plus and in minus: leave it out"
         )
     lists = {key: tuple(given[key]) for key in ("plus", "minus")} | {"tasks": tasks}
     encoder = {"encoder": beside(file, given.get("encoder", "pocket"))}

@@ -50,6 +50,7 @@ def check_rows(task: Task, rows: Mapping[str, Dataset | str | Path]) -> dict[str
                 f"the {split} rows of {task.name} must be a Dataset, or the path of a CSV or Parquet file; got "
                 f"{type(data).__name__}: Dataset.from_pandas(frame) and Dataset.from_list(rows) make a Dataset"
             )
+        data = data.with_format(None)  # texts and labels as they are, all columns
         _check_columns(task, split, data)
         _check_texts(task, split, data)
         checked[split] = _with_numbers(task, split, data)
@@ -176,7 +177,7 @@ def _number(task: Task, split: str, row: int, label: Any, by_name: bool) -> int 
     if not task.labels:
         return number
     if by_name:
-        text = f"{number:g}"
+        text = str(int(number)) if number.is_integer() else f"{number:g}"
         if text in task.labels:
             return task.labels.index(text)
         raise ValueError(f"{where} label {text}, expected one of {', '.join(task.labels)} (row {row})")

@@ -25,7 +25,7 @@ from prilora_lite.experiments.methods import Method, as_method
 from prilora_lite.experiments.methods import configurations as configurations  # for notebooks: study.configurations
 from prilora_lite.experiments.presets import Settings, settings_for
 from prilora_lite.experiments.rows import check_rows
-from prilora_lite.experiments.stored import check_stored
+from prilora_lite.experiments.stored import check_stored, settings_from
 from prilora_lite.experiments.tasks import Task, get_task, load_rows, task_as_json
 from prilora_lite.shared.checks import check_seed, is_integer, plain
 from prilora_lite.shared.errors import expect, unknown, warn
@@ -133,6 +133,8 @@ def ablate(
     runs, encoder, output = list(runs), str(encoder), given_path(output)
     for run in runs:
         expect(Run, run, "runs as grid(methods, tasks, seeds) gives them")
+    expect(dict, overrides or {}, "overrides as a dict from the name of a setting to its value")
+    settings_from(overrides or {})
     jobs = _runs_at_a_time(jobs, backend, len(runs))
     precision = pick_precision(precision, encoder, device)
     tasks = dict.fromkeys(run.task for run in runs)

@@ -76,9 +76,9 @@ def task_as_json(task: Task) -> str | dict[str, Any]:
 def load_rows(task: str | Task, folder: str | Path | None = None) -> dict[str, Dataset]:
     """The rows of a task, ``train`` and its validation splits.
 
-    Those of a pocket task are in the package. The others come from ``folder/<task>/<split>.parquet`` (or ``.csv``) if a
-    folder is given, by argument or by the environment variable PRILORA_GLUE, and else from the hub at a pinned
-    revision, GLUE's from ``nyu-mll/glue``.
+    They come from ``folder/<task>/<split>.parquet`` (or ``.csv``) if a folder is given, by argument or by the
+    environment variable PRILORA_GLUE, and else from the hub at a pinned revision, GLUE's from ``nyu-mll/glue``. Those
+    of a pocket task are in the package; a folder need not have them.
 
     Args:
         task: a task or its name.
@@ -90,13 +90,15 @@ def load_rows(task: str | Task, folder: str | Path | None = None) -> dict[str, D
     Raises:
         TypeError: a folder that is not a path.
         ValueError: an unknown task, one of your own without a folder, or what :func:`~.rows.check_rows` refuses.
-        FileNotFoundError: the folder lacks the task or a split.
+        FileNotFoundError: there is no such folder, or it lacks the task or a split.
         ConnectionError: no folder was given and the hub can't be reached.
     """
     task = get_task(task)
+    if task.in_package and folder is not None and not given_path(folder).is_dir():
+        raise FileNotFoundError(f"no such folder: {folder}; {task.name} has rows in the package, so leave it out")
     folder = os.environ.get(FOLDER_VARIABLE) or None if folder is None else folder
     splits = ("train", *task.splits)
-    if task.in_package:
+    if task.in_package and (folder is None or not (Path(folder) / task.name).is_dir()):
         return check_rows(task, {split: _from_package(task, split) for split in splits})
     if folder is None and task.hub is None:
         raise ValueError(
@@ -169,7 +171,10 @@ def _from_package(task: Task, split: str) -> Dataset:
 
 def _from_folder(folder: Path, task: Task, split: str) -> Dataset:
     files = [folder / task.name / f"{split}{ending}" for ending in ENDINGS]
-    file = next((file for file in files if file.is_file()), None)
+    there = [file for file in files if file.is_file()]
+    if len(there) > 1:
+        raise ValueError(f"{' and '.join(map(str, there))} are both there: remove the one that should not be used")
+    file = there[0] if there else None
     if file is None:
         have = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else None
         found = "no such folder" if have is None else f"the folder holds {', '.join(have) or 'no folders'}"

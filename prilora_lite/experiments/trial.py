@@ -88,7 +88,8 @@ def try_evaluation(task: Task, tokenized: dict[str, Dataset]) -> None:
                 metrics = compute_metrics(task, right, labels)
         except Exception as error:  # scikit-learn's and scipy's
             raise ValueError(f"the metrics of {task.name} can't be computed on its {split} rows: {error}") from error
-        without = [name for name, value in metrics.items() if not math.isfinite(value)]
+        # Of numbers, some measures are NaN then; of classes, scikit-learn's are 0 even if all is predicted right
+        without = [name for name, value in metrics.items() if not math.isfinite(value) or (task.labels and value == 0)]
         if not task.labels and len(labels) == 1:
             without = list(metrics)  # a correlation
         if without:

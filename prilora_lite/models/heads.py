@@ -41,13 +41,21 @@ def head_modules(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def head_notes(model: nn.Module) -> list[str]:
-    """What is taken for the head of a module that is no model of transformers."""
+    """What is taken for the head of a module that is no model of transformers, and whether it is in half precision."""
+    head = head_parameters(model)
+    half = sorted({str(p.dtype).removeprefix("torch.") for p in head.values() if p.itemsize < 4})
+    notes = [
+        f"the head is trained in {dtype}, in which small steps round to nothing: load the model with "
+        "dtype=torch.float32, and use autocast (bf16=True in TrainingArguments) for speed"
+        for dtype in half
+    ]
     if hasattr(model, "base_model"):
-        return []
+        return notes
     parts = {name: sum(p.numel() for p in child.parameters()) for name, child in model.named_children()}
     parts |= {name: p.numel() for name, p in model.named_parameters(recurse=False)}
-    heads = dict.fromkeys(name.partition(".")[0] for name in head_parameters(model))
-    return [f"{name} ({parts[name]:,} parameters) stands beside the layers and is trained, as a head" for name in heads]
+    heads = dict.fromkeys(name.partition(".")[0] for name in head)
+    said = "stands beside the layers and is trained, as a head"
+    return [f"{name} ({parts[name]:,} parameters) {said}" for name in heads] + notes
 
 
 def _beside_the_layers(model: nn.Module) -> set[str]:

@@ -283,7 +283,10 @@ def _sum_over_processes(parts: list[Tensor]) -> None:
 def check_finite(name: str, step: int, lora_A: Tensor, gradient: Tensor | None, scores: Tensor) -> None:
     """Raise ValueError, which names the cause, unless a layer's A and the scores of its entries are finite."""
     if not lora_A.isfinite().all():
-        raise Diverged(f"NaN or infinity in lora_A of {name} at step {step}: lower the learning rate")
+        raise Diverged(
+            f"NaN or infinity in lora_A of {name} at step {step}: lower the learning rate, and load a model that is in "
+            "float16 with dtype=torch.float32"
+        )
     if not scores.isfinite().all():
         if gradient is not None and not gradient.isfinite().all():
             raise ValueError(

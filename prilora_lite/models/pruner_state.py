@@ -6,6 +6,7 @@ from typing import Any
 
 from prilora_lite.importance import needs
 from prilora_lite.shared.callables import callable_name
+from prilora_lite.shared.errors import expect
 
 
 def stored_settings(settings: dict[str, Any]) -> dict[str, Any]:
@@ -22,6 +23,7 @@ def check_state(state: dict[str, Any], now: dict[str, Any], rule: object) -> Non
         state, now: what the state_dict() of the saved pruner was, and what that of this one is.
         rule: the importance of this one.
     """
+    expect(dict, state, "the state_dict() of a Pruner")
     if state.get("layers") != now["layers"]:
         raise ValueError("the saved pruner belongs to another model: its lora_A have other names or shapes")
     if state["norms"].keys() != now["norms"].keys():

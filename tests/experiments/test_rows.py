@@ -120,6 +120,20 @@ def test_a_label_that_is_none_is_named_with_its_row(task, labels, message):
         check_rows(task, rows_of(labels))
 
 
+@pytest.mark.parametrize("form", ["torch", "numpy", "pandas"])
+def test_a_dataset_that_gives_other_types_is_read_as_it_is(form):
+    plain = rows_of([2, 0, 1])
+    formatted = {split: data.with_format(form, columns=["label"]) for split, data in plain.items()}
+    read = check_rows(MINE, formatted)
+    assert [read[split].to_dict() for split in plain] == [data.to_dict() for data in check_rows(MINE, plain).values()]
+    assert read["train"][0] == plain["train"][0]
+
+
+def test_a_class_may_be_called_by_a_large_number():
+    years = Task("years", ("text",), ("1000000", "1000001"))
+    assert labels_read(years, rows_of([1000001, 1000000])) == [1, 0]
+
+
 def test_names_that_are_not_the_tasks_are_refused():
     rows = rows_of([0, 1], feature=ClassLabel(names=["worse", "better"]))
     with pytest.raises(

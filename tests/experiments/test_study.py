@@ -204,6 +204,15 @@ def test_a_writer_that_is_killed_gives_its_lock_back(tmp_path):
     assert list(tmp_path.iterdir()) == [file]
 
 
+@pytest.mark.parametrize(
+    ("overrides", "error", "said"),
+    [({"epoch": 1}, ValueError, "did you mean 'epochs'"), ([1], TypeError, "overrides as a dict")],
+)
+def test_settings_that_do_not_exist_are_named_before_the_first_run(overrides, error, said, tmp_path):
+    with pytest.raises(error, match=said):
+        study.ablate(study.grid(["lora"], ["pocket-rte"], [0]), tmp_path / "runs.jsonl", overrides=overrides)
+
+
 def test_the_summary_by_hand():
     records = [record(seed=s, value=v) for s, v in ((0, 0.4), (1, 0.5), (2, 0.9))] + [record("head", value=0.2)]
     summary = reporting.summarize(reporting.to_dataframe(records)).set_index("method")

@@ -45,6 +45,21 @@ def test_the_environment_variable_names_the_folder(rows, monkeypatch):
     assert len(load_rows("cola")["train"]) == 40
 
 
+def test_a_folder_may_have_other_rows_for_a_task_of_the_package(rows, tmp_path):
+    shutil.copytree(rows / "cola", tmp_path / "pocket-cola")
+    assert len(load_rows("pocket-cola", tmp_path)["train"]) == 40
+    assert len(load_rows("pocket-cola", rows)["train"]) == 2000  # it need not
+    with pytest.raises(FileNotFoundError, match="no such folder"):
+        load_rows("pocket-cola", tmp_path / "nowhere")
+
+
+def test_two_files_of_one_split_are_refused(rows, tmp_path):
+    shutil.copytree(rows / "cola", tmp_path / "cola")
+    (tmp_path / "cola" / "train.csv").write_text("sentence,label\na dog,1\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"train\.parquet and .*train\.csv are both there: remove"):
+        load_rows("cola", tmp_path)
+
+
 @pytest.mark.parametrize("task", ["cola", "mrpc", "rte"])
 def test_real_rows_load(task, real_rows):
     data = load_rows(task, real_rows)

@@ -9,7 +9,7 @@ from transformers import EarlyStoppingCallback
 
 import prilora_lite.experiments.finetune as finetuning
 from prilora_lite import PRILoRACallback, PRILoRAConfig, ablate, evaluate, finetune, grid, load_adapter, load_encoder
-from prilora_lite.experiments.tasks import TASKS, compute_metrics
+from prilora_lite.experiments.tasks import TASKS, compute_metrics, load_rows
 from prilora_lite.experiments.trial import try_rows
 from tests.small_models import WORDS, write_encoder
 from tests.training import CONFIG, FAST, run
@@ -145,6 +145,16 @@ def test_validation_rows_on_which_a_metric_has_no_value_are_refused(labels, mess
     rows = {"train": Dataset.from_dict(texts | {"label": labels})}
     with pytest.raises(ValueError, match=message):
         run(encoder, rows | {"validation": rows["train"]}, "stsb")
+
+
+@pytest.mark.parametrize(("task", "label"), [("cola", 1), ("mrpc", 0)])
+def test_validation_rows_of_one_class_are_refused_where_right_answers_would_count_as_nothing(
+    task, label, encoder, rows, untrained
+):
+    here = load_rows(task, rows)
+    alike = here["validation"].map(lambda row: {"label": label})
+    with pytest.raises(ValueError, match=f"has no value on the validation rows of {task}, .* 1 different labels"):
+        run(encoder, {"train": here["train"], "validation": alike}, task)
 
 
 # What evaluate is given

@@ -58,6 +58,12 @@ def test_a_model_in_half_precision_keeps_a_and_b_in_float32():
     assert pruner.sparsity() == 0.5
 
 
+@pytest.mark.parametrize(("dtype", "told"), [(torch.bfloat16, ["bfloat16"]), (torch.float32, [])])
+def test_the_report_says_where_a_head_is_trained_in_half_precision(dtype, told):
+    notes = adapt(build("bert").to(dtype), CONFIG).notes
+    assert [note.split(",")[0] for note in notes] == [f"the head is trained in {name}" for name in told]
+
+
 # torch.compile, with the backend that needs no compiler: what is traced is the same
 
 

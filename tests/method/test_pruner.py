@@ -607,6 +607,16 @@ def test_a_permanent_mask_stays_for_the_next_pruner(scope):
     assert equal(gone, zeros(second))
 
 
+def test_zeros_that_might_have_regrown_are_no_permanent_mask():
+    model = adapted()
+    first = Pruner(model, interval=2)
+    optimizer = train(model, first, 2)
+    first.detach()
+    second = Pruner(model, interval=2, ratio=0.25, regrow=False)
+    train(model, second, 2, seed=2, optimizer=optimizer)
+    assert second.history[-1]["after"] == second.sparsity() == 0.25
+
+
 def test_fewer_zeros_than_a_prune_leaves_are_no_permanent_mask():
     model = adapted()
     with torch.no_grad():
