@@ -109,6 +109,7 @@ def test_the_page_says_how_rising_ranks_and_flat_ranks_compare_where_both_are_ti
 FAILING = {
     "LoRA of rank 8": "lora",
     "LoRA of rank 8 with s = 1.41 in place of 2": "lora_softer",
+    "half of A, rank 8, a prune every 40 steps": "half",
     "half of A, PRILoRA, a prune every 40 steps": "prilora",
     "half of A, PRILoRA, a prune every step": "prilora_each",
     "half of A by importance, kept from the first step on": "prilora_first",
