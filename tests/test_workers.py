@@ -19,7 +19,7 @@ joblib.Parallel(n_jobs=2)(calls)
 """
 
 WITH_BARS = """
-import os, time
+import os, signal, time
 from pathlib import Path
 import joblib
 from tqdm import tqdm
@@ -30,6 +30,7 @@ def work():
     Path(f"at_work_{os.getpid()}").touch()
     time.sleep(600)
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what starts tests in the background may have them ignore it
 joblib.Parallel(n_jobs=2)(joblib.delayed(in_worker)(work, os.getpid()) for _ in range(2))
 """
 
@@ -59,9 +60,12 @@ def test_workers_that_are_interrupted_leave_no_lock_behind(tmp_path):
     parent = subprocess.Popen(
         command, cwd=tmp_path, env=path, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
-    while len(list(tmp_path.glob("at_work_*"))) < 2 and parent.poll() is None:
-        psutil.wait_procs([psutil.Process(parent.pid)], timeout=0.1)
-    os.killpg(parent.pid, signal.SIGINT)  # as Ctrl-C in a terminal does
-    _, said = parent.communicate(timeout=60)
+    try:
+        while len(list(tmp_path.glob("at_work_*"))) < 2 and parent.poll() is None:
+            psutil.wait_procs([psutil.Process(parent.pid)], timeout=0.1)
+        os.killpg(parent.pid, signal.SIGINT)  # as Ctrl-C in a terminal does
+        _, said = parent.communicate(timeout=60)
+    finally:
+        parent.kill()
     assert "KeyboardInterrupt" in said
     assert "leaked" not in said
