@@ -37,7 +37,7 @@ from prilora_lite.experiments.loop import (
 )
 from prilora_lite.experiments.methods import METHODS
 from prilora_lite.experiments.presets import Settings, settings_for
-from prilora_lite.experiments.rows import check_rows
+from prilora_lite.experiments.rows import check_rows, drawn_rows
 from prilora_lite.experiments.saving import claim, save_trained, writing
 from prilora_lite.experiments.tasks import Task, get_task, load_rows
 from prilora_lite.experiments.tokens import check_length, tokenize
@@ -146,19 +146,18 @@ def finetune(
     set_seed(seed)
     model, tokenizer = load_encoder(encoder, glue, settings.head_dropout)
     check_length(model, settings.max_length)
-    content = rows_digest(glue, data), encoder_digest(model, tokenizer)
-    key = run_key(glue, seed, encoder, method, settings, pick_precision(precision, encoder, device), *content)
+    content = pick_precision(precision, encoder, device), rows_digest(glue, data), encoder_digest(model, tokenizer)
+    key = run_key(glue, seed, encoder, method, settings, *content)
+    data = drawn_rows(glue, data, settings.train_rows, seed)
     base = sum(parameter.numel() for parameter in model.parameters())
     steps = math.ceil(settings.epochs * math.ceil(len(data["train"]) / settings.batch_size))
     model, own = make_trainable(model, method, steps, settings.alpha)
-    tokenized = {
-        split: tokenize(data[split], glue, tokenizer, settings.max_length) for split in ("train", *glue.splits)
-    }
+    tokenized = {part: tokenize(data[part], glue, tokenizer, settings.max_length) for part in ("train", *glue.splits)}
     try_out(model, tokenizer, glue, tokenized, settings.max_length)
     with _kept_or_temporary(output_dir) as folder, threads_for(encoder):
         claim(folder, described(key), resume)
-        plan_of_run = schedule(settings, seed, save_steps) | common_arguments(precision, encoder, device)
-        arguments = _arguments(folder, plan_of_run | (judged_by(glue) if callbacks else {}))
+        plan_of_run = schedule(settings, seed, save_steps) | (judged_by(glue) if callbacks else {})
+        arguments = _arguments(folder, plan_of_run | common_arguments(precision, encoder, device))
         timer = StepTimer()
         sealing = [] if any(isinstance(callback, SealCheckpoints) for callback in own) else [SealCheckpoints()]
         trainer = GlueTrainer(
@@ -274,6 +273,7 @@ def check_encoder(
     check_length(model, settings.max_length)
     for config in configs:
         plan(model, config)
+    drawn_rows(glue, rows, settings.train_rows, 0)  # are there so many?
     some = {"train": _some(rows["train"], glue)} | {split: rows[split] for split in glue.splits}
     tokenized = {split: tokenize(data, glue, tokenizer, settings.max_length) for split, data in some.items()}
     try_out(model, tokenizer, glue, tokenized, settings.max_length)

@@ -13,6 +13,7 @@ class Settings:
     """How one run trains: everything but the method and the seed.
 
     ``warmup`` is a number of steps, or below 1 a share of them; ``head_dropout`` None keeps the model's own.
+    ``train_rows`` is on how many of the training rows to train, which the run's seed draws; None: on all.
 
     Raises:
         ValueError: a number out of its range.
@@ -26,12 +27,15 @@ class Settings:
     weight_decay: float = 0.0
     head_dropout: float | None = None
     alpha: float = 16.0
+    train_rows: int | None = None
 
     def __post_init__(self) -> None:
         for each in fields(self):
             object.__setattr__(self, each.name, plain(getattr(self, each.name)))
-        for name, least in (("batch_size", 1), ("max_length", 4)):
+        for name, least in (("batch_size", 1), ("max_length", 4), ("train_rows", 1)):
             value = getattr(self, name)
+            if name == "train_rows" and value is None:
+                continue
             if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**31:
                 raise ValueError(f"{name} must be an integer of at least {least} and below 2**31, got {value!r}")
         for name in ("learning_rate", "epochs", "alpha"):

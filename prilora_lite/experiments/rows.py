@@ -60,6 +60,21 @@ def check_rows(task: Task, rows: Mapping[str, Dataset | str | Path]) -> dict[str
     return checked
 
 
+def drawn_rows(task: Task, rows: dict[str, Dataset], count: int | None, seed: int) -> dict[str, Dataset]:
+    """The rows with only some of those to train on, drawn by the seed; all of them if no number is given.
+
+    Raises:
+        ValueError: there are fewer.
+    """
+    if count is None:
+        return rows
+    if count > (have := len(rows["train"])):
+        raise ValueError(f"train_rows={count}, but {task.name} has only {have} training rows: give {have} or fewer")
+    some = rows | {"train": rows["train"].shuffle(seed=seed).select(range(count))}
+    _check_classes(task, some)
+    return some
+
+
 def read_file(file: Path) -> Dataset:
     """A CSV file with a line of names (all values as text), or a Parquet file.
 

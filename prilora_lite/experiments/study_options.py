@@ -274,7 +274,7 @@ def read_settings(pairs: list[str]) -> dict[str, Any]:
         name, _, text = pair.partition("=")
         if name not in kinds:
             raise unknown("setting", name, kinds)
-        convert, what = (int, "INTEGER") if name in ("batch_size", "max_length") else (float, "NUMBER")
+        convert, what = (int, "INTEGER") if name in ("batch_size", "max_length", "train_rows") else (float, "NUMBER")
         try:
             values[name] = convert(text)
         except ValueError:

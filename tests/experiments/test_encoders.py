@@ -251,6 +251,7 @@ def test_other_encoders_get_the_default_settings():
     [
         {"learning_rate": 0}, {"learning_rate": float("nan")}, {"epochs": -1}, {"batch_size": 0}, {"batch_size": 2.5},
         {"max_length": 1}, {"warmup": -1}, {"weight_decay": float("inf")}, {"head_dropout": 1.0}, {"alpha": 0},
+        {"train_rows": 0}, {"train_rows": 2.5}, {"train_rows": True},
     ],
 )  # fmt: skip
 def test_settings_out_of_range_are_refused(fields):

@@ -1,4 +1,5 @@
 import json
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -18,6 +19,7 @@ from prilora_lite import (
 )
 from prilora_lite.experiments.finetune import result_record
 from prilora_lite.experiments.presets import POCKET_SHORT
+from prilora_lite.experiments.rows import drawn_rows
 from prilora_lite.experiments.tasks import TASKS
 from tests.training import CONFIG, StopAfter, run
 
@@ -39,6 +41,35 @@ def test_training_learns(encoder, rows):
     settings = Settings(learning_rate=5e-3, epochs=40, batch_size=8, max_length=16)
     result = run(encoder, {"train": train, "validation": train}, "sst2", settings=settings)
     assert result.metrics["accuracy"] >= 0.95  # 40 rows it has seen 40 times
+
+
+def test_train_rows_trains_on_rows_that_the_seed_draws(encoder, rows):
+    settings = Settings(learning_rate=5e-3, epochs=2, batch_size=8, max_length=16)
+    data = load_rows("cola", rows)
+    few = run(encoder, data, settings=replace(settings, train_rows=20), seed=3)
+    assert few.steps == 2 * 3
+    assert few.losses == run(encoder, drawn_rows(TASKS["cola"], data, 20, 3), settings=settings, seed=3).losses
+
+
+def test_drawn_rows_are_rows_each_once_others_for_each_seed_and_leave_validation_alone():
+    task = TASKS["pocket-cola"]
+    data = load_rows(task)
+    draws = [drawn_rows(task, data, 500, seed) for seed in (0, 0, 1)]
+    texts = [draw["train"]["sentence"][:] for draw in draws]
+    have = Counter(data["train"]["sentence"][:])
+    assert all(len(text) == 500 and not Counter(text) - have for text in texts)
+    assert texts[0] == texts[1] != texts[2]
+    assert all(draw["validation"] is data["validation"] for draw in draws)
+    assert drawn_rows(task, data, None, 0) is data
+
+
+def test_drawn_rows_of_one_class_are_told_and_more_than_there_are_refused():
+    task = TASKS["pocket-cola"]
+    data = load_rows(task)
+    with pytest.warns(UserWarning, match="all train rows of pocket-cola have the label"):
+        [drawn_rows(task, data, 2, seed) for seed in range(40)]
+    with pytest.raises(ValueError, match="train_rows=2001, but pocket-cola has only 2000 training rows"):
+        drawn_rows(task, data, 2001, 0)
 
 
 def test_a_methods_name_takes_alpha_from_the_settings(encoder, rows):

@@ -495,6 +495,7 @@ def test_killed_at_random_moments_and_started_again_it_ends_as_if_undisturbed(en
         (["--set", "epoch=1"], "unknown setting 'epoch': did you mean 'epochs'?"),
         (["--set", "epochs=many"], "--set epochs=many: expected epochs=NUMBER"),
         (["--set", "batch_size=16.0"], "--set batch_size=16.0: expected batch_size=INTEGER"),
+        (["--set", "train_rows=41"], "train_rows=41, but cola has only 40 training rows: give 40 or fewer"),
         (["--set", "epochs=0"], "epochs must be a finite number above 0"),
         (["--ranks", "2..40"], "layer 2 would get rank 27, but bert.encoder.layer.2.attention.self.query is 24x24"),
         (["--rows", "/no/such/folder"], "no such folder"),
