@@ -84,14 +84,13 @@ def _title(task: str, runs: pd.DataFrame) -> str:
     return f"{task}, several machines" if "machine" in runs and runs["machine"].nunique() > 1 else task
 
 
-def plot_answers(answers: pd.DataFrame, numbers: range | None = None) -> Figure:
+def plot_answers(answers: pd.DataFrame) -> Figure:
     """The answered questions in one picture: difference, its 95 % interval, and the margin as a grey band.
 
     A question that is asked again at the best learning rates is a thinner line below the first answer.
 
     Args:
         answers: one row a question, as :func:`~.answers.table` gives them; those without an answer are left out.
-        numbers: the numbers of the lines to draw, from 1 on. None: all.
 
     Returns:
         A figure; differences in percentage points.
@@ -100,10 +99,8 @@ def plot_answers(answers: pd.DataFrame, numbers: range | None = None) -> Figure:
     again = rows["settings"].str.contains(", best rates")
     rows = rows.assign(again=again, place=answer_places.places_of(rows, again))
     labels = answer_places.labels_of(rows)
-    chosen = range(len(labels)) if numbers is None else [place for place in range(len(labels)) if place + 1 in numbers]
-    rows = rows[rows["place"].isin(chosen)]
     twice = set(rows["place"][rows["place"].duplicated()])
-    figure = Figure(figsize=(10, 1.5 + 0.66 * max(1, len(chosen))), layout="constrained")
+    figure = Figure(figsize=(10, 1.5 + 0.66 * max(1, len(labels))), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.1)
     axes = figure.subplots()
     seen = set()
@@ -113,8 +110,8 @@ def plot_answers(answers: pd.DataFrame, numbers: range | None = None) -> Figure:
         place += (0.24 if row["again"] else -0.1) if place in twice else 0
         _draw_answer(axes, place, row, seen, thin=row["again"])
     axes.axvline(0, color="0.3", linewidth=1)
-    axes.set_yticks(chosen, [labels[place] for place in chosen])
-    axes.set_ylim(max(chosen, default=0) + 0.5, min(chosen, default=0) - 0.5)
+    axes.set_yticks(range(len(labels)), labels)
+    axes.set_ylim(max(1, len(labels)) - 0.5, -0.5)
     thin = "\nthin: at each configuration's best learning rate" if rows["again"].any() else ""
     axes.set_xlabel(f"difference in points, with its 95 % interval (grey: the margin){thin}")
     tidy(axes)

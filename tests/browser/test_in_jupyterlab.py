@@ -218,7 +218,7 @@ def test_a_learner_who_writes_the_pieces_is_told_so_and_runs_to_the_end(notebook
 
 
 def test_slope_and_ratio_move_through_the_stored_grid(notebook):
-    page = notebook("08_ablation", cells=["import linear_ranks, plots", "grid = recordings", "explore_grid"])
+    page = notebook("08_ablation", cells=["grid = recordings", "explore_grid"])
     slope, ratio = Widget(page, "slope"), Widget(page, "pruning ratio")
     at_default = slope.text()
     assert "pocket-rte" in at_default

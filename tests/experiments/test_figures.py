@@ -110,19 +110,6 @@ def test_one_that_was_asked_at_the_best_rates_alone_is_thin_and_stands_in_its_pl
     assert best.get_linewidth() < safe.get_linewidth()
 
 
-def test_a_part_of_the_answers_keeps_the_numbers_that_they_have_among_all():
-    answers = pd.DataFrame(
-        {
-            "question": ["a", "b", "c", "b, best rates"], "contrast": ["a", "b", "c", "b"], "tasks": "pocket-rte",
-            "margin": 1.0, "difference": [1.0, 2.0, 3.0, 4.0], "low": 0.5, "high": 5.0, "verdict": "difference",
-            "settings": ["pocket", "pocket", "pocket", "pocket, best rates"], "seeds": 20,
-        }
-    )  # fmt: skip
-    axes = figures.plot_answers(answers, range(2, 4)).axes[0]
-    assert [label.get_text().partition(":")[0] for label in axes.get_yticklabels()] == ["2", "3"]
-    assert sorted(line.get_xdata()[0] for line in axes.lines if line.get_marker() != "None") == [2.0, 3.0, 4.0]
-
-
 @pytest.mark.parametrize(
     ("seeds", "settings", "labels"),
     [
