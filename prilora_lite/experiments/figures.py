@@ -41,7 +41,7 @@ def plot_ablation(runs: pd.DataFrame, labels: dict[str, str] | None = None) -> F
     methods = [method for method in labels if method in set(runs["method"])]
     methods += [method for method in dict.fromkeys(runs["method"]) if method not in methods]
     looks = looks_of(runs)
-    figure = Figure(figsize=(1.5 + 4.2 * len(tasks), 1.3 + 0.5 * len(methods)), layout="constrained")
+    figure = Figure(figsize=(min(10, 1.5 + 4.2 * len(tasks)), 1.3 + 0.5 * len(methods)), layout="constrained")
     for axes, task in zip(figure.subplots(1, len(tasks), sharey=True, squeeze=False)[0], tasks, strict=True):
         here, dots = runs[runs["task"] == task], {}
         for place, method in enumerate(methods):
@@ -221,14 +221,16 @@ def plot_cost(runs: pd.DataFrame, labels: dict[str, str] | None = None) -> Figur
 
     Returns:
         A figure. On the left the parameters that are trained and not zero, those of the head too, median of the runs.
-        Then means over seeds, hollow where there is one seed. A bar is the 95 % t-interval of the difference to LoRA,
-        paired by seed, around LoRA's mean plus that difference; without runs of LoRA, that of the mean.
+        Then means over seeds, hollow where there is one seed; one far below all others is an arrow and a number. A bar
+        is the 95 % t-interval of the difference to LoRA, paired by seed, around LoRA's mean plus that difference;
+        without runs of LoRA, that of the mean.
     """
     labels, tasks = labels or {}, list(dict.fromkeys(runs["task"]))
     places = {name: place for place, name in enumerate(dict.fromkeys([*labels, *runs["method"]]))}
     costs = runs.assign(cost=runs["adapter_nonzero"] + runs["head_nonzero"]).groupby("method")["cost"].median()
     methods = sorted(costs.index, key=lambda method: (costs[method], places[method]))
     looks, reference = looks_of(runs), "lora" if "lora" in costs else None
+    places_here = {method: place for place, method in enumerate(methods)}
     ratios = [1.3] + [1.5] * len(tasks)
     figure, (numbers, *panels) = row_of_panels(len(ratios), 1.9 + 0.36 * len(methods), ratios, sharey=True)
     for place, method in enumerate(methods):
@@ -245,14 +247,18 @@ def plot_cost(runs: pd.DataFrame, labels: dict[str, str] | None = None) -> Figur
     numbers.xaxis.set_major_formatter(EngFormatter(sep=" "))
     for axes, task in zip(panels, tasks, strict=True):
         here = runs[runs["task"] == task]
-        for place, method in enumerate(methods):
-            seeds = (here["method"] == method).sum()
-            if seeds:
-                mean, half = _mean_and_half(here, method, reference)
-                axes.errorbar(
-                    mean, place, xerr=half, color=looks[method].colour, capsize=4, label=labels.get(method, method)
-                )
-                _draw_mean(axes, mean, place, looks[method], hollow=seeds == 1)
+        found = {method: _mean_and_half(here, method, reference) for method in methods if method in set(here["method"])}
+        behind = _far_behind({method: mean for method, (mean, _) in found.items()})
+        for method, (mean, half) in found.items():
+            place, look = places_here[method], looks[method]
+            if method == behind:
+                axes.annotate(
+                    f"{mean:.0f}", (0, place), (26, 0), xycoords=("axes fraction", "data"), textcoords="offset points",
+                    va="center", arrowprops={"arrowstyle": "-|>", "color": look.colour, "shrinkA": 2, "shrinkB": 1},
+                )  # fmt: skip
+                continue
+            axes.errorbar(mean, place, xerr=half, color=look.colour, capsize=4, label=labels.get(method, method))
+            _draw_mean(axes, mean, place, look, hollow=(here["method"] == method).sum() == 1)
         if reference in set(here["method"]):
             axes.axvline(_mean_and_half(here, reference)[0], color=LOOKS["lora"].colour, linestyle=":", zorder=1)
         axes.set_title(f"{_title(task, here)}\n{_metric(here)} (%)", fontsize=11 if len(tasks) <= 3 else 10)
@@ -264,6 +270,15 @@ def plot_cost(runs: pd.DataFrame, labels: dict[str, str] | None = None) -> Figur
     return figure
 
 
+def _far_behind(means: Mapping[str, float]) -> str | None:
+    """The method whose mean lies so far below all others that on one axis these would fall together."""
+    if len(means) < 4:
+        return None
+    lowest = min(means, key=means.__getitem__)
+    others = [mean for method, mean in means.items() if method != lowest]
+    return lowest if min(others) - means[lowest] > 2 * (max(others) - min(others)) else None
+
+
 def plot_allocation(ranks: pd.DataFrame, line: Sequence[int]) -> Figure:
     """Where AdaLoRA put its ranks, every seed thin and their mean thick, beside a schedule; one panel per task.
 
@@ -272,7 +287,7 @@ def plot_allocation(ranks: pd.DataFrame, line: Sequence[int]) -> Figure:
         line: PRILoRA's rank of each layer, first layer first.
     """
     tasks = list(dict.fromkeys(ranks["task"]))
-    adalora, prilora = LOOKS["adalora"], LOOKS["prilora"]
+    adalora, ranks_look = LOOKS["adalora"], LOOKS["ranks"]
     columns = len(tasks) if len(tasks) <= 3 else 2
     rows = -(-len(tasks) // columns)
     figure = Figure(figsize=(10, 1 + 2.6 * rows), layout="constrained")
@@ -289,8 +304,9 @@ def plot_allocation(ranks: pd.DataFrame, line: Sequence[int]) -> Figure:
             label="AdaLoRA, the mean",
         )  # fmt: skip
         axes.plot(
-            range(len(line)), line, f"{prilora.marker}--", color=prilora.colour, linewidth=2, label="PRILoRA, a line"
-        )
+            range(len(line)), line, f"{ranks_look.marker}--", color=ranks_look.colour, linewidth=2,
+            label="PRILoRA's line",
+        )  # fmt: skip
         axes.set_title(task)
         below = axes.get_subplotspec().is_last_row()
         axes.set_xlabel("layer" if below else "")

@@ -114,6 +114,7 @@ def plot_layers(runs: pd.DataFrame, names: Sequence[str], reference: str = "head
     """
     tasks = list(dict.fromkeys(runs["task"]))
     figure, panels = row_of_panels(len(tasks), height=1.8 + 0.32 * len(names), sharey=True)
+    figure.get_layout_engine().set(wspace=0.08)  # the last number of one axis is not to touch the first of the next
     for axes, task in zip(panels, tasks, strict=True):
         accuracy = 100 * runs[runs["task"] == task].set_index("name")["accuracy"]
         start = accuracy[reference].mean()
@@ -156,8 +157,12 @@ def plot_schedule(ranks: Sequence[int], mean: float, parameters_per_rank: int) -
     margins = {"left": 0.16, "right": 0.94, "top": 0.97, "bottom": 0.13, "hspace": 0.4}
     upper, lower = figure.subplots(2, 1, height_ratios=(4, 1), gridspec_kw=margins)
     layers, colour, flat = range(len(ranks)), schedule_colour(ranks), LOOKS["lora"].colour
-    bars = upper.bar(layers, ranks, color=colour)
-    upper.bar_label(bars, padding=3, fontsize=11, bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5})
+    upper.bar(layers, ranks, color=colour)
+    for layer, rank in zip(layers, ranks, strict=True):  # at the foot, where no line crosses the number
+        upper.annotate(
+            str(rank), (layer, 0), (0, 4), textcoords="offset points", ha="center", fontsize=11,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
+        )  # fmt: skip
     upper.axhline(mean, color=flat, linestyle="--", linewidth=2)
     upper.annotate(
         f"r = {mean:g}", (1, mean), (4, 0), xycoords=("axes fraction", "data"), textcoords="offset points",

@@ -74,7 +74,7 @@ def draw_scalings(ranks: Sequence[int], alpha: float) -> tuple[Figure, str]:
         steps = [scaling * rank for scaling, rank in zip(s, ranks, strict=True)]
         dashes, marker = _LINES[rule]
         for axes, values in ((single, s), (whole, steps)):
-            axes.plot(values, marker + dashes, color=_INK, markerfacecolor="white", markersize=6, label=rule)
+            axes.plot(values, marker + dashes, color=_INK, markerfacecolor="white", markersize=6, label=f"rule: {rule}")
         says.append(f"{rule}: s from {s[0]:.3g} to {s[-1]:.3g}, s r from {steps[0]:.3g} to {steps[-1]:.3g}")
     for axes, title in (
         (single, "s: the step of one direction"),

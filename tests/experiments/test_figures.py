@@ -298,11 +298,25 @@ def test_a_method_has_one_colour_in_all_figures():
     assert drawn == {LOOKS[name].marker: LOOKS[name].colour for name in figures.IDEAS}
 
 
-def test_the_allocation_has_the_colours_of_its_methods():
+def test_the_allocation_has_the_colours_of_adalora_and_of_ranks_on_a_line():
     ranks = pd.DataFrame({"task": "a", "seed": 0, "layer": [0, 1], "rank": [6, 4]})
     shown = {line.get_label(): line.get_color() for line in figures.plot_allocation(ranks, [4, 6]).axes[0].lines}
     assert shown["AdaLoRA, the mean"] == LOOKS["adalora"].colour
-    assert shown["PRILoRA, a line"] == LOOKS["prilora"].colour
+    assert shown["PRILoRA's line"] == LOOKS["ranks"].colour
+
+
+@pytest.mark.parametrize(("last", "off_the_axis"), [(0.40, ["40"]), (0.79, [])])
+def test_a_method_far_below_all_others_is_an_arrow_with_its_number_and_leaves_them_the_axis(last, off_the_axis):
+    means = {"lora": 0.80, "ranks": 0.81, "prilora": 0.82, "bitfit": last}
+    unset = dict.fromkeys(("layers", "ratio", "first_rank", "last_rank"))
+    rows = [
+        {"task": "a", "method": method, "seed": seed, "metric": "accuracy", "value": mean + seed / 1000}
+        | {"adapter_nonzero": 1, "head_nonzero": 1} | unset
+        for method, mean in means.items() for seed in (-1, 0, 1)
+    ]  # fmt: skip
+    metric = figures.plot_cost(pd.DataFrame(rows)).axes[1]
+    assert [text.get_text() for text in metric.texts] == off_the_axis
+    assert metric.get_xlim()[0] > 70
 
 
 def test_verdicts_and_tasks_have_no_methods_colour():

@@ -43,6 +43,7 @@ def test_the_schedule_draws_its_ranks_and_its_cost(num_layers, mean, slope):
     ranks = budget_ranks(num_layers, mean, slope)
     upper, lower = plots.plot_schedule(ranks, mean, 100).axes
     assert [bar.get_height() for bar in upper.patches] == ranks
+    assert [text.get_text() for text in upper.texts[: len(ranks)]] == list(map(str, ranks))
     assert [bar.get_width() for bar in lower.patches] == pytest.approx([sum(ranks) * 0.1, mean * num_layers * 0.1])
     assert lower.get_xlabel() == "trainable parameters (thousands)"
 

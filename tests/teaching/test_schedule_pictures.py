@@ -45,7 +45,7 @@ def test_lines_are_the_scalings_of_the_library_and_their_product_with_the_rank(r
     for place, rule in enumerate(("layer", "sqrt", "mean")):
         s = PRILoRAConfig(alpha=16, scaling=rule).scalings(ranks)
         single, whole = (axes.lines[place] for axes in figure.axes)
-        assert single.get_label() == rule
+        assert single.get_label() == f"rule: {rule}"
         assert list(single.get_ydata()) == pytest.approx(s)
         assert list(whole.get_ydata()) == pytest.approx([a * b for a, b in zip(s, ranks, strict=True)])
         assert f"{rule}: s from {s[0]:.3g} to {s[-1]:.3g}" in alt

@@ -202,11 +202,17 @@ def _lies_inside(mean: float, half: float, inner: float, margin: float) -> bool:
     cases=(
         (6.3, 2.9, 2.2, 1), (0.0, 0.4, 0.3, 1), (0.9, 1.7, 1.3, 1), (-0.5, 0.55, 0.45, 1), (-6.3, 2.9, 2.2, 1),
         (0.5, 0.2, 0.15, 1), (0.2, 1.1, 0.79, 1), (-0.1, 1.0, 0.85, 2), (0.5, 0.6, 0.5, 1), (0.1, 0.5, 0.4, 0.3),
-        (1.5, 2.0, 1.6, 1), (-2.0, 2.5, 2.1, 1), (-0.5, 1.2, 0.9, 1),
+        (1.5, 2.0, 1.6, 1), (-2.0, 2.5, 2.1, 1), (-0.5, 1.2, 0.9, 1), (0.6, 0.6, 0.5, 1),
     ),
     hint="Draw both intervals on a line, and mark zero, minus the margin and plus the margin.",
     reads=_one_decision,
     slips={
+        "An end of the 90 % interval that is exactly on the margin does not lie between.": _decided(
+            _leaves_out_zero, lambda mean, half, inner, margin: abs(mean) + inner <= margin
+        ),
+        "If an end of the 95 % interval is exactly zero, zero is still in it.": _decided(
+            lambda mean, half, inner, margin: abs(mean) >= half, _lies_inside
+        ),
         "Zero in the interval does not make two methods equal: compare the 90 % interval with the margin.": _decided(
             _leaves_out_zero, lambda mean, half, inner, margin: True
         ),
