@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"prilora-lite: {error}" + (f": pip install {package}" if package else ""), file=sys.stderr)
         return 2
     except (ValueError, OSError) as error:
-        print(f"prilora-lite: {error}", file=sys.stderr)
+        print(f"prilora-lite: {_said(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\nstopped" + "; started again, it goes on from here" * options.goes_on, file=sys.stderr)
@@ -51,6 +51,13 @@ class Command(argparse.ArgumentParser):
             for action in self._actions:
                 action.help = action.help and action.help.format(**names)
         return super().format_help()
+
+
+def _said(error: Exception) -> str:
+    """The message of an error, and that of the system in the order of our own: first the file, then what is wrong."""
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
 
 
 def _say_that_it_loads() -> None:

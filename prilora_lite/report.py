@@ -143,12 +143,20 @@ def report(model: nn.Module) -> Report:
 def never_pruned(model: nn.Module) -> str:
     """What is wrong if an adapter has been trained, and not pruned as its configuration says; else nothing."""
     config = configuration_of(model)
-    trained = [layer for layer in lora_layers(model).values() if layer.lora_B.any()]
-    due = sum(int(config.ratio * layer.in_features + 1e-9) * layer.rank for layer in trained) if config else 0
-    zeros = sum(int((layer.lora_A == 0).sum()) for layer in trained)
-    if 2 * zeros >= due:  # fewer lie where units are dead
+    trained = {name: layer for name, layer in lora_layers(model).items() if layer.lora_B.any()} if config else {}
+    due = {name: int(config.ratio * layer.in_features + 1e-9) * layer.rank for name, layer in trained.items()}
+    zeros = {name: int((layer.lora_A == 0).sum()) for name, layer in trained.items()}
+    dense = [name for name in trained if 2 * zeros[name] < due[name]]  # fewer zeros lie where units are dead
+    if not dense:
         return ""
-    share = f"{zeros / sum(layer.lora_A.numel() for layer in trained):.0%} of lora_A" if zeros else "no entry of lora_A"
+    if len(dense) < len(trained):
+        return (
+            f"{len(dense)} of {len(trained)} trained matrices are not pruned, though the configuration's ratio is "
+            f"{config.ratio}, the first {dense[0]}: a prune leaves a frozen lora_A as it is, so freeze it only after "
+            "the last one"
+        )
+    entries = sum(layer.lora_A.numel() for layer in trained.values())
+    share = f"{sum(zeros.values()) / entries:.0%} of lora_A" if any(zeros.values()) else "no entry of lora_A"
     return (
         f"{share} is zero, though the configuration's ratio is {config.ratio}: give Trainer a PRILoRACallback; in a "
         "loop of your own, call pruner.step() after each step of the optimizer, and pruner.prune() after the last"

@@ -56,6 +56,34 @@ def test_a_commands_help_names_what_its_tables_hold(command, capsys):
     assert "{" not in said.replace("{auto,fp32,bf16}", "").replace("{cuda,mps,cpu}", "")
 
 
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (["ask", "nope.toml"], "nope.toml does not exist; questions are described in a file that ends in .toml"),
+        (["ask", "."], ". is a folder; questions are described in a file that ends in .toml"),
+        (["ablate", "nope.toml"], "nope.toml does not exist; a study is described in a file that ends in .toml"),
+        (["ablate", "."], ". is a folder; a study is described in a file that ends in .toml"),
+        (["report", "nope.jsonl"], "there is no file nope.jsonl; prilora-lite ablate writes one"),
+    ],
+)
+def test_a_file_that_is_not_there_or_a_folder_is_told_in_words(line, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(line) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == f"prilora-lite: {said}"
+
+
+def test_the_systems_own_message_begins_with_the_file(monkeypatch, capsys):
+    def fail(options):
+        Path("no", "such", "file").read_text(encoding="utf-8")
+
+    monkeypatch.setattr(commands, "_report", fail)
+    assert main(["report", "some.file"]) == 2
+    assert (
+        capsys.readouterr().err.splitlines()[-1]
+        == f"prilora-lite: {Path('no', 'such', 'file')}: No such file or directory"
+    )
+
+
 @pytest.mark.parametrize(("command", "goes_on"), [("ask", True), ("report", False)])
 def test_a_command_that_is_stopped_says_whether_it_goes_on_from_there(command, goes_on, monkeypatch, capsys):
     def stop(options):

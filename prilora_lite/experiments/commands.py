@@ -6,7 +6,7 @@ import argparse
 import sys
 import textwrap
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -127,7 +127,7 @@ def _ablate(options: argparse.Namespace) -> int:
             print(f"{text}\n")
         if text := _pruned_too_late(records):
             print(f"{text}\n")
-        print("  ".join([f"runs: {output}", *(f"{kind}: {path}" for kind, path in written.items())]))
+        _print_paths({"runs": output} | written)
         print("notebooks, from the folder of the repository: jupyter lab notebooks")
     if crashed:
         first = crashed[0]["error"]
@@ -177,8 +177,15 @@ def _report(options: argparse.Namespace) -> int:
     margin = options.margin or _margin_beside(options.file) or reporting.MARGIN
     print(reporting.report(study.read_runs(options.file), study.read_crashes(options.file), margin))
     written = reporting.write(options.file, options.output)
-    print("\n" + "\n".join(f"{kind}: {path}" for kind, path in written.items()))
+    print()
+    _print_paths(written)
     return 0
+
+
+def _print_paths(paths: Mapping[str, Path]) -> None:
+    """What was written, a line each."""
+    for kind, path in paths.items():
+        print(f"{kind}: {path}")
 
 
 def _margin_beside(runs: Path) -> float | None:
@@ -216,5 +223,6 @@ def _answers(file: Path, folder: Path | None) -> int:
     asked = read_questions(file)
     print(answers.report(asked))
     written = answers.write(asked, (file.parent if folder is None else folder) / file.stem)
-    print("\n" + "\n".join(f"{kind}: {path}" for kind, path in written.items()))
+    print()
+    _print_paths(written)
     return 0

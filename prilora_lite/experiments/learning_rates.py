@@ -39,7 +39,8 @@ def choose_rate(means: dict[float, float], rule: str = "safe") -> tuple[float | 
         The rate and an empty list, or None and the next rates.
     """
     rates = sorted(means)
-    place = max(range(len(rates)), key=lambda i: means[rates[i]])
+    best = [i for i in range(len(rates)) if means[rates[i]] == max(means.values())]
+    place = best[(len(best) - 1) // 2]  # of equal ones the middle: rates that all do the same are no reason to go on
     if place == len(rates) - 1 and rates[-1] < HIGHEST:
         return None, [2 * rates[-1]]
     collapses = place < len(rates) - 1 and means[rates[place + 1]] < means[rates[place]] - CLIFF

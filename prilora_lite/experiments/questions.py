@@ -101,6 +101,9 @@ def read_questions(file: str | Path) -> Questions:
         ValueError: not TOML, an unknown key or arm, a missing key, or a value out of range.
     """
     file = given_path(file)
+    if not file.is_file():
+        what = "is a folder" if file.is_dir() else "does not exist"
+        raise FileNotFoundError(f"{file} {what}; questions are described in a file that ends in .toml")
     try:
         content = tomllib.loads(file.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:

@@ -166,10 +166,11 @@ def read_file(file: Path) -> dict[str, Any]:
     Raises:
         ValueError: no such file, not TOML, an unknown option, or a value that it does not take.
     """
+    if not file.is_file():
+        what = "is a folder" if file.is_dir() else "does not exist"
+        raise ValueError(f"{file} {what}; a study is described in a file that ends in .toml")
     try:
         study = tomllib.loads(file.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        raise ValueError(f"there is no file {file}: a study is described in a file that ends in .toml") from None
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{file} is not TOML: {error}") from error
     parser = _Parser(argument_default=argparse.SUPPRESS)

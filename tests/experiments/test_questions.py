@@ -191,6 +191,15 @@ def test_the_best_rate_can_be_asked_for_though_it_stands_at_a_cliff(means, expec
     assert choose_rate(means, "best") == expected
 
 
+@pytest.mark.parametrize("rule", ["safe", "best"])
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [((0.5, 0.5, 0.5), (2e-3, [])), ((0.4, 0.5, 0.5), (2e-3, [])), ((0.5, 0.5, 0.4), (None, [5e-4]))],
+)
+def test_of_equal_rates_the_middle_one_is_chosen_or_the_lower_of_two(values, expected, rule):
+    assert choose_rate(dict(zip(RATES, values, strict=True)), rule) == expected
+
+
 @pytest.mark.parametrize(
     "value", [lambda rate: rate, lambda rate: -rate, lambda rate: 0.5, lambda rate: 300 * rate % 1]
 )

@@ -117,6 +117,17 @@ def test_a_trained_adapter_that_was_never_pruned_says_so_when_it_is_saved_and_re
     assert said_on_saving(model, path) == ([], ())
 
 
+def test_a_layer_that_the_last_prune_left_out_is_named_when_the_adapter_is_saved(tmp_path):
+    adapt(model := build("bert"), CONFIG)
+    train(model, CONFIG)
+    name, frozen = next((name, m) for name, m in model.named_modules() if isinstance(m, LoRALinear))
+    with torch.no_grad():
+        frozen.lora_A.add_(1e-3)  # as if it had regrown, and been frozen then
+    warned, notes = said_on_saving(model, tmp_path / "a.safetensors")
+    assert len(warned) == len(notes) == 1
+    assert re.search(rf"1 of \d+ trained matrices are not pruned, .* the first {re.escape(name)}: a prune", warned[0])
+
+
 def test_an_adapter_with_nan_is_written_and_named(tmp_path):
     model = trained()
     with torch.no_grad():
