@@ -41,7 +41,8 @@ def plot_ablation(runs: pd.DataFrame, labels: dict[str, str] | None = None) -> F
     methods = [method for method in labels if method in set(runs["method"])]
     methods += [method for method in dict.fromkeys(runs["method"]) if method not in methods]
     looks = looks_of(runs)
-    figure = Figure(figsize=(min(10, 1.5 + 4.2 * len(tasks)), 1.3 + 0.5 * len(methods)), layout="constrained")
+    width = 1.5 + (4.2 if len(tasks) < 3 else 2.85) * len(tasks)  # three fit beside each other in a notebook
+    figure = Figure(figsize=(width, 1.3 + 0.5 * len(methods)), layout="constrained")
     for axes, task in zip(figure.subplots(1, len(tasks), sharey=True, squeeze=False)[0], tasks, strict=True):
         here, dots = runs[runs["task"] == task], {}
         for place, method in enumerate(methods):

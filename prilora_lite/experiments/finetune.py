@@ -216,7 +216,7 @@ def evaluate(
 
     Args:
         model, tokenizer: as :func:`~.encoders.load_encoder` gives them, with an adapter loaded or not.
-        task, rows, precision, device, progress: see :func:`finetune`.
+        task, rows, precision, device, progress: see :func:`finetune`; of rows given by split, those of validation.
         max_length: longest row in tokens; default: that of the encoder's settings for this task.
 
     Returns:
@@ -228,7 +228,7 @@ def evaluate(
     """
     expect(nn.Module, model, "a model to evaluate")
     glue = get_task(task)
-    data = check_rows(glue, rows) if isinstance(rows, Mapping) else load_rows(glue, rows)
+    data = check_rows(glue, rows, glue.splits) if isinstance(rows, Mapping) else load_rows(glue, rows)
     encoder = getattr(model, "prilora_encoder", "")
     if not hasattr(getattr(model, "config", None), "num_labels"):
         raise ValueError(f"{type(model).__name__} is no classifier of transformers': load_encoder gives one")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,9 @@ from prilora_lite.shared.files import given_path
 ENDINGS = (".parquet", ".csv")
 
 
-def check_rows(task: Task, rows: Mapping[str, Dataset | str | Path]) -> dict[str, Dataset]:
+def check_rows(
+    task: Task, rows: Mapping[str, Dataset | str | Path], splits: Sequence[str] | None = None
+) -> dict[str, Dataset]:
     """The rows of a task, each label the number of its class.
 
     Labels may be numbers, names of the task's labels, or of a ``ClassLabel`` that names them: those are mapped by name.
@@ -32,6 +34,7 @@ def check_rows(task: Task, rows: Mapping[str, Dataset | str | Path]) -> dict[str
     Args:
         task: what the rows should suit.
         rows: split -> rows, or the path of a CSV or Parquet file with them.
+        splits: those that are needed. None: ``train`` and the task's validation splits.
 
     Raises:
         TypeError: a split that is neither.
@@ -40,7 +43,7 @@ def check_rows(task: Task, rows: Mapping[str, Dataset | str | Path]) -> dict[str
             the message names the row, from 0 up.
     """
     checked = {}
-    for split in ("train", *task.splits):
+    for split in ("train", *task.splits) if splits is None else splits:
         if split not in rows:
             have = ", ".join(map(str, rows)) or "none"
             raise ValueError(f"the rows of {task.name} lack the split {split!r}; there are {have}")
@@ -54,9 +57,12 @@ def check_rows(task: Task, rows: Mapping[str, Dataset | str | Path]) -> dict[str
         _check_columns(task, split, data)
         _check_texts(task, split, data)
         checked[split] = _with_numbers(task, split, data)
-    _check_classes(task, checked)
+    if "train" in checked:
+        _check_classes(task, checked)
+        for split in task.splits:
+            _check_apart(task, split, checked)
     for split in task.splits:
-        _check_apart(task, split, checked)
+        _check_that_labels_differ(task, split, checked[split])
     return checked
 
 
@@ -216,7 +222,7 @@ def _check_classes(task: Task, rows: dict[str, Dataset]) -> None:
 
 
 def _check_apart(task: Task, split: str, rows: dict[str, Dataset]) -> None:
-    """Warn of validation rows that are trained on; refuse labels that nothing can be correlated with."""
+    """Warn of validation rows that are trained on."""
 
     def texts(data: Dataset) -> list[tuple[str, ...]]:
         return list(zip(*(data[column][:] for column in task.columns), strict=True))
@@ -228,7 +234,11 @@ def _check_apart(task: Task, split: str, rows: dict[str, Dataset]) -> None:
             f"{len(twice)} of {len(rows[split])} {split} rows of {task.name} are training rows as well, the first of "
             f"them row {twice[0]}: its metrics count what was learned by heart"
         )
-    if task.metric in OF_NUMBERS and len(labels := list(rows[split]["label"][:])) > 1 and np.ptp(labels) == 0:
+
+
+def _check_that_labels_differ(task: Task, split: str, rows: Dataset) -> None:
+    """Refuse labels that nothing can be correlated with."""
+    if task.metric in OF_NUMBERS and len(labels := list(rows["label"][:])) > 1 and np.ptp(labels) == 0:
         raise ValueError(
             f"all {split} rows of {task.name} have the label {labels[0]:g}: no correlation with them is defined"
         )

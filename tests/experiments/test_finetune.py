@@ -214,6 +214,15 @@ def test_a_diverged_run_is_an_error_and_not_a_score(encoder, rows):
         run(encoder, rows, method="full", settings=settings)
 
 
+def test_evaluating_needs_no_training_rows(encoder, rows):
+    model, tokenizer = load_encoder(encoder, TASKS["cola"])
+    data = load_rows("cola", rows)
+    found = evaluate(model, tokenizer, "cola", rows={"validation": data["validation"]}, max_length=16, progress=False)
+    assert found == evaluate(model, tokenizer, "cola", rows=data, max_length=16, progress=False)
+    with pytest.raises(ValueError, match="lack the split 'validation'; there are train"):
+        evaluate(model, tokenizer, "cola", rows={"train": data["train"]}, max_length=16, progress=False)
+
+
 def test_rows_given_by_hand_are_checked(encoder, rows):
     data = load_rows("cola", rows)
     with pytest.raises(ValueError, match="lack the split 'validation'; there are train"):
