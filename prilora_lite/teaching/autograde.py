@@ -22,7 +22,7 @@ from prilora_lite.teaching import handin, sandbox
 from prilora_lite.teaching.steps import Harmless, JudgeTests
 
 LONGEST_STAMP = 100  # characters of timestamp.txt
-_LONGER = 3  # times the limit of a cell, where all runs of A4 have to be made again in one
+_LONGER = 3  # times the limit of a cell, where it trains: A4 makes runs again
 
 
 def autograde(
@@ -75,7 +75,7 @@ def autograde(
     notes += [f"handed in {math.ceil(late / 360) / 10:g} h late"] if late else []
     for step in converter.sanitize_preprocessors:
         node, resources = step(parent=converter)(node, resources)
-    timeout = config.ExecutePreprocessor.get("timeout", 60) * (_LONGER if missing else 1)
+    timeout = config.ExecutePreprocessor.get("timeout", 60) * (_LONGER if theirs else 1)
     _run(node, source, handed_in, room, notes, timeout=timeout, protected=protected, shown=shown)
     for step in (JudgeTests, Harmless, *converter.autograde_preprocessors):
         if step is not Execute:

@@ -293,8 +293,8 @@ def _write_table(assignment: str, course: Path, records: list[dict[str, Any]]) -
             if record["status"] == "graded":
                 submission = gradebook.find_submission(assignment, record["student"])
                 penalty = submission.late_submission_penalty or 0.0
-                row |= {"score": max(0.0, submission.score - penalty), "of": submission.max_score}
-                row["late penalty"] = penalty or ""
+                row |= {"score": round(max(0.0, submission.score - penalty), 2), "of": submission.max_score}
+                row["late penalty"] = round(penalty, 2) or ""
                 row["by hand"] = "open" if submission.needs_manual_grade else ""
                 row |= {grade.name: grade.score for grade in submission.notebooks[0].grades}
             rows.append({name: _field(value) for name, value in row.items()})

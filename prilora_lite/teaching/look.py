@@ -52,7 +52,7 @@ LIBRARY = {
     "LoRALinear", "linear_ranks", "budget_ranks", "adapter_parameters", "keep_mask", "importance", "InputNorms",
     "Pruner", "model_answers", "mean_square", "moving_average", "survivors", "paired_interval", "decide",
 }  # fmt: skip
-HARMLESS_MAGICS = {"matplotlib", "time", "timeit", "prun", "capture", "precision", "pip", "conda"}
+HARMLESS_MAGICS = {"pinfo", "pinfo2", "matplotlib", "time", "timeit", "prun", "capture", "precision", "pip", "conda"}
 RUNS_CODE = {"time", "timeit", "prun", "capture"}
 SETTINGS = re.compile(r"load_ext (autoreload|tensorboard)\b|autoreload\b|config InlineBackend\.")  # that are common
 
@@ -133,13 +133,14 @@ def _bound(trees: list[ast.AST | str]) -> set[str]:
     """Names that code sets outside of functions and classes."""
     names = set()
     for tree in trees:
+        inside = _variables(tree) if isinstance(tree, ast.Module) else set()
         for node in tree.body if isinstance(tree, ast.Module) else ():
             if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
                 names.add(node.name)
                 continue
             for inner in ast.walk(node):
                 if isinstance(inner, ast.Name) and isinstance(inner.ctx, (ast.Store, ast.Del)):
-                    names.add(inner.id)
+                    names |= {inner.id} if id(inner) not in inside else set()
                 elif isinstance(inner, (ast.Global, ast.Nonlocal)):
                     names |= set(inner.names)
                 elif isinstance(inner, ast.alias) and inner.asname:
@@ -159,6 +160,58 @@ def _aliases(nodes: list[ast.AST], modules: set[str]) -> set[str]:
     return found
 
 
+FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
+LISTS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+
+
+def _variables(tree: ast.AST) -> set[int]:
+    """The names in code, each by its ``id``, that are variables of a function or a comprehension around them."""
+    found: set[int] = set()
+
+    def visit(node: ast.AST, known: set[str]) -> None:
+        outside: list[ast.AST] = []  # what is computed before the function runs
+        within = known
+        if isinstance(node, FUNCTIONS):
+            hints = [argument.annotation for argument in ast.walk(node.args) if isinstance(argument, ast.arg)]
+            given = [*node.args.defaults, *node.args.kw_defaults, *hints, getattr(node, "returns", None)]
+            outside = [*getattr(node, "decorator_list", []), *filter(None, given)]
+            within = known | _set_in(node)
+        elif isinstance(node, LISTS):
+            outside = [node.generators[0].iter]
+            within = known | {n.id for g in node.generators for n in ast.walk(g.target) if isinstance(n, ast.Name)}
+        elif isinstance(node, ast.Name) and node.id in known:
+            found.add(id(node))
+        for part in outside:
+            visit(part, known)
+        rest = [node]
+        while rest:
+            for child in ast.iter_child_nodes(rest.pop()):
+                if any(child is part for part in outside):
+                    continue
+                if isinstance(child, (ast.arguments, ast.arg, ast.comprehension)):
+                    rest.append(child)
+                else:
+                    visit(child, within)
+
+    visit(tree, set())
+    return found
+
+
+def _set_in(function: ast.AST) -> set[str]:
+    """Parameters of a function, and names that its own code sets, but not for all cells."""
+    names = {argument.arg for argument in ast.walk(function.args) if isinstance(argument, ast.arg)}
+    rest, shared = list(ast.iter_child_nodes(function)), set()
+    while rest:
+        node = rest.pop()
+        if isinstance(node, (ast.Global, ast.Nonlocal)):
+            shared |= set(node.names)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+        if not isinstance(node, (*FUNCTIONS, *LISTS, ast.ClassDef)):
+            rest += ast.iter_child_nodes(node)
+    return names - shared
+
+
 def _odd(tree: ast.AST, modules: dict[str, str], changeable: set[str], own: set[str]) -> Iterator[str]:
     """What is odd about code.
 
@@ -168,7 +221,10 @@ def _odd(tree: ast.AST, modules: dict[str, str], changeable: set[str], own: set[
         changeable: these names, and others for the same.
         own: names that the learner sets.
     """
+    variables = _variables(tree)
     for node in ast.walk(tree):
+        if id(node) in variables and not _hidden(node.id):
+            continue
         if isinstance(node, (ast.Import, ast.ImportFrom)):
             yield from _odd_import(node)
         elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.name in DISGUISE:

@@ -100,6 +100,10 @@ WRONG = {
                 {"a2_budget_test"},
             ),
             "a cap": (("last = 0\n", "last = 0\n    budget = min(budget, 96)\n"), {"a2_budget_test"}),
+            "a cap of a hundred": (
+                ("return last", "return min(last, 100)"),
+                {"a2_budget_test"},
+            ),
             "never below the first": (("last = 0\n", "last = first - 1\n"), {"a2_budget_test"}),
             "no error": (("if last == 0:", "if last < 0:"), {"a2_budget_test"}),
         },
@@ -110,6 +114,21 @@ WRONG = {
                 '        if f"layer.{number}" in name:\n'
                 "            return rank\n"
                 "    raise ValueError(name)",
+                {"a2_names_test"},
+            ),
+            "a dot on both sides": (
+                "def rank_of(name, ranks):\n"
+                "    for number, rank in enumerate(ranks):\n"
+                '        if f".layer.{number}." in name:\n'
+                "            return rank\n"
+                "    raise ValueError(name)",
+                {"a2_names_test"},
+            ),
+            "an encoder before it": (
+                "import re\n\n\ndef rank_of(name, ranks):\n"
+                "    found = re.search(r'encoder\\.layer\\.(\\d+)', name)\n"
+                "    if not found:\n        raise ValueError(name)\n"
+                "    return ranks[int(found[1])]",
                 {"a2_names_test"},
             ),
             "the first digit alone": (

@@ -18,7 +18,7 @@ def made(accuracy):
 
     def make(plan, *_):
         record = {"key": plan.key, "name": plan.run.method.name, "encoder": plan.encoder, "task": plan.run.task}
-        value = accuracy.get(plan.run.method.name, accuracy["lora"])[plan.run.seed]
+        value = accuracy.get(plan.run.method.name, accuracy["lora"])[plan.run.seed % 3]
         record |= {
             "settings": asdict(plan.settings),
             "method": plan.trains.to_dict(),
@@ -99,6 +99,16 @@ RIGHT = {
         "a1_lora_layer", "a1_join",
         ("torch.cat([A1, A2]), torch.cat([s1 * B1, s2 * B2], dim=1)",
          "torch.cat([s1**0.5 * A1, s2**0.5 * A2]), torch.cat([s1**0.5 * B1, s2**0.5 * B2], dim=1)"),
+    ),
+    "single precision": (
+        "a1_lora_layer", "a1_formula",
+        ("x @ W.T + b + s * (x @ A.T) @ B.T", "(x @ W.T + b + s * (x @ A.T) @ B.T).float()"),
+    ),
+    "double precision in the average": ("a3_pruner", "a3_average", ("s = qs[0]", "s = qs[0].double()")),
+    "single precision in the average": ("a3_pruner", "a3_average", ("return s", "return s.float()")),
+    "the metric by its name": (
+        "a4_ablation_report", "a4_table",
+        ('next(iter(record["metrics"].values()))', 'record["metrics"][TASKS[record["task"]].metrics[0]]'),
     ),
     "einsum": ("a1_lora_layer", "a1_formula", ("(x @ A.T) @ B.T", "torch.einsum('...n,rn,mr->...m', x, A, B)")),
     "numpy's integers": (

@@ -123,11 +123,33 @@ def test_a_helper_file_is_looked_at_as_well(tmp_path):
         "%load_ext autoreload\n%autoreload 2\n%config InlineBackend.figure_format = 'svg'\n%precision 3",
         "class N:\n    def __repr__(self):\n        return 'N'\n\n    def __getitem__(self, i):\n        return i",
         "for _i in range(3):\n    print(_i)",
+        "x = [0 for _i in range(3)]",
+        "def f(A, s):\n    importance = A * s\n    return importance > 0",
+        "def f(importance, *, vars=2):\n    return (lambda decide: decide + vars)(importance)",
+        "class P:\n    def go(self, decide):\n        def inner():\n            return decide\n\n        return inner",
+        "PRILoRAConfig?",
         "await f()",
     ],
 )
 def test_plain_answers_have_no_note(code, tmp_path):
     assert notes(tmp_path, code) == []
+
+
+@pytest.mark.parametrize(
+    ("code", "name"),
+    [
+        ("def f(x=In):\n    In = 0\n    return x", "In"),  # a default is computed outside
+        ("def f(x: In):\n    In = 0", "In"),
+        ("def f(x) -> In:\n    In = 0", "In"),
+        ("@gc\ndef f():\n    gc = 0", "gc"),
+        ("def f():\n    vars = 0\n\n\nvars()", "vars"),  # another vars
+        ("def f():\n    global gc\n    gc = 1\n\n\ndef g():\n    gc.collect()", "gc"),
+        ("[In for In in In]", "In"),
+        ("class P:\n    gc = 0\n\n    def f(self):\n        return gc", "gc"),
+    ],
+)
+def test_a_variable_of_the_same_name_elsewhere_hides_nothing(code, name, tmp_path):
+    assert f"look at cell 6: {name}" in notes(tmp_path, code)
 
 
 @pytest.mark.parametrize("assignment", ASSIGNMENTS)
