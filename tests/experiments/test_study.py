@@ -465,11 +465,6 @@ def test_ranks_are_first_and_last_or_one(ranks, capsys):
     assert f"{ranks}: expected FIRST..LAST, such as 4..12, or one rank" in capsys.readouterr().err
 
 
-def test_a_file_that_is_not_there_is_named(tmp_path, capsys):
-    assert main(["ablate", str(tmp_path / "no.toml")]) == 2
-    assert "no.toml: a study is described in a file" in capsys.readouterr().err
-
-
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL is POSIX's")
 def test_killed_at_random_moments_and_started_again_it_ends_as_if_undisturbed(encoder, rows, tmp_path, monkeypatch):
