@@ -100,10 +100,13 @@ def test_the_page_says_what_both_studies_of_the_one_lead_give_together(scores):
 def test_the_page_says_how_rising_ranks_and_flat_ranks_compare_where_both_are_tilted(scores):
     seeds = range(100, 160)
     first, second = (over_seeds(scores, a, (RTE,), 0.004, 0.5, seeds) for a in ("rising_one_s", "flat_tilted_s"))
-    joined = said((first - second).mean(axis=1))
+    differences = (first - second).mean(axis=1)
+    joined = said(differences)
     assert f"Over the same sixty seeds they are equal within a point: {joined}" in " ".join(PAGE.split())
     (page,) = (RESULTS.parent / "notebooks").glob("03_*.ipynb")
-    assert f"equal within a point, {joined}, a pair" in page.read_text(encoding="utf-8")
+    mean, half = differences.mean(), stats.t.ppf(0.95, len(differences) - 1) * stats.sem(differences)
+    stated = f"equal within a point: {mean:+.1f}, 90 % interval {mean - half:.1f} to {mean + half:.1f}."
+    assert stated in page.read_text(encoding="utf-8")
 
 
 FAILING = {
