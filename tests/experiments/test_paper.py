@@ -56,7 +56,7 @@ def test_one_command_runs_the_papers_setting_beside_the_published_table(hub, tmp
     lora, prilora, adalora = read_records(output)
     assert lora["settings"] == {
         "learning_rate": 1.2e-3, "epochs": 4, "batch_size": 32, "max_length": 320, "warmup": 200, "weight_decay": 0.01,
-        "head_dropout": 0.2, "alpha": 32,
+        "head_dropout": 0.2, "alpha": 32, "train_rows": None,
     }  # fmt: skip
     shapes = 4 * (24 + 24) + 2 * (24 + 40)  # query, key, value, output; up, down
     assert lora["counts"]["adapter"] == prilora["counts"]["adapter"] == 96 * shapes
