@@ -167,8 +167,9 @@ LISTS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 def _variables(tree: ast.AST) -> set[int]:
     """The names in code, each by its ``id``, that are variables of a function or a comprehension around them."""
     found: set[int] = set()
-
-    def visit(node: ast.AST, known: set[str]) -> None:
+    waiting: list[tuple[ast.AST, set[str]]] = [(tree, set())]  # no recursion: a sum may be thousands of terms deep
+    while waiting:
+        node, known = waiting.pop()
         outside: list[ast.AST] = []  # what is computed before the function runs
         within = known
         if isinstance(node, FUNCTIONS):
@@ -181,8 +182,7 @@ def _variables(tree: ast.AST) -> set[int]:
             within = known | {n.id for g in node.generators for n in ast.walk(g.target) if isinstance(n, ast.Name)}
         elif isinstance(node, ast.Name) and node.id in known:
             found.add(id(node))
-        for part in outside:
-            visit(part, known)
+        waiting += [(part, known) for part in outside]
         rest = [node]
         while rest:
             for child in ast.iter_child_nodes(rest.pop()):
@@ -191,9 +191,7 @@ def _variables(tree: ast.AST) -> set[int]:
                 if isinstance(child, (ast.arguments, ast.arg, ast.comprehension)):
                     rest.append(child)
                 else:
-                    visit(child, within)
-
-    visit(tree, set())
+                    waiting.append((child, within))
     return found
 
 

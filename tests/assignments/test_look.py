@@ -128,6 +128,7 @@ def test_a_helper_file_is_looked_at_as_well(tmp_path):
         "def f(importance, *, vars=2):\n    return (lambda decide: decide + vars)(importance)",
         "class P:\n    def go(self, decide):\n        def inner():\n            return decide\n\n        return inner",
         "PRILoRAConfig?",
+        "def f(x):\n    return " + "x + " * 2000 + "x",
         "await f()",
     ],
 )
