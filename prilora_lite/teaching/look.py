@@ -176,7 +176,8 @@ def _variables(tree: ast.AST) -> set[int]:
             hints = [argument.annotation for argument in ast.walk(node.args) if isinstance(argument, ast.arg)]
             given = [*node.args.defaults, *node.args.kw_defaults, *hints, getattr(node, "returns", None)]
             outside = [*getattr(node, "decorator_list", []), *filter(None, given)]
-            within = known | _set_in(node)
+            own, of_all_cells = _set_in(node)
+            within = known - of_all_cells | own
         elif isinstance(node, LISTS):
             outside = [node.generators[0].iter]
             within = known | {n.id for g in node.generators for n in ast.walk(g.target) if isinstance(n, ast.Name)}
@@ -195,19 +196,21 @@ def _variables(tree: ast.AST) -> set[int]:
     return found
 
 
-def _set_in(function: ast.AST) -> set[str]:
-    """Parameters of a function, and names that its own code sets, but not for all cells."""
-    names = {argument.arg for argument in ast.walk(function.args) if isinstance(argument, ast.arg)}
-    rest, shared = list(ast.iter_child_nodes(function)), set()
+def _set_in(function: ast.AST) -> tuple[set[str], set[str]]:
+    """Parameters of a function and names that its own code sets; and names that it declares to be those of all cells."""
+    own = {argument.arg for argument in ast.walk(function.args) if isinstance(argument, ast.arg)}
+    rest, of_all_cells, of_outer = list(ast.iter_child_nodes(function)), set(), set()
     while rest:
         node = rest.pop()
-        if isinstance(node, (ast.Global, ast.Nonlocal)):
-            shared |= set(node.names)
+        if isinstance(node, ast.Global):
+            of_all_cells |= set(node.names)
+        elif isinstance(node, ast.Nonlocal):
+            of_outer |= set(node.names)
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-            names.add(node.id)
+            own.add(node.id)
         if not isinstance(node, (*FUNCTIONS, *LISTS, ast.ClassDef)):
             rest += ast.iter_child_nodes(node)
-    return names - shared
+    return own - of_all_cells - of_outer, of_all_cells
 
 
 def _odd(tree: ast.AST, modules: dict[str, str], changeable: set[str], own: set[str]) -> Iterator[str]:

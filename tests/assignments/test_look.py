@@ -145,6 +145,7 @@ def test_plain_answers_have_no_note(code, tmp_path):
         ("@gc\ndef f():\n    gc = 0", "gc"),
         ("def f():\n    vars = 0\n\n\nvars()", "vars"),  # another vars
         ("def f():\n    global gc\n    gc = 1\n\n\ndef g():\n    gc.collect()", "gc"),
+        ("def f():\n    gc = 1\n\n    def g():\n        global gc\n        return gc.collect()", "gc"),
         ("[In for In in In]", "In"),
         ("class P:\n    gc = 0\n\n    def f(self):\n        return gc", "gc"),
     ],
