@@ -176,8 +176,8 @@ def _variables(tree: ast.AST) -> set[int]:
             hints = [argument.annotation for argument in ast.walk(node.args) if isinstance(argument, ast.arg)]
             given = [*node.args.defaults, *node.args.kw_defaults, *hints, getattr(node, "returns", None)]
             outside = [*getattr(node, "decorator_list", []), *filter(None, given)]
-            own, of_all_cells = _set_in(node)
-            within = known - of_all_cells | own
+            own, shared = _set_in(node)
+            within = known - shared | own
         elif isinstance(node, LISTS):
             outside = [node.generators[0].iter]
             within = known | {n.id for g in node.generators for n in ast.walk(g.target) if isinstance(n, ast.Name)}
@@ -197,20 +197,20 @@ def _variables(tree: ast.AST) -> set[int]:
 
 
 def _set_in(function: ast.AST) -> tuple[set[str], set[str]]:
-    """Parameters of a function and names that its own code sets; and names that it declares to be those of all cells."""
+    """Parameters of a function and names that its own code sets; and names that it declares global."""
     own = {argument.arg for argument in ast.walk(function.args) if isinstance(argument, ast.arg)}
-    rest, of_all_cells, of_outer = list(ast.iter_child_nodes(function)), set(), set()
+    rest, shared, of_outer = list(ast.iter_child_nodes(function)), set(), set()
     while rest:
         node = rest.pop()
         if isinstance(node, ast.Global):
-            of_all_cells |= set(node.names)
+            shared |= set(node.names)
         elif isinstance(node, ast.Nonlocal):
             of_outer |= set(node.names)
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
             own.add(node.id)
         if not isinstance(node, (*FUNCTIONS, *LISTS, ast.ClassDef)):
             rest += ast.iter_child_nodes(node)
-    return own - of_all_cells - of_outer, of_all_cells
+    return own - shared - of_outer, shared
 
 
 def _odd(tree: ast.AST, modules: dict[str, str], changeable: set[str], own: set[str]) -> Iterator[str]:

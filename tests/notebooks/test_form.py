@@ -13,6 +13,7 @@ from prilora_lite.teaching import notebook_files as tool
 
 ROOT = Path(__file__).parent.parent.parent
 PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+EVERY_PAGE = [*PATHS, *sorted((ROOT / "notebooks" / "assignments").rglob("*.ipynb"))]
 every = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
 
 
@@ -58,6 +59,28 @@ def test_it_was_run_from_top_to_bottom_without_an_error(path):
 @every
 def test_a_page_that_runs_nothing_can_show_it(path):
     HTMLExporter().from_notebook_node(nbformat.read(path, as_version=4))
+
+
+@pytest.mark.parametrize("path", EVERY_PAGE, ids=lambda path: path.stem)
+def test_what_is_folded_away_is_rendered_and_not_shown_as_typed(path):
+    """A line that begins with a tag is HTML up to the next empty line: backticks and links would stay as they are."""
+    for cell in cells(path, "markdown"):
+        for folded in re.findall(r"<details>(.*?)</details>", cell.source, flags=re.S):
+            assert re.fullmatch(r"<summary>[^\n]+</summary>\n\n\S.*\n\n", folded, flags=re.S), folded
+        assert not re.search(r"[^\n]\n<details>|[^\n]<details>|</details>(?!\n\n|$)", cell.source), cell.source
+
+
+# What follows a prediction and is not its answer: an explanation, or the next question
+NO_ANSWERS = ("Each row of A", "Now pocket learns", "The button trains", "How good is that?", "One run of each.")
+
+
+@every
+def test_the_answer_to_a_prediction_is_folded_away(path):
+    found = cells(path)
+    for place, cell in enumerate(found[:-2]):
+        if cell.cell_type == "markdown" and "**Predict" in cell.source and found[place + 1].cell_type == "code":
+            answer = next(later.source for later in found[place + 1 :] if later.cell_type == "markdown")
+            assert "<details><summary>" in answer or answer.startswith(NO_ANSWERS), answer
 
 
 def texts(cell):
