@@ -12,17 +12,16 @@ from prilora_lite.models.stacks import backbone_of, is_encoder_decoder, layer_nu
 def head_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """Pooler and classification head, by name: all outside the backbone, plus its pooler, except output embeddings.
 
-    In a module that is no model of transformers: all beside its layers and embeddings.
+    In a module of one's own: all beside its layers and embeddings, or beside the one model of transformers in it.
     """
-    if not hasattr(model, "base_model"):
-        beside = _beside_the_layers(model)
-        named = {name: (name.split("."), parameter) for name, parameter in model.named_parameters()}
-        return {name: p for name, (parts, p) in named.items() if parts[0] in beside or "pooler" in parts}
-    backbone = backbone_of(model)
     outputs = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     frozen = set() if outputs is None else set(outputs.parameters())
     vocabulary = {parameter.shape[0] for parameter in frozen if parameter.ndim}
     frozen |= {p for p in model.parameters() if vocabulary & set(p.shape)}  # MobileBERT's is in two parts
+    backbone = _inner_model(model) if _is_of_ones_own(model) else backbone_of(model)
+    if backbone is None:
+        beside = {name: p for part in _beside_the_layers(model).values() for name, p in part.items()}
+        return {name: p for name, p in beside.items() if p not in frozen}
     if backbone is model and (is_encoder_decoder(model) or re.search("For[A-Z]", type(model).__name__)):
         # the heads of T5, and of CLIP's and Whisper's classifiers, stand beside the stacks, without a backbone
         for module in model.children():
@@ -49,26 +48,41 @@ def head_notes(model: nn.Module) -> list[str]:
         "dtype=torch.float32, and use autocast (bf16=True in TrainingArguments) for speed"
         for dtype in half
     ]
-    if hasattr(model, "base_model"):
+    if not _is_of_ones_own(model) or _inner_model(model) is not None:
         return notes
-    parts = {name: sum(p.numel() for p in child.parameters()) for name, child in model.named_children()}
-    parts |= {name: p.numel() for name, p in model.named_parameters(recurse=False)}
-    heads = dict.fromkeys(name.partition(".")[0] for name in head)
     said = "stands beside the layers and is trained, as a head"
-    return [f"{name} ({parts[name]:,} parameters) {said}" for name in heads] + notes
+    parts = {part: sum(p.numel() for p in held.values()) for part, held in _beside_the_layers(model).items()}
+    return [f"{part} ({size:,} parameters) {said}" for part, size in parts.items()] + notes
 
 
-def _beside_the_layers(model: nn.Module) -> set[str]:
-    """The children and parameters of a module that hold neither layers nor embeddings."""
-    stacks = {stack.partition(".")[0] for stack in layer_numbers(model)}
-    others = {
-        name
-        for name, child in model.named_children()
-        if name in stacks
-        or ("" in stacks and name.isdigit())
-        or any(isinstance(inside, (nn.ModuleList, nn.Embedding)) for inside in child.modules())
-    }
-    return {name.partition(".")[0] for name, _ in model.named_parameters()} - others
+def _beside_the_layers(model: nn.Module) -> dict[str, dict[str, nn.Parameter]]:
+    """The parameters outside the numbered layers, by the largest part without layers that holds them; no embeddings."""
+    stacks = {stack: stack.split(".") for stack in layer_numbers(model)}
+    above = {".".join(parts[:depth]) for parts in stacks.values() for depth in range(len(parts) + 1)} | {""}
+    beside: dict[str, dict[str, nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        parts = name.split(".")
+        depth = next(depth for depth in range(len(parts) + 1) if ".".join(parts[:depth]) not in above)
+        part, inside = ".".join(parts[:depth]), ".".join(parts[: depth - 1])
+        if inside in stacks and parts[depth - 1].isdigit():
+            continue  # a layer
+        module = model.get_submodule(part) if depth < len(parts) else nn.Module()
+        if "pooler" in parts or not any(isinstance(each, nn.Embedding) for each in module.modules()):
+            beside.setdefault(part, {})[name] = parameter
+    return beside
+
+
+def _is_of_ones_own(model: nn.Module) -> bool:
+    """Whether transformers can't tell what in a model is its backbone: no model of its, or under an unexpected name."""
+    above = next((each for each in type(model).__mro__ if each.__module__.startswith("transformers.")), nn.Module)
+    abstract = above is nn.Module or above.__name__.endswith("PreTrainedModel")
+    return abstract and (not hasattr(model, "base_model") or backbone_of(model) is model)
+
+
+def _inner_model(model: nn.Module) -> nn.Module | None:
+    """The model of transformers that a class of one's own holds, if it is the only one there."""
+    inner = [child for child in model.children() if hasattr(child, "base_model") and _holds_layers(child)]
+    return backbone_of(inner[0]) if len(inner) == 1 else None
 
 
 def _holds_layers(module: nn.Module) -> bool:

@@ -162,6 +162,69 @@ def test_the_head_of_a_module_of_ones_own_is_trained_and_named_whatever_the_clas
     assert len(result.notes) == 4
 
 
+class Wrapped(nn.Module):
+    """Such a model inside another module, whose encoder has a norm of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.model = Own()
+        self.model.encoder = nn.ModuleDict({"blocks": self.model.blocks, "norm": nn.LayerNorm(8)})
+        del self.model.blocks
+
+
+class ManyTasks(Own):
+    """Such a model with a head for each task."""
+
+    def __init__(self):
+        super().__init__()
+        self.classifier = nn.ModuleList([nn.Linear(8, 2), nn.Linear(8, 3)])
+
+
+@pytest.mark.parametrize(
+    ("kind", "parts"),
+    [
+        (Wrapped, {"model.stem", "model.place", "model.norm", "model.classifier", "model.encoder.norm"}),
+        (ManyTasks, {"stem", "place", "norm", "classifier"}),
+    ],
+)
+def test_what_stands_outside_the_layers_is_trained_wherever_it_stands(kind, parts):
+    model = kind()
+    layers = (model.model.encoder["blocks"] if kind is Wrapped else model.blocks).named_parameters()
+    frozen = {id(p) for _, p in layers} | {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    result = adapt(model, PRILoRAConfig(first_rank=2, last_rank=4))
+    assert {note.partition(" (")[0] for note in result.notes} == parts
+    for name, parameter in model.named_parameters():
+        assert parameter.requires_grad == (id(parameter) not in frozen), name
+
+
+@pytest.mark.parametrize("name", ["Judge", "JudgeForText"])
+@pytest.mark.parametrize("base", [hf.BertPreTrainedModel, hf.PreTrainedModel])
+def test_the_head_of_a_class_of_ones_own_that_holds_a_model_of_transformers_is_trained_with_its_pooler(base, name):
+    def init(self, config):
+        base.__init__(self, config)
+        self.text = hf.BertModel(config)
+        self.judge = nn.Linear(24, 2)
+
+    model = type(name, (base,), {"__init__": init, "config_class": hf.BertConfig})(
+        hf.BertConfig(hidden_size=24, num_hidden_layers=2, num_attention_heads=2, intermediate_size=40, vocab_size=50)
+    )
+    adapt(model, PRILoRAConfig(first_rank=2, last_rank=4))
+    trained = {name for name, p in model.named_parameters() if p.requires_grad and ".lora_" not in name}
+    assert {name.rpartition(".")[0] for name in trained} == {"text.pooler.dense", "judge"}
+
+
+def test_the_head_of_a_pretrained_model_written_from_scratch_is_what_stands_beside_its_layers():
+    class Scratch(hf.PreTrainedModel):
+        config_class = hf.BertConfig
+
+        def __init__(self, config):
+            super().__init__(config)
+            self.own = Own()
+
+    result = adapt(Scratch(hf.BertConfig()), PRILoRAConfig(first_rank=2, last_rank=4))
+    assert "own.classifier (18 parameters) stands beside the layers and is trained, as a head" in result.notes
+
+
 def test_a_head_that_shares_the_embeddings_weight_stays_frozen():
     model = Own()
     model.classifier = nn.Linear(8, 50, bias=False)
