@@ -64,8 +64,7 @@ def fingerprint(model: nn.Module, frozen: Collection[str] = ()) -> dict[str, Any
     for name, parameter in model.named_parameters():
         if name in stored and name not in frozen:
             continue
-        owner, _, kind = name.rpartition(".")
-        layer = owner.removesuffix(".base")
+        layer, _, kind = name.rpartition(".base.")
         if layer in adapted:
             name = f"{layer}.{kind}"
             if kind == "weight" and adapted[layer].merged:

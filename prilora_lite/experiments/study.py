@@ -25,7 +25,7 @@ from prilora_lite.experiments.methods import Method, as_method
 from prilora_lite.experiments.methods import configurations as configurations  # for notebooks: study.configurations
 from prilora_lite.experiments.presets import Settings, settings_for
 from prilora_lite.experiments.rows import check_rows
-from prilora_lite.experiments.stored import check_stored, settings_from
+from prilora_lite.experiments.stored import check_stored, main_metric, settings_from
 from prilora_lite.experiments.tasks import Task, get_task, load_rows, task_as_json
 from prilora_lite.shared.checks import check_seed, is_integer, plain
 from prilora_lite.shared.errors import expect, unknown, warn
@@ -242,15 +242,25 @@ def settle(run: Run, encoder: str, overrides: dict[str, Any]) -> tuple[Settings,
 
 
 def read_runs(path: str | Path) -> list[dict[str, Any]]:
-    """The finished runs of a study's file.
+    """The finished runs of a study's file. A run that it holds twice counts once, with its first score.
 
     Raises:
         ValueError: a line that is not a run of a study; the message names the run and what is wrong with it.
     """
-    records = read_records(path, RECORD)
-    for record in records:
+    records: dict[str, dict[str, Any]] = {}
+    others = []
+    for record in read_records(path, RECORD):
         check_stored(path, record)
-    return records
+        first = records.setdefault(same_run(record["key"]), record)
+        if main_metric(first) != main_metric(record):
+            others.append(record)
+    if others:
+        one = others[0]
+        warn(
+            f"{path} holds {len(others)} runs a second time, with another score, such as {one['name']} on "
+            f"{one['task']}, seed {one['seed']}: the first counts. Keep the runs of two machines in two files"
+        )
+    return list(records.values())
 
 
 def read_crashes(path: str | Path) -> list[dict[str, Any]]:

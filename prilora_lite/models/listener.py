@@ -36,6 +36,7 @@ class Listener:
     """
 
     def __init__(self, model: nn.Module, layers: dict[str, LoRALinear | PeftLayer], keeps_gradients: bool) -> None:
+        _warn_of_half_precision(layers)
         self._norms = {name: InputNorms(layer.in_features, layer.lora_A.device) for name, layer in layers.items()}
         self._tokens = RealTokens(model)
         # An input, its mask, its source and version, and its sums of squares
@@ -261,6 +262,15 @@ class Listener:
             _sum_over_processes(list(means.values()))
             self._passing = means
         self._gradients, self._passing = self.gradients, {}
+
+
+def _warn_of_half_precision(layers: dict[str, LoRALinear | PeftLayer]) -> None:
+    half = {str(layer.lora_A.dtype).removeprefix("torch.") for layer in layers.values() if layer.lora_A.itemsize < 4}
+    for kind in sorted(half):
+        warn(
+            f"A is in {kind}, in which small steps round to nothing, so that most of it hardly trains: cast the model "
+            "before adapt, which keeps A and B in float32, and use autocast (bf16=True in TrainingArguments) for speed"
+        )
 
 
 def _processes() -> int:

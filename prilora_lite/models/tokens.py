@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -16,10 +16,9 @@ from prilora_lite.models.stacks import backbone_of, is_encoder_decoder
 # Of BERT and GPT-2, BART, T5, Pix2Struct
 _CROSS_ATTENTION = ("cross", "encoder_attn", "EncDecAttention", "encoder_decoder_attention")
 _READS_THE_ENCODER = ("key", "value", "k_proj", "v_proj", "k", "v", "c_attn")  # there; only the query reads the decoder
-_POSITIONS_AFTER_TOKENS = ("query_proj", "key_proj")  # DeBERTa with share_att_key: run again on relative positions
-# What names of masks of tokens end in, SigLIP 2's pixel_attention_mask for one, and those of other tokens begin with
-_OTHER_MASKS = ("attention_mask", "attn_mask", "input_mask", "pad_mask", "padding_mask", "features_mask")
-_OF_OTHERS = ("encoder_", "decoder_", "cross_", "global_")
+_POSITIONS_AFTER_TOKENS = ("query_proj", "key_proj")  # of DeBERTa's attention, which runs them again on positions
+# What names of masks begin with that are not of the layers' own tokens
+_OF_OTHERS = ("encoder_", "decoder_", "cross_", "global_", "head_")
 _TOKENS_FIRST = ("xlnet", "longformer", "led", "fsmt")  # inside them the first axis is tokens, not examples
 
 Mask = tuple[torch.Size | None, Tensor | None]  # its shape, and which tokens are real; neither where there is no mask
@@ -67,6 +66,7 @@ class RealTokens:
                 "inputs: train it without pruning (ratio=0)"
             )
         self.passed = self._warned = False
+        self._reads_positions = any(hasattr(module, "share_att_key") for module in model.modules())  # DeBERTa's
         self._ran: set[str] = set()  # layers of _POSITIONS_AFTER_TOKENS that have had their tokens in this pass
         self._given: Any = None  # the mask that the whole model was given in this pass
         self._withheld = False  # whether that mask was not handed on to the entry
@@ -92,7 +92,7 @@ class RealTokens:
 
     def holds_tokens(self, name: str) -> bool:
         """Whether the input with which a layer is called now holds tokens; ask once for each call."""
-        if not name.endswith(_POSITIONS_AFTER_TOKENS):
+        if not (self._reads_positions and name.endswith(_POSITIONS_AFTER_TOKENS)):
             return True
         first = name not in self._ran
         self._ran.add(name)
@@ -139,7 +139,7 @@ class RealTokens:
         signature = inspect.signature(model.forward)
 
         def keep_mask(module: nn.Module, args: tuple, kwargs: dict) -> None:
-            mask = {**signature.bind_partial(*args).arguments, **kwargs}.get("attention_mask")
+            mask = _by_name(signature.bind_partial(*args).arguments | kwargs).get("attention_mask")
             self._given = mask if isinstance(mask, Tensor) and mask.ndim == 2 else None
 
         return keep_mask
@@ -152,7 +152,7 @@ class RealTokens:
         def read_masks(module: nn.Module, args: tuple, kwargs: dict) -> None:
             if module.training and torch.is_grad_enabled():
                 self.passed = True
-                given = {**signature.bind_partial(*args).arguments, **kwargs}
+                given = _by_name(signature.bind_partial(*args).arguments | kwargs)
                 mask = given.get("attention_mask")
                 if source == "encoder":
                     self._withheld = mask is None and self._given is not None
@@ -188,9 +188,15 @@ class RealTokens:
             warnings.warn(message, stacklevel=2)
 
 
+def _by_name(arguments: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a forward pass, with what stands in a batch that is one of them, as a tokenizer returns it."""
+    inside = {key: value for batch in arguments.values() if isinstance(batch, Mapping) for key, value in batch.items()}
+    return inside | arguments
+
+
 def _may_tell_padding(name: str) -> bool:
     """Whether an argument of this name may be a mask of tokens."""
-    return name == "mask" or (name.endswith(_OTHER_MASKS) and not name.startswith(_OF_OTHERS))
+    return "mask" in name and not name.startswith(_OF_OTHERS)
 
 
 def _hugging_face_model(model: nn.Module) -> nn.Module:
@@ -246,6 +252,8 @@ def _read(mask: Tensor | None) -> Mask:
             "the tokenizer gives it, from which the model builds any other, one of (batch, 1, queries, keys) that is "
             "boolean or added to the scores, or none if nothing is padded"
         )
+    if mask.is_floating_point():  # added to the scores where padding is below zero; else 1 for real tokens
+        mask = torch.where((mask < 0).any(), mask == 0, mask != 0)
     return mask.shape, _which_are_real(mask.flatten())
 
 

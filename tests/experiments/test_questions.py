@@ -22,7 +22,9 @@ from prilora_lite.experiments.learning_rates import DIVERGED, RATE_SEEDS, RATES,
 from prilora_lite.experiments.methods import METHODS
 from prilora_lite.experiments.presets import settings_for
 from prilora_lite.experiments.questions import read_questions
+from prilora_lite.experiments.reporting import to_dataframe
 from prilora_lite.experiments.stored import COUNTS, main_metric
+from prilora_lite.experiments.study import read_runs
 from prilora_lite.experiments.tasks import get_task, load_rows
 from prilora_lite.shared.records import read_records
 
@@ -311,6 +313,18 @@ def test_one_line_twice_is_one_run(file):
     before = report(asked)
     write_records(asked.runs, [*records, records[0]])
     assert report(asked) == before
+
+
+def test_a_run_that_is_stored_twice_counts_with_its_first_score_and_that_is_said(file):
+    asked = read_questions(file)
+    records = study_of(asked)
+    before, runs = report(asked), to_dataframe(read_runs(asked.runs))
+    again = [{**r, "metrics": {name: value + 0.1 for name, value in r["metrics"].items()}} for r in records[:3]]
+    write_records(asked.runs, [*records, *again])
+    with pytest.warns(UserWarning, match=r"holds 3 runs a second time, with another score, .*: the first counts"):
+        assert report(asked) == before
+    with pytest.warns(UserWarning, match="the first counts"):
+        assert to_dataframe(read_runs(asked.runs)).equals(runs)
 
 
 def test_a_text_over_two_lines_and_with_a_bar_keeps_to_its_cell_and_is_written_again(file, tmp_path):

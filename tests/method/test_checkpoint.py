@@ -612,6 +612,22 @@ def test_a_base_whose_positions_are_of_another_kind_is_refused(name, tmp_path):
         load_adapter(other, path)
 
 
+@pytest.mark.parametrize("kind", ["weight_norm", "spectral_norm", "orthogonal"])
+def test_an_adapter_of_a_parametrized_base_loads(kind, tmp_path):
+    def base():
+        model = build("bert")
+        torch.manual_seed(0)
+        for layer in model.bert.encoder.layer:
+            getattr(nn.utils.parametrizations, kind)(layer.output.dense)
+        return model.eval()
+
+    adapt(model := base(), CONFIG)
+    for layer in (module for module in model.modules() if isinstance(module, LoRALinear)):
+        nn.init.normal_(layer.lora_B, std=0.1)
+    load_adapter(other := base(), save_adapter(model, tmp_path / "a.safetensors"))
+    assert torch.equal(other.eval()(**batch()).logits, model(**batch()).logits)
+
+
 @pytest.mark.parametrize("resized", [True, False])
 def test_rows_of_words_that_were_added_after_loading_are_named_as_the_cause(resized, tmp_path):
     def with_a_word_more(seed):

@@ -1,5 +1,7 @@
 """Half precision, torch.compile, and quantized bases: the same statistics and masks, or a clear refusal."""
 
+import warnings
+
 import pytest
 import torch
 from torch import nn
@@ -56,6 +58,15 @@ def test_a_model_in_half_precision_keeps_a_and_b_in_float32():
     assert {layer.lora_A.dtype for layer in pruner.layers.values()} == {torch.float32}
     assert {norms.mean_square.dtype for norms in pruner.norms.values()} == {torch.float32}
     assert pruner.sparsity() == 0.5
+
+
+def test_a_model_that_is_cast_after_adapt_is_warned_of():
+    adapt(model := build("bert"), PRILoRAConfig(first_rank=2, last_rank=4))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Pruner(model)
+    with pytest.warns(UserWarning, match="A is in bfloat16, in which small steps .*: cast the model before adapt"):
+        Pruner(model.bfloat16())
 
 
 @pytest.mark.parametrize(("dtype", "told"), [(torch.bfloat16, ["bfloat16"]), (torch.float32, [])])

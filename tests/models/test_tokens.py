@@ -101,6 +101,73 @@ class Own(nn.Module):
         return x
 
 
+class Called(Own):
+    """The same, with the arguments of its forward under other names."""
+
+    def __init__(self, *names):
+        super().__init__()
+        given = ", ".join(names)
+        namespace = {}
+        exec(f"def forward(self, {given}): return super(Called, self).forward({names[0]})", globals(), namespace)
+        self.forward = namespace["forward"].__get__(self)
+
+
+IDS = torch.tensor([[3, 4, 0], [5, 0, 0]])
+
+
+def counted(model, *args, **kwargs):
+    """How many tokens each layer counts in one pass."""
+    adapt(model, CONFIG)
+    pruner = Pruner(model.train())
+    model(*args, **kwargs)
+    return {int(norm.tokens) for norm in pruner.norms.values()}
+
+
+@pytest.mark.parametrize("name", ["src_mask", "attn_masks", "attention_mask_a", "tokens_masked"])
+def test_any_name_with_a_mask_in_it_is_warned_of(name):
+    with pytest.warns(UserWarning, match=rf"called attention_mask, and Called.forward has {name}: all tokens count"):
+        assert counted(Called("ids", name), IDS, IDS > 0) == {6}
+
+
+@pytest.mark.parametrize("name", ["head_mask", "decoder_attention_mask", "cross_attn_mask"])
+def test_the_mask_of_something_else_is_not_warned_of(name):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        counted(Called("ids", name), IDS, IDS > 0)
+
+
+@pytest.mark.parametrize("kind", [dict, hf.BatchEncoding])
+def test_the_mask_in_a_batch_that_is_the_one_argument_is_read(kind):
+    class OfBatches(Own):
+        def forward(self, batch):
+            return super().forward(batch["input_ids"])
+
+    assert counted(OfBatches(), kind({"input_ids": IDS, "attention_mask": (IDS > 0).long()})) == {3}
+
+
+@pytest.mark.parametrize("mask", [(IDS > 0).float(), (IDS == 0) * -1e4, (IDS == 0) * float("-inf")])
+def test_a_mask_of_floats_is_read_as_one_or_as_what_is_added_to_the_scores(mask):
+    mask = mask.nan_to_num(0.0, neginf=float("-inf"))
+    assert counted(Called("ids", "attention_mask"), IDS, mask) == {3}
+
+
+def test_projections_called_as_debertas_are_in_another_model_count_all_their_calls():
+    class Twins(Own):
+        def __init__(self):
+            super().__init__()
+            self.blocks = nn.ModuleList(
+                nn.ModuleDict({"query_proj": nn.Linear(16, 16), "value_proj": nn.Linear(16, 16)}) for _ in range(2)
+            )
+
+        def forward(self, first, second):
+            for ids in (first, second):
+                x = self.embed(ids)
+                for block in self.blocks:
+                    x = x + block["query_proj"](x) + block["value_proj"](x)
+
+    assert counted(Twins(), IDS, IDS[:, :2]) == {6 + 4}
+
+
 def test_a_mask_under_another_name_is_warned_of_once():
     model = Own()
     adapt(model, CONFIG)
