@@ -151,6 +151,7 @@ def finetune(
     data = drawn_rows(glue, data, settings.train_rows, seed)
     base = sum(parameter.numel() for parameter in model.parameters())
     steps = math.ceil(settings.epochs * math.ceil(len(data["train"]) / settings.batch_size))
+    _check_warmup(settings, steps)
     model, own = make_trainable(model, method, steps, settings.alpha)
     tokenized = {part: tokenize(data[part], glue, tokenizer, settings.max_length) for part in ("train", *glue.splits)}
     try_out(model, tokenizer, glue, tokenized, settings.max_length)
@@ -342,6 +343,15 @@ def _train(trainer: GlueTrainer, own: list[Any], folder: Path, resume: bool) -> 
     judged = any(metrics_in(log) for log in state.log_history if log["step"] == state.global_step)
     if not judged or any(getattr(callback, "pruned_after_evaluation", False) for callback in own):
         trainer.evaluate()  # Trainer saves before it evaluates, so a resumed run may find only the saving done
+
+
+def _check_warmup(settings: Settings, steps: int) -> None:
+    """Warn where the learning rate would still be growing when the run ends."""
+    if settings.warmup >= max(steps, 1):
+        warn(
+            f"the warm-up takes {settings.warmup:g} steps, and the run has {steps}: its learning rate never gets to "
+            f"{settings.learning_rate:g}. Give warmup as a share of the steps, such as 0.06"
+        )
 
 
 def result_record(result: Result) -> dict[str, Any]:

@@ -384,7 +384,7 @@ def _cell(row: Any, usual_seeds: int) -> str:
 
 
 def _in_markdown(lines: list[list[str]]) -> str:
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |" for cells in lines)
 
 
 def _span(counts: pd.Series) -> str:

@@ -169,6 +169,7 @@ def _with_numbers(task: Task, split: str, data: Dataset) -> Dataset:
     by_name = any(map(_is_number, task.labels))  # such as 1 to 5 stars: then a number is no place
     labels = [_number(task, split, row, label, by_name) for row, label in enumerate(given)]
     same = labels == read and all(map(is_number, read))  # True equals 1, but is no number
+    same = same and not (task.labels and any(isinstance(label, float) for label in read))  # as pandas makes of a gap
     return data if same else data.remove_columns("label").add_column("label", labels)
 
 

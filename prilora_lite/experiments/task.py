@@ -47,6 +47,8 @@ class Task:
         self._check("columns", 1 <= len(self.columns) <= 2 and "label" not in self.columns, "one or two names of texts")
         self._check("labels", len(self.labels) != 1, "two classes or more, or none for regression")
         self._check("splits", bool(self.splits) and "train" not in self.splits, "one validation split or more")
+        shown = {split.removeprefix("validation_") for split in self.splits}  # so their metrics are named
+        self._check("splits", len(shown) == len(self.splits), "names that differ behind validation_")
         fitting = OF_CLASSES if self.labels else OF_NUMBERS
         for metric in self.metrics:
             if metric not in fitting:

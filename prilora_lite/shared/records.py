@@ -129,7 +129,7 @@ class Records:
 
     def _parsed(self, line: bytes, number: int, may_be_cut_off: bool = False) -> list[dict[str, Any]]:
         """The run of a line, finished or crashed, if it holds one."""
-        if not line:
+        if not line.strip():
             return []
         try:
             record = json.loads(line)

@@ -1,4 +1,5 @@
 import json
+import warnings
 from collections import Counter
 from dataclasses import replace
 
@@ -314,3 +315,12 @@ def test_pocket_trains_with_one_thread_other_encoders_with_torchs_and_torch_is_l
         assert (pocket.threads, other.threads, torch.get_num_threads()) == ({1}, {2}, 2)
     finally:
         torch.set_num_threads(here)
+
+
+@pytest.mark.parametrize(("warmup", "told"), [(0.9, False), (2, False), (3, True), (500, True)])
+def test_a_warm_up_that_outlasts_the_run_is_warned_of(warmup, told):
+    settings = replace(POCKET_SHORT, warmup=warmup, train_rows=48, epochs=1, batch_size=16)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert finetune("pocket-sst2", "lora", settings=settings, progress=False).steps == 3
+    assert told == any(f"warm-up takes {warmup} steps, and the run has 3" in str(each.message) for each in caught)

@@ -259,3 +259,10 @@ def test_the_report_takes_another_margin(tmp_path, capsys):
 def test_questions_have_margins_of_their_own(capsys):
     assert main(["report", str(RESULTS / "questions.toml"), "--margin", "3"]) == 2
     assert "each question has a margin of its own" in capsys.readouterr().err
+
+
+def test_a_bar_in_a_name_keeps_to_its_cell():
+    (runs,) = groups([stored(name, seed) for name in ("lora", "prilora") for seed in (0, 1)]).values()
+    lines = markdown_table(runs.assign(method=runs["method"] + " | mine")).splitlines()
+    assert len({len(re.findall(r"(?<!\\)\|", line)) for line in lines if line.startswith("|")}) == 1
+    assert any("\\| mine" in line for line in lines)

@@ -376,3 +376,12 @@ def test_classes_that_only_validation_rows_have_are_warned_of():
     rows = {"train": rows_of([0, 1])["train"], "validation": Dataset.from_dict({"text": ["x", "y"], "label": [2, 1]})}
     with pytest.warns(UserWarning, match="validation rows of mine have labels that no train row has: 'good'"):
         check_rows(MINE, rows)
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_classes_that_are_whole_floats_become_integers(split):
+    rows = {"train": [0.0, 1.0], "validation": [2.0, 1.0]}
+    rows = {name: Dataset.from_dict({"text": ["x", "y"], "label": labels}) for name, labels in rows.items()}
+    with pytest.warns(UserWarning, match="validation rows of mine have labels that no train row has: 'good'"):
+        labels = check_rows(MINE, rows)[split]["label"][:]
+    assert all(type(label) is int for label in labels)

@@ -162,6 +162,13 @@ def test_a_broken_line_in_the_middle_is_an_error(tmp_path):
         read_records(file)
 
 
+@pytest.mark.parametrize("empty", ["\n", "\r\n", "  \n"])
+def test_an_empty_line_is_no_run(empty, tmp_path):
+    file = tmp_path / "runs.jsonl"
+    file.write_text(f'{{"key": 1}}\n{empty}{{"key": 2}}\n{empty}', encoding="utf-8", newline="")
+    assert [record["key"] for record in read_records(file)] == [1, 2]
+
+
 def _write(file, start):
     for seed in range(start, start + 25):
         append_record(file, record(seed=seed))

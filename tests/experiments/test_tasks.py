@@ -192,3 +192,8 @@ def test_a_file_that_is_no_parquet_is_refused(rows, tmp_path):
     (tmp_path / "cola" / "train.parquet").write_bytes(b"sentence,label\n")
     with pytest.raises(ValueError, match="can't be read as Parquet"):
         load_rows("cola", tmp_path)
+
+
+def test_splits_whose_metrics_would_have_one_name_are_refused():
+    with pytest.raises(ValueError, match=r"splits.*differ behind validation_"):
+        Task("mine", ("text",), ("bad", "good"), splits=("validation_hard", "hard"))
