@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ _REFUSED = {
     "DataParallel": "the replicas of nn.DataParallel lose the input statistics",
 }
 PEFTS_ALPHA = 8  # lora_alpha in a LoraConfig that was given none
+_STARTS_AT_ZERO = ("true", "gaussian", "eva", "mica")  # of init_lora_weights: B or A is zero before the first step
 COMPILED = "_orig_mod."  # stands before all names in a model under torch.compile
 INSTEAD = "use one process per GPU with whole weights in each, torchrun or `accelerate launch` with plain DDP"
 
@@ -119,6 +120,13 @@ def layers_to_prune(model: nn.Module) -> dict[str, LoRALinear | PeftLayer]:
             "is_trainable=True for an adapter that is to go on training"
         )
     check_patterns(model, layers)
+    for config in _lora_configs(model, layers):
+        if str(config.init_lora_weights).lower() not in _STARTS_AT_ZERO:
+            warn(
+                f"LoraConfig has init_lora_weights={config.init_lora_weights!r}, with which B is not zero at the "
+                "start: the first prune of A then changes the model by what it began with, not by what it has "
+                "learned. Leave init_lora_weights out, so that B begins at zero; or give ratio=0, which prunes nothing"
+            )
     return layers
 
 
@@ -147,35 +155,50 @@ def check_patterns(model: nn.Module, layers: dict[str, LoRALinear | PeftLayer]) 
         model: adapted by PEFT or not.
         layers: its :func:`lora_layers`.
     """
-    configs = getattr(model, "peft_config", None) or {}
-    for adapter in {layer.adapter for layer in layers.values() if isinstance(layer, PeftLayer)} & set(configs):
-        names = [name.removeprefix("base_model.model.") for name in layers]
+    names = [name.removeprefix("base_model.model.") for name in layers]
+    for config in _lora_configs(model, layers):
         for pattern in ("rank_pattern", "alpha_pattern"):
-            keys = getattr(configs[adapter], pattern, None) or {}
+            keys = getattr(config, pattern, None) or {}
             if keys and not any(re.match(rf"(.*\.)?({key})$", name) for key in keys for name in names):
                 raise ValueError(
                     f"PEFT's {pattern} has {first_of(list(keys))}, but the adapted layers are "
                     f"called {names[0]!r} and the like, so none of them has the rank that it was to have: call "
                     "rank_pattern_for with the very model that get_peft_model is given, before it is"
                 )
-        _check_alpha(configs[adapter], names)
+        _check_alpha(config, names)
 
 
-def _check_alpha(config: object, names: list[str]) -> None:
+def _lora_configs(model: nn.Module, layers: dict[str, LoRALinear | PeftLayer]) -> list[Any]:
+    """PEFT's configuration of the adapter that the layers are of; none if PEFT has not adapted the model."""
+    configs = getattr(model, "peft_config", None) or {}
+    adapters = {layer.adapter for layer in layers.values() if isinstance(layer, PeftLayer)}
+    return [configs[adapter] for adapter in adapters & set(configs)]
+
+
+def _from_schedule(pattern: dict[str, float] | None) -> dict[str, float]:
+    """What of a rank_pattern or an alpha_pattern rank_pattern_for made."""
+    return {key: value for key, value in (pattern or {}).items() if re.fullmatch(r"\^.*\\\.\.\+", key)}
+
+
+def _check_alpha(config: Any, names: list[str]) -> None:
     """Refuse, or warn, where a LoraConfig's own scaling stands beside that of rank_pattern_for, which wins or mixes."""
-    alphas = {key: alpha for key, alpha in (config.alpha_pattern or {}).items() if re.fullmatch(r"\^.*\\\.\.\+", key)}
+    alphas = _from_schedule(config.alpha_pattern)
     if alphas and config.use_rslora:
         raise ValueError(
             "LoraConfig has use_rslora=True beside rank_pattern_for, whose alpha_pattern is made for division by r and "
             "not by its root, so no layer would have the scaling of either rule: leave use_rslora out; "
             "rank_pattern_for(model, scaling='sqrt') is the rank-stabilised rule"
         )
-    alone = all(any(re.match(key, name) for key in alphas) for name in names)
-    if alone and len(set(alphas.values())) == 1 and config.lora_alpha not in (PEFTS_ALPHA, *alphas.values()):
+    alone = _match_all(alphas, names) and len(set(alphas.values())) == 1
+    if alone and config.lora_alpha not in (PEFTS_ALPHA, *alphas.values()):
         warn(
             f"LoraConfig's lora_alpha={config.lora_alpha:g} has no effect: rank_pattern_for gave all layers alpha "
             f"{next(iter(alphas.values())):g}; to have the other, rank_pattern_for(model, alpha={config.lora_alpha:g})"
         )
+
+
+def _match_all(keys: Iterable[str], names: list[str]) -> bool:
+    return all(any(re.match(key, name) for key in keys) for name in names)
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

@@ -129,6 +129,32 @@ def test_an_alpha_with_effect_is_taken_in_silence(what):
     assert Pruner(wrapped(patterns(), **options)).layers
 
 
+NOT_AT_ZERO = ["pissa", "olora", "orthogonal", False]
+
+
+def started(init):
+    options = {"r": 4, "target_modules": TARGETS, "init_lora_weights": init}
+    return get_peft_model(build("bert"), LoraConfig(**options))
+
+
+@pytest.mark.parametrize("init", NOT_AT_ZERO)
+def test_an_adapter_that_does_not_begin_at_zero_is_said_to_lose_its_beginning(init):
+    model = started(init)
+    with pytest.warns(UserWarning, match=f"init_lora_weights={init!r}, with which B is not zero .*Leave init_lora"):
+        Pruner(model)
+
+
+@pytest.mark.parametrize("init", [True, "gaussian", "mica"])
+@pytest.mark.filterwarnings("error:.*init_lora_weights")
+def test_an_adapter_that_begins_at_zero_is_pruned_in_silence(init):
+    assert Pruner(started(init)).layers
+
+
+@pytest.mark.filterwarnings("error:.*init_lora_weights")
+def test_where_nothing_is_pruned_an_adapter_may_begin_as_it_likes(tmp_path):
+    assert begun(tmp_path, started("olora"), PRILoRAConfig(ratio=0)).train().global_step == 1
+
+
 def test_without_patterns_nothing_is_asked():
     assert {layer.rank for layer in Pruner(wrapped({})).layers.values()} == {3}
 
