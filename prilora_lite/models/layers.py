@@ -22,7 +22,7 @@ _REFUSED = {
     "DeepSpeedEngine": "DeepSpeed keeps copies of the weights that pruning would not reach",
     "DataParallel": "the replicas of nn.DataParallel lose the input statistics",
 }
-PEFTS_ALPHA = 8  # lora_alpha in a LoraConfig that was given none
+PEFTS_R, PEFTS_ALPHA = 8, 8  # r and lora_alpha in a LoraConfig that was given none
 _STARTS_AT_ZERO = ("true", "gaussian", "eva", "mica")  # of init_lora_weights: B or A is zero before the first step
 COMPILED = "_orig_mod."  # stands before all names in a model under torch.compile
 INSTEAD = "use one process per GPU with whole weights in each, torchrun or `accelerate launch` with plain DDP"
@@ -166,6 +166,7 @@ def check_patterns(model: nn.Module, layers: dict[str, LoRALinear | PeftLayer]) 
                     "rank_pattern_for with the very model that get_peft_model is given, before it is"
                 )
         _check_alpha(config, names)
+        _check_rank(config, names, next(iter(layers.values())).rank)
 
 
 def _lora_configs(model: nn.Module, layers: dict[str, LoRALinear | PeftLayer]) -> list[Any]:
@@ -194,6 +195,24 @@ def _check_alpha(config: Any, names: list[str]) -> None:
         warn(
             f"LoraConfig's lora_alpha={config.lora_alpha:g} has no effect: rank_pattern_for gave all layers alpha "
             f"{next(iter(alphas.values())):g}; to have the other, rank_pattern_for(model, alpha={config.lora_alpha:g})"
+        )
+
+
+def _check_rank(config: Any, names: list[str], first_rank: int) -> None:
+    """Warn where a LoraConfig's r is not the mean of the ranks of rank_pattern_for, which win over it.
+
+    An adapter in PEFT's format that this library wrote has the first layer's rank for r.
+    """
+    ranks = _from_schedule(config.rank_pattern)
+    if not (ranks and _match_all(ranks, names)):
+        return
+    mean, r = sum(ranks.values()) / len(ranks), config.r
+    if r not in (PEFTS_R, first_rank) and abs(r - mean) >= 1:
+        first = max(1, r // 2)
+        warn(
+            f"LoraConfig's r={r} has no effect: rank_pattern_for gave all layers ranks, from {min(ranks.values())} to "
+            f"{max(ranks.values())} and {mean:g} on average; to have r={r} on average, "
+            f"rank_pattern_for(model, {first}, {2 * r - first})"
         )
 
 

@@ -4,9 +4,9 @@ import re
 
 import pytest
 import transformers as hf
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 
-from prilora_lite import PRILoRACallback, PRILoRAConfig, Pruner, rank_pattern_for
+from prilora_lite import PRILoRACallback, PRILoRAConfig, Pruner, adapt, rank_pattern_for, save_peft_adapter
 from prilora_lite.models.layers import lora_layers
 from tests.small_models import build
 from tests.training import trainer
@@ -153,6 +153,43 @@ def test_an_adapter_that_begins_at_zero_is_pruned_in_silence(init):
 @pytest.mark.filterwarnings("error:.*init_lora_weights")
 def test_where_nothing_is_pruned_an_adapter_may_begin_as_it_likes(tmp_path):
     assert begun(tmp_path, started("olora"), PRILoRAConfig(ratio=0)).train().global_step == 1
+
+
+def test_an_r_without_effect_is_said_with_the_ranks_that_have_it():
+    message = r"r=16 has no effect: .* from 4 to 12 and 8 on average; .*rank_pattern_for\(model, (\d+), (\d+)\)"
+    with pytest.warns(UserWarning, match=message) as said:
+        Pruner(wrapped(rank_pattern_for(build("bert")), r=16))
+    first, last = map(int, re.search(message, " ".join(str(one.message) for one in said)).groups())
+    ranks = [layer.rank for layer in Pruner(wrapped(rank_pattern_for(build("bert"), first, last))).layers.values()]
+    assert sum(ranks) == 16 * len(ranks)
+
+
+R_IN_USE = {
+    "PEFT's default": (lambda: rank_pattern_for(build("bert"), 2, 5), {"r": 8}),
+    "the patterns' mean": (lambda: rank_pattern_for(build("bert"), 8, 24), {"r": 16}),
+    "the mean of all layers, of which some are adapted": (
+        lambda: rank_pattern_for(build("bert"), 8, 24), {"r": 16, "layers_to_transform": [0, 1]},
+    ),
+    "no patterns": (lambda: {}, {"r": 16}),
+    "a module outside the layers": (
+        lambda: rank_pattern_for(build("bert"), 2, 5), {"r": 16, "target_modules": [*TARGETS, "classifier"]},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", R_IN_USE)
+@pytest.mark.filterwarnings("error:.*has no effect")
+def test_an_r_with_effect_is_taken_in_silence(what):
+    patterns, options = R_IN_USE[what]
+    assert Pruner(wrapped(patterns(), **options)).layers
+
+
+@pytest.mark.filterwarnings("error:.*has no effect")
+def test_an_adapter_that_was_written_in_pefts_format_goes_on_in_silence(tmp_path):
+    model = build("bert")
+    adapt(model, PRILoRAConfig(first_rank=2, last_rank=5, targets=TARGETS))
+    save_peft_adapter(model, tmp_path / "adapter")
+    assert Pruner(PeftModel.from_pretrained(build("bert"), tmp_path / "adapter", is_trainable=True)).layers
 
 
 def test_without_patterns_nothing_is_asked():
