@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import transformers as hf
 from huggingface_hub import ModelCard
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -32,7 +33,8 @@ from prilora_lite import (
     save_peft_adapter,
 )
 from prilora_lite.experiments.presets import PRESETS
-from prilora_lite.experiments.tasks import get_task
+from prilora_lite.experiments.tasks import TASKS, get_task
+from prilora_lite.integrations.model_card import OWN_TASKS
 from prilora_lite.models.layers import lora_layers
 from tests.method.test_checkpoint import trained
 from tests.small_models import BUILDERS, LAYERS, batch, build, train
@@ -384,6 +386,52 @@ def test_the_card_states_what_the_adapter_is(tmp_path):
     )
     (result,) = card.data.eval_results
     assert (result.dataset_config, result.metric_type, result.metric_value) == ("mrpc", "accuracy", 0.75)
+
+
+def of_class(name):
+    """An adapted model of one of transformers' classes, with its dropout and the rest of a small BERT or GPT-2."""
+    model = getattr(hf, name)(build("gpt2" if name.startswith("GPT2") else "bert").config)
+    adapt(model, CONFIG)
+    return model
+
+
+def card_of(model, folder, **options):
+    given = {"task": "mine", "metrics": {"score": 0.75}} | options
+    return ModelCard.load(save_peft_adapter(model, folder / "a", **given) / "README.md")
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("BertForSequenceClassification", "text-classification"),
+        ("BertForTokenClassification", "token-classification"),
+        ("BertForQuestionAnswering", "question-answering"),
+        ("GPT2LMHeadModel", "text-generation"),
+    ],
+)
+def test_the_cards_results_are_of_the_kind_of_task_that_the_models_class_is_for(name, kind, tmp_path):
+    (result,) = card_of(of_class(name), tmp_path).data.eval_results
+    assert (result.task_type, result.dataset_type, result.metric_value) == (kind, "mine", 0.75)
+
+
+def test_the_card_of_a_class_that_names_no_task_has_its_results_for_people_alone(tmp_path):
+    card = card_of(of_class("BertForMultipleChoice"), tmp_path)
+    assert card.data.eval_results is None
+    assert "| score | 0.7500 |" in card.text
+
+
+@pytest.mark.parametrize(("task", "said"), [("mine", "| score |"), ("pocket-rte", "| score, validation rows |")])
+def test_the_card_speaks_of_validation_rows_for_this_librarys_tasks_alone(task, said, tmp_path):
+    assert said in card_of(trained(), tmp_path, task=task).text
+
+
+def test_the_tasks_whose_metrics_are_of_validation_rows_are_all_of_this_library():
+    assert {name.removeprefix("pocket-") for name in TASKS} == set(OWN_TASKS)
+
+
+def test_the_card_names_a_configuration_of_no_other_dataset_than_glue(tmp_path):
+    (result,) = card_of(trained(), tmp_path, dataset="owner/mine").data.eval_results
+    assert (result.dataset_type, result.dataset_config) == ("owner/mine", None)
 
 
 def test_the_card_says_how_the_pruner_pruned_not_what_the_configuration_had(tmp_path):
