@@ -26,9 +26,10 @@ tokens = {
     for split in ("train", "validation")
 }
 
-# The pooler is trained as well, so it must be named: PEFT saves by itself only the classifier
+# PEFT freezes the pooler unless it is named, adapt trains it: named here, so that the same weights are trained.
+# "output.dense" is that of attention and that of feed-forward: PEFT takes each name that ends so
 lora = LoraConfig(
-    target_modules=["query", "key", "value", "attention.output.dense", "intermediate.dense"],
+    target_modules=["query", "key", "value", "output.dense", "intermediate.dense"],
     modules_to_save=["pooler", "classifier"],
     **rank_pattern_for(base, first_rank=4, last_rank=12),
 )

@@ -10,8 +10,10 @@ from safetensors.torch import load_file
 EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.py"))
 
 
-@pytest.mark.parametrize("script", EXAMPLES, ids=lambda path: path.stem)
-def test_an_example_runs_and_saves_what_it_pruned(script, tmp_path):
+@pytest.fixture(scope="module", params=EXAMPLES, ids=lambda path: path.stem)
+def saved(request, tmp_path_factory):
+    """All A that an example leaves in its file."""
+    script, tmp_path = request.param, tmp_path_factory.mktemp("example")
     if script.stem == "with_peft":
         pytest.importorskip("peft")
     arguments = [sys.executable, str(script), "--steps", "3", "--output", str(tmp_path)]
@@ -19,9 +21,16 @@ def test_an_example_runs_and_saves_what_it_pruned(script, tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     assert str(tmp_path) in done.stdout.splitlines()[-1]
     (file,) = tmp_path.glob("adapter*.safetensors")
-    As = [tensor for name, tensor in load_file(file).items() if "lora_A" in name]
-    assert As
-    assert all((A == 0).float().mean() == 0.5 for A in As)
+    return [tensor for name, tensor in load_file(file).items() if "lora_A" in name]
+
+
+def test_an_example_runs_and_saves_what_it_pruned(saved):
+    assert saved
+    assert all((A == 0).float().mean() == 0.5 for A in saved)
+
+
+def test_an_example_adapts_all_six_linear_layers_of_each_of_twelve(saved):
+    assert len(saved) == 6 * 12
 
 
 def test_there_is_an_example_for_trainer_for_peft_and_for_a_loop_of_ones_own():
