@@ -140,6 +140,7 @@ def finetune(
     glue, callbacks = get_task(task), list(callbacks)
     encoder, method = str(encoder), "prilora" if method is None else method
     settings = settings or settings_for(encoder, task, method)
+    _warn_of_alpha(method, settings)
     method = METHODS[method].with_alpha(settings.alpha) if isinstance(method, str) else method
     data = check_rows(glue, rows) if isinstance(rows, Mapping) else load_rows(glue, rows)
 
@@ -300,11 +301,15 @@ def _check_arguments(
         raise ValueError("save_steps and resume need an output_dir to keep checkpoints in")
     if not (settings is None or isinstance(settings, Settings)):
         raise ValueError(f"settings must be Settings(...) or None for the preset's, got {settings!r}")
+
+
+def _warn_of_alpha(method: object, settings: Settings) -> None:
+    """Say that a configuration which leaves alpha out does not take that of the settings, as a method's name does."""
     has_alpha = isinstance(method, PRILoRAConfig) and isinstance(method.scaling, str)
-    if settings and has_alpha and method.alpha == PRILoRAConfig.alpha != settings.alpha:
+    if has_alpha and method.alpha == PRILoRAConfig.alpha != settings.alpha:
         warn(
-            f"alpha={settings.alpha:g} in the settings has no effect on a configuration, whose own is "
-            f"{method.alpha:g}: give it there, PRILoRAConfig(alpha={settings.alpha:g})"
+            f"alpha={settings.alpha:g} in the settings, given or the preset's for this task, has no effect on a "
+            f"configuration, whose own is {method.alpha:g}: give it there, PRILoRAConfig(alpha={settings.alpha:g})"
         )
 
 

@@ -85,8 +85,22 @@ def test_a_methods_name_takes_alpha_from_the_settings(encoder, rows):
 
 def test_an_alpha_in_the_settings_that_a_configuration_does_not_take_is_told(encoder, rows):
     settings = Settings(epochs=0.2, batch_size=8, max_length=16, alpha=64)
-    with pytest.warns(UserWarning, match=r"alpha=64 in the settings has no effect .* PRILoRAConfig\(alpha=64\)"):
+    with pytest.warns(UserWarning, match=r"alpha=64 in the settings, .* has no effect .* PRILoRAConfig\(alpha=64\)"):
         run(encoder, rows, "cola", PRILoRAConfig(), settings=settings)
+
+
+def test_an_alpha_of_the_preset_that_a_configuration_does_not_take_is_told(tmp_path):
+    with (
+        pytest.warns(UserWarning, match=r"alpha=32 in the settings, .*the preset's for this task, .* own is 16"),
+        pytest.raises((ValueError, OSError)),
+    ):
+        finetune("rte", PRILoRAConfig(), encoder="paper", rows=tmp_path)  # where there are none
+
+
+@pytest.mark.filterwarnings("error:alpha")
+def test_a_configuration_with_the_presets_alpha_is_taken_in_silence(tmp_path):
+    with pytest.raises((ValueError, OSError)):
+        finetune("rte", PRILoRAConfig(alpha=32), encoder="paper", rows=tmp_path)
 
 
 @pytest.mark.parametrize("task", ["cola", "mnli", "stsb"])
