@@ -159,7 +159,8 @@ def never_pruned(model: nn.Module) -> str:
     share = f"{sum(zeros.values()) / entries:.0%} of lora_A" if any(zeros.values()) else "no entry of lora_A"
     return (
         f"{share} is zero, though the configuration's ratio is {config.ratio}: give Trainer a PRILoRACallback; in a "
-        "loop of your own, call pruner.step() after each step of the optimizer, and pruner.prune() after the last"
+        "loop of your own, call pruner.step() after each step of the optimizer, and pruner.prune() after the last. Or "
+        "these weights are of a checkpoint that was written between two prunes: take those of the run's end"
     )
 
 

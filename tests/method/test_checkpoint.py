@@ -107,6 +107,7 @@ def test_a_trained_adapter_that_was_never_pruned_says_so_when_it_is_saved_and_re
     warned, notes = said_on_saving(model, path)
     assert len(warned) == len(notes) == 1
     assert f"{path}: no entry of lora_A is zero, though the configuration's ratio is 0.5" in warned[0]
+    assert "Or these weights are of a checkpoint that was written between two prunes" in warned[0]
     with torch.no_grad():
         for module in model.modules():
             if isinstance(module, LoRALinear):
