@@ -121,7 +121,8 @@ def check_all_is_stored(model: nn.Module) -> None:
         raise ValueError(
             f"an adapter holds lora_A, lora_B, pooler and head alone, so other trained parameters would be lost, "
             f"{first_of(lost)}: freeze them before training; or keep the whole model, "
-            "merge_and_unload(model).save_pretrained(folder)"
+            "merge_and_unload(model).save_pretrained(folder); or adapt by PEFT, which stores the modules that "
+            "LoraConfig(modules_to_save=[...]) names, and prune with PRILoRACallback or Pruner"
         )
 
 
