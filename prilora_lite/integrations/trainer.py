@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,8 @@ class PRILoRACallback(SealCheckpoints, ExportableState):
         RuntimeError: the model is not adapted, not adapted as ``config`` says, or merged; there are two such callbacks;
             Trainer uses FSDP, DeepSpeed or ``nn.DataParallel``, or could not load the best model; a checkpoint can't be
             resumed from; or the weights that Trainer loaded are not those that were saved.
+        ValueError: a run is resumed with other settings of pruning; ranks that PEFT gave to no layer, or two rules for
+            its scaling; or several of PEFT's adapters are active.
     """
 
     def __init__(self, config: PRILoRAConfig | None = None) -> None:
@@ -204,8 +207,13 @@ class PRILoRACallback(SealCheckpoints, ExportableState):
         """The configuration to prune by: the one that the model was adapted with; without one, the callback's own."""
         config = configuration_of(model) or self.config or PRILoRAConfig()
         if self.config not in (None, config):
+            names = [field.name for field in fields(config)]
+            differ = [name for name in names if getattr(self.config, name) != getattr(config, name)]
+            given, has = (
+                ", ".join(f"{name}={getattr(one, name)!r}" for name in differ) for one in (self.config, config)
+            )
             raise RuntimeError(
-                f"PRILoRACallback was given {self.config}, but the model was adapted with {config}; leave the first "
+                f"PRILoRACallback was given {given}, but the model was adapted with {has}; leave the first "
                 "out, or change the second: model.prilora_config = dataclasses.replace(model.prilora_config, ratio=...)"
             )
         return config

@@ -37,4 +37,6 @@ def check_state(state: dict[str, Any], now: dict[str, Any], rule: object) -> Non
         differ.remove("importance")  # as earlier versions named a function
     if differ:
         changes = ", ".join(f"{name}={saved.get(name)!r}, now {settings[name]!r}" for name in differ)
-        raise ValueError(f"the saved pruner had other settings: {changes}")
+        raise ValueError(
+            f"the saved pruner had other settings: {changes}; resume with those that the run began with, or start anew"
+        )

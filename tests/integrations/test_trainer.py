@@ -210,7 +210,7 @@ def test_weights_that_trainer_did_not_load_whole_are_noticed(tmp_path):
 def test_other_pruning_settings_do_not_resume(tmp_path):
     trainer(tmp_path, save_strategy="steps", save_steps=4).train()
     other = PRILoRAConfig(first_rank=2, last_rank=5, interval=5)
-    with pytest.raises(ValueError, match="interval=3, now 5"):
+    with pytest.raises(ValueError, match="interval=3, now 5; resume with those that the run began with"):
         trainer(tmp_path, config=other).train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
 
 
