@@ -122,6 +122,11 @@ class PRILoRACallback(SealCheckpoints, ExportableState):
         if self.pruner is not None:
             self.pruner.detach()  # of a run that was interrupted
         self.pruner = Pruner(model, **config.pruning(args.seed)) if config.ratio else None
+        if config.ratio and state.max_steps <= config.interval > 1 and not _selects(args):
+            logger.warning(
+                f"PRILoRACallback: the run has {state.max_steps} steps and the interval is {config.interval}, so A is "
+                "pruned once, in the last step, and no step is left to recover: give PRILoRAConfig a smaller interval"
+            )
         if state.global_step:
             folder = resumed_from(args, state)
             if damaged := damaged_file(folder):

@@ -415,12 +415,23 @@ def test_a_run_is_not_resumed_with_another_scaling_or_dropout(change, tmp_path):
 def test_what_an_adapter_will_not_hold_is_said_before_training(tmp_path, monkeypatch):
     told = []
     monkeypatch.setattr(integration.logger, "warning", told.append)
-    a_trainer = trainer(tmp_path, max_steps=1)
+    a_trainer = trainer(tmp_path, max_steps=4)
     a_trainer.train()
     assert not told
-    a_trainer = trainer(tmp_path, max_steps=1)
+    a_trainer = trainer(tmp_path, max_steps=4)
     a_trainer.model.bert.encoder.layer[0].output.LayerNorm.weight.requires_grad_(True)
     a_trainer.train()
     assert len(told) == 1
     assert "save_adapter will refuse this model: an adapter holds lora_A, lora_B, pooler and head alone" in told[0]
     assert "'bert.encoder.layer.0.output.LayerNorm.weight'" in told[0]
+
+
+@pytest.mark.parametrize(("steps", "is_said"), [(2, True), (3, True), (4, False)])
+def test_a_run_that_is_pruned_once_in_its_last_step_says_so_before_training(steps, is_said, tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(integration.logger, "warning", told.append)
+    a_trainer = trainer(tmp_path, max_steps=steps)  # every 3 steps
+    a_trainer.train()
+    assert (len(callback_of(a_trainer).history) == 1) == is_said
+    assert len(told) == is_said
+    assert not told or f"the run has {steps} steps and the interval is 3, so A is pruned once" in told[0]
