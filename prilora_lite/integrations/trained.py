@@ -45,7 +45,7 @@ def keep_what_is_lacking(model: nn.Module, folder: Path) -> None:
 
 
 @torch.no_grad()
-def restore(model: nn.Module, folder: Path, saved: dict[str, str]) -> list[str]:
+def restore(model: nn.Module, folder: Path, saved: dict[str, str]) -> tuple[list[str], list[str]]:
     """Take what did not arrive from a checkpoint's own copy of it, where there is one.
 
     Args:
@@ -54,16 +54,16 @@ def restore(model: nn.Module, folder: Path, saved: dict[str, str]) -> list[str]:
         saved: what :func:`digests` gave when it was written.
 
     Returns:
-        Names of the tensors that are still not as they were saved.
+        Names of the tensors that were taken from there, and of those that are still not as they were saved.
     """
-    lacking = _differing(model, saved)
+    lacking = missing = _differing(model, saved)
     if lacking and (folder / TRAINED).is_file():
         stored, places = load_file(folder / TRAINED), _places(model)
         for name in lacking:
             if name in stored and name in places and stored[name].shape == places[name].shape:
                 places[name].copy_(stored[name])
         lacking = _differing(model, saved)
-    return lacking
+    return [name for name in missing if name not in lacking], lacking
 
 
 def _places(model: nn.Module) -> dict[str, Tensor]:

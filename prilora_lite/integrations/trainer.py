@@ -287,13 +287,19 @@ class PRILoRACallback(SealCheckpoints, ExportableState):
 
     def _restore(self, folder: Path, saved: dict[str, Any]) -> None:
         """See to it that the model has the weights that a checkpoint was saved with."""
-        if lacking := restore(self._model, folder, saved["weights"]):
+        restored, lacking = restore(self._model, folder, saved["weights"])
+        if lacking:
             raise RuntimeError(
                 f"the weights that Trainer loaded are not those that {folder} was saved with: "
                 f"{first_of(lacking)} did not arrive. It is damaged or belongs to another model, or transformers "
                 f"saved it under other names than the model has (as it does with ViT) and there is no {TRAINED} in it; "
                 f"{LAST_WHOLE}. If you resume from another folder, name it in "
                 "TrainingArguments(resume_from_checkpoint=...), too"
+            )
+        if restored:  # behind Trainer's warning of missing keys, most of them the base's, which nothing has changed
+            logger.warning(
+                "PRILoRACallback: the model is whole. Of the missing keys that Trainer may have warned of, those that "
+                f"were trained, {len(restored)} tensors, were taken from {folder / TRAINED}; the others are the base's"
             )
 
     @staticmethod

@@ -368,6 +368,23 @@ def test_a_run_resumes_where_transformers_saves_other_names(tmp_path):
     assert_same_weights(whole.model, resumed.model)
 
 
+def test_what_was_restored_by_the_models_own_names_is_said_to_settle_trainers_warning(tmp_path, monkeypatch):
+    told = []
+    trainer_of_pictures(tmp_path, vit(), **SAVING).train()
+    monkeypatch.setattr(integration.logger, "warning", told.append)
+    trainer_of_pictures(tmp_path, vit(), **SAVING).train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+    (said,) = told
+    assert re.search(r"model is whole\. .* [1-9]\d* tensors, were taken from .*trained\.safetensors", said)
+
+
+def test_where_trainer_found_all_of_it_nothing_is_said_to_be_settled(tmp_path, monkeypatch):
+    told = []
+    trainer(tmp_path, **SAVING).train()
+    monkeypatch.setattr(integration.logger, "warning", told.append)
+    trainer(tmp_path, **SAVING).train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+    assert not told
+
+
 def test_what_is_said_of_a_vits_checkpoint_loads_its_adapter(tmp_path):
     whole = trainer_of_pictures(tmp_path, vit(), save_strategy="steps", save_steps=4, max_steps=4)
     whole.train()
