@@ -97,8 +97,9 @@ def decide(differences: Sequence[float], margin: float) -> Decision:
     Both may be true: a difference is there, and it is smaller than the margin.
 
     Args:
-        differences: d, one for each seed, in percentage points.
-        margin: delta, above 0, in the same unit; to be named before the runs.
+        differences: d, one for each seed, in percentage points. :func:`paired_differences` gives fractions of 1, so
+            multiply them: ``decide(100 * paired_differences(runs, "prilora", "lora")["rte"], margin=1)``.
+        margin: delta, above 0, in percentage points too; to be named before the runs.
 
     Raises:
         ValueError: no differences, one that is not finite, or a margin that is not above 0.
@@ -114,10 +115,8 @@ def decide(differences: Sequence[float], margin: float) -> Decision:
     if not sd > _TIE:
         return Decision(n, mean, sd, *[math.nan] * 6, margin)
     p_difference = float(stats.ttest_1samp(d, 0).pvalue)
-    above, below = (
-        stats.ttest_1samp(d, -margin, alternative="greater"),
-        stats.ttest_1samp(d, margin, alternative="less"),
-    )
+    above = stats.ttest_1samp(d, -margin, alternative="greater")
+    below = stats.ttest_1samp(d, margin, alternative="less")
     p_equal = float(max(above.pvalue, below.pvalue))
     return Decision(n, mean, sd, *_interval(d, 0.95), *_interval(d, 0.90), p_difference, p_equal, margin)
 
