@@ -139,8 +139,7 @@ def finetune(
     pick_precision(precision, str(encoder), device)
     glue, callbacks = get_task(task), list(callbacks)
     encoder, method = str(encoder), "prilora" if method is None else method
-    settings = settings or settings_for(encoder, task, method)
-    _warn_of_alpha(method, settings)
+    settings = _settled(settings, encoder, task, method)
     method = METHODS[method].with_alpha(settings.alpha) if isinstance(method, str) else method
     data = check_rows(glue, rows) if isinstance(rows, Mapping) else load_rows(glue, rows)
 
@@ -303,14 +302,16 @@ def _check_arguments(
         raise ValueError(f"settings must be Settings(...) or None for the preset's, got {settings!r}")
 
 
-def _warn_of_alpha(method: object, settings: Settings) -> None:
-    """Say that a configuration which leaves alpha out does not take that of the settings, as a method's name does."""
+def _settled(settings: Settings | None, encoder: str, task: str | Task, method: object) -> Settings:
+    """The settings of a run, given or the preset's; says where a configuration does not take their alpha."""
+    settings = settings or settings_for(encoder, task, method)
     has_alpha = isinstance(method, PRILoRAConfig) and isinstance(method.scaling, str)
-    if has_alpha and method.alpha == PRILoRAConfig.alpha != settings.alpha:
+    if has_alpha and method.alpha == PRILoRAConfig.alpha != settings.alpha:  # a name takes that of the settings
         warn(
             f"alpha={settings.alpha:g} in the settings, given or the preset's for this task, has no effect on a "
             f"configuration, whose own is {method.alpha:g}: give it there, PRILoRAConfig(alpha={settings.alpha:g})"
         )
+    return settings
 
 
 def _check_callbacks(callbacks: object) -> None:
