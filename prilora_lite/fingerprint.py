@@ -22,7 +22,8 @@ SETTINGS = re.compile(
     r"(^|_)heads?$|_eps(ilon)?$|(^|_)act(ivation)?(_fn|_function)?$|(^|\.)rope_|position_embedding_type$"
     r"|pos_att_type|position_buckets$|max_relative_positions$|sliding_window$|local_attention$|classifier_pooling$"
     r"|(^|_)(re)?scal(e|ing)|_scalar$|_multiplier$|softcapping$|layer_types$|(^|\.)(alibi|is_decoder|clamp_len)$"
-    r"|attn_type$|summary_type$|token_dropout$|pad_token_id$"
+    r"|attn_type$|attention_type$|summary_type$|token_dropout$|pad_token_id$|causal|bidirectional|(^|[._])rotary|no_rope"
+    r"|parallel_(residual|attn)|max_distance$|layer_?norm_before$|post_layernorm$|(^|_)pre_?norm|norm_first$"
 )
 ADDED = (
     ". If words were added after loading (resize_token_embeddings), their rows are drawn at random each time: save the "
@@ -86,13 +87,14 @@ def _row_sums(rows: Tensor) -> list[tuple[float, float]]:
     return list(zip((rows @ signs).tolist(), rows.abs().sum(1).tolist(), strict=True))
 
 
-def _settings(config: Any) -> dict[str, int | float | str]:
+def _settings(config: Any) -> dict[str, int | float | str | None]:
     """Numbers of heads, activations, kinds of positions and the like, whatever a family calls them."""
     fields = _flat(config.to_dict()) if hasattr(config, "to_dict") else {}
     return {
         name: value
         for name, value in sorted(fields.items())
-        if isinstance(value, (int, float, str)) and SETTINGS.search(name)
+        if isinstance(value, (int, float, str, type(None))) and SETTINGS.search(name)
+        if not (value is None and name.endswith("pad_token_id"))  # often set after loading
     }
 
 

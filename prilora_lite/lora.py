@@ -103,7 +103,7 @@ class LoRALinear(nn.Module):
         check_mergeable(self.base)
         weight = self.base.weight
         self.unmerged_weight = weight.detach().clone()
-        weight.copy_(weight.to(self.lora_A.dtype) + self.delta_weight())
+        weight.copy_(weight + self.delta_weight())  # added in the finer dtype of the two
 
     @torch.no_grad()
     def unmerge(self) -> None:

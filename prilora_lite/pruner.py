@@ -17,7 +17,7 @@ from prilora_lite.models.listener import Listener, check_finite
 from prilora_lite.models.masks import masks_of_zeros, mass_outside
 from prilora_lite.models.pruner_state import check_state, stored_settings
 from prilora_lite.report import record_pruning
-from prilora_lite.shared.errors import unknown
+from prilora_lite.shared.errors import unknown, warn
 
 
 class Pruner:
@@ -86,7 +86,12 @@ class Pruner:
         self.pruned_at: int | None = None  # step of the latest prune
         # Permanent masks, where regrowth is off; those of an earlier run go on, if they were permanent
         goes_on = not (self.settings["regrow"] or (earlier and earlier.regrow))
-        self._masks = masks_of_zeros(self.layers, self._mask_of) if goes_on else {}
+        self._masks = masks_of_zeros(self.layers, earlier or config) if goes_on else {}
+        if self._masks and earlier and earlier.ratio != config.ratio:
+            warn(
+                f"the zeros of an earlier prune, at ratio {earlier.ratio:g} without regrowth, stay as they are: "
+                f"ratio={config.ratio:g} has no effect; with regrow=True it has"
+            )
         self._listener = Listener(model, self.layers, needs(self.settings["importance"], "gradient"))
 
     @property

@@ -50,8 +50,6 @@ def make_trainable(model: nn.Module, name: str, *, steps: int, alpha: float) -> 
     2023). Two things are our choice: the bottlenecks' widths match the budget of LoRA of rank 8, and LayerNorms stay
     frozen, which Houlsby et al. train.
     """
-    stacks, _ = find_stacks(model)
-    layers = [modules for numbered in stacks.values() for modules in numbered.values()]
     heads = head_parameters(model)
     for parameter_name, parameter in model.named_parameters():
         parameter.requires_grad_(parameter_name in heads)
@@ -59,6 +57,8 @@ def make_trainable(model: nn.Module, name: str, *, steps: int, alpha: float) -> 
         for parameter in _biases(model, heads):
             parameter.requires_grad_(True)
         return model, []
+    stacks, _ = find_stacks(model)
+    layers = [modules for numbered in stacks.values() for modules in numbered.values()]
     if name == "adalora":
         return _adalora(model, layers, steps, alpha)
     _add_bottlenecks(model, layers, name)

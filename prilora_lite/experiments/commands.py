@@ -117,7 +117,6 @@ def _ablate(options: argparse.Namespace) -> int:
                 raise
             records = []
     if speaks and records:
-        written = reporting.write(output)
         frame = reporting.to_dataframe(records)
         print(f"\n{reporting.format_table(reporting.summarize(frame))}\n")
         if text := published.table(frame):
@@ -127,7 +126,7 @@ def _ablate(options: argparse.Namespace) -> int:
             print(f"{text}\n")
         if text := _pruned_too_late(records):
             print(f"{text}\n")
-        _print_paths({"runs": output} | written)
+        _print_paths({"runs": output} | reporting.write(output))
         print("notebooks, from the folder of the repository: jupyter lab notebooks")
     if crashed:
         first = crashed[0]["error"]

@@ -53,12 +53,12 @@ def load_encoder(
     """
     name, task = str(name), get_task(task)
     place, revision = _locate(name)
-    options: dict[str, Any] = {"num_labels": task.num_labels}
+    # The kind before the number: a fine-tuned classifier has another, which would not allow this one
+    kind = "single_label_classification" if task.labels else "regression"
+    options: dict[str, Any] = {"problem_type": kind, "num_labels": task.num_labels}
     if task.labels:
         options["id2label"] = dict(enumerate(task.labels))
         options["label2id"] = {label: i for i, label in enumerate(task.labels)}
-    else:
-        options["problem_type"] = "regression"
     with _quiet():
         with _explained(name):
             tokenizer = AutoTokenizer.from_pretrained(place, revision=revision, trust_remote_code=False)

@@ -82,7 +82,13 @@ def in_seeds(counts: Iterable[int]) -> str:
 
 def _title(task: str, runs: pd.DataFrame) -> str:
     """A task's name, with a warning where its runs come from several machines."""
-    return f"{task}, several machines" if "machine" in runs and runs["machine"].nunique() > 1 else task
+    several = "machine" in runs and runs["machine"].nunique() > 1
+    return as_written(f"{task}, several machines" if several else task)
+
+
+def as_written(name: str) -> str:
+    """A name that Matplotlib draws as it is: what stands between two dollars it would set as a formula."""
+    return name.replace("$", r"\$")
 
 
 def plot_answers(answers: pd.DataFrame) -> Figure:
@@ -308,7 +314,7 @@ def plot_allocation(ranks: pd.DataFrame, line: Sequence[int]) -> Figure:
             range(len(line)), line, f"{ranks_look.marker}--", color=ranks_look.colour, linewidth=2,
             label="PRILoRA's line",
         )  # fmt: skip
-        axes.set_title(task)
+        axes.set_title(as_written(task))
         below = axes.get_subplotspec().is_last_row()
         axes.set_xlabel("layer" if below else "")
         axes.set_ylabel("mean rank in the layer")

@@ -249,9 +249,12 @@ def evaluate(
     try_out(model, tokenizer, glue, tokenized, max_length)
     with tempfile.TemporaryDirectory(prefix="prilora-") as folder:
         arguments = TrainingArguments(folder, **common_arguments(precision, encoder, device))
-        trainer = GlueTrainer(model, arguments, glue, tokenizer)
+        trainer, training = GlueTrainer(model, arguments, glue, tokenizer), model.training
         show_progress(trainer, progress)
-        logs = trainer.evaluate(evaluation_sets(tokenized, glue))
+        try:
+            logs = trainer.evaluate(evaluation_sets(tokenized, glue))
+        finally:
+            model.train(training)  # a loop that evaluates goes on with dropout
     return in_order(metrics_in(logs), glue)
 
 

@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from prilora_lite.config import SCALINGS, PRILoRAConfig
-from prilora_lite.experiments.figures import TASK_GREYS, of_values, row_of_panels
+from prilora_lite.experiments.figures import TASK_GREYS, as_written, of_values, row_of_panels
 from prilora_lite.experiments.frames import UNUSUAL
 from prilora_lite.experiments.looks import MARKERS
 
@@ -86,8 +86,8 @@ def plot_grid(runs: pd.DataFrame, slope: int, ratio: float) -> Figure:
             ]
             if points:
                 axes.errorbar(
-                    *zip(*points, strict=True), color=TASK_GREYS[place % len(TASK_GREYS)], capsize=4, label=task,
-                    linestyle=("-", "--")[place % 2], marker=MARKERS[place], markersize=7,
+                    *zip(*points, strict=True), color=TASK_GREYS[place % len(TASK_GREYS)], capsize=4,
+                    label=as_written(task), linestyle=("-", "--")[place % 2], marker=MARKERS[place], markersize=7,
                 )  # fmt: skip
         axes.set_xticks(values)
         axes.set_title(title)

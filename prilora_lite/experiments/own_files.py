@@ -48,6 +48,11 @@ def _check_no_answers(table: Path) -> None:
         )
 
 
+def as_title(title: str) -> str:
+    """A title above a table that Markdown takes for no heading and no table, whatever its encoder is called."""
+    return f"\\{title}" if title.startswith(("#", "|")) else title
+
+
 def _header(table: Path) -> str:
     """The first line of a table that is no comment."""
     lines = table.read_text(encoding="utf-8", errors="replace").splitlines()

@@ -27,7 +27,7 @@ from prilora_lite.experiments.comparison import (
 )
 from prilora_lite.experiments.frames import groups, to_dataframe
 from prilora_lite.experiments.methods import METHODS, label_of
-from prilora_lite.experiments.own_files import check_places, paths_of
+from prilora_lite.experiments.own_files import as_title, check_places, paths_of
 from prilora_lite.experiments.study import read_crashes, read_runs
 from prilora_lite.experiments.tasks import TASKS
 from prilora_lite.ranks import linear_ranks
@@ -88,9 +88,11 @@ def write(file: Path, folder: Path | None = None) -> dict[str, Path]:
     heads = ["# " + ", ".join(f"{name} {value}" for name, value in e.items()) + "\n" for e in environments.values()]
     write_whole(paths["table"], ("".join(heads) + runs.to_csv(index=False, lineterminator="\n")).encode())
     crashed = crashes.crashed_runs(records, read_crashes(file))
-    tables = [f"{title}\n\n{markdown_table(part)}\n" for title, part in parts.items()]
+    tables = [f"{as_title(title)}\n\n{markdown_table(part)}\n" for title, part in parts.items()]
     for title, here in crashed.groupby("group", sort=False):
-        tables.append(f"{title}: runs that crashed, and are left out\n\n{_in_markdown(crashes.markdown_cells(here))}\n")
+        tables.append(
+            f"{as_title(title)}: runs that crashed, and are left out\n\n{_in_markdown(crashes.markdown_cells(here))}\n"
+        )
     ranks = allocation.allocations(records)
     if len(ranks):
         tables.append(f"AdaLoRA: final rank by layer, mean over seeds and matrices\n\n{allocation.markdown(ranks)}\n")

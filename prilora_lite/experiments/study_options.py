@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from prilora_lite.shared.errors import unknown
+from prilora_lite.shared.files import given_path
 
 if TYPE_CHECKING:
     from prilora_lite.experiments.task import Task
@@ -197,6 +198,8 @@ def read_file(file: Path) -> dict[str, Any]:
     for name in ("rows", "encoder"):
         if name in options:
             options[name] = beside(file, options[name])
+    if "output" in options:
+        options["output"] = file.parent / given_path(options["output"])
     return options
 
 

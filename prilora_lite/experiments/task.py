@@ -40,6 +40,10 @@ class Task:
     def __post_init__(self) -> None:
         if not (isinstance(self.name, str) and self.name.strip()) or set(self.name) & set("/\\"):
             raise ValueError(f"the name of a task is a text without / and \\, got {self.name!r}")
+        if self.name == "all" or not self.name.isprintable():
+            raise ValueError(
+                f"a task may not be called {self.name!r}: give a name of one line, but not all, which is their mean"
+            )
         for field, example in (("columns", "text"), ("labels", "bad"), ("metrics", "accuracy"), ("splits", "dev")):
             object.__setattr__(self, field, self._names(field, example))
         if not self.metrics:

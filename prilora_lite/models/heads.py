@@ -12,11 +12,13 @@ from prilora_lite.models.stacks import backbone_of, is_encoder_decoder, layer_nu
 def head_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """Pooler and classification head, by name: all outside the backbone, plus its pooler, except output embeddings.
 
+    A head that reads each token has no use for a pooler, which stays frozen then, as BigBird's.
     In a module of one's own: all beside its layers and embeddings, or beside the one model of transformers in it.
     """
     outputs = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     frozen = set() if outputs is None else set(outputs.parameters())
-    vocabulary = {parameter.shape[0] for parameter in frozen if parameter.ndim}
+    hidden = getattr(getattr(model, "config", None), "hidden_size", None)  # a small vocabulary may be as large
+    vocabulary = {parameter.shape[0] for parameter in frozen if parameter.ndim} - {hidden}
     frozen |= {p for p in model.parameters() if vocabulary & set(p.shape)}  # MobileBERT's is in two parts
     backbone = _inner_model(model) if _is_of_ones_own(model) else backbone_of(model)
     if backbone is None:
@@ -28,7 +30,8 @@ def head_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
             if isinstance(module, nn.Embedding) or _holds_layers(module):
                 frozen |= set(module.parameters())
     else:
-        frozen |= {p for name, p in backbone.named_parameters() if "pooler" not in name.split(".")}
+        pooled = not re.search("For(TokenClassification|QuestionAnswering|MaskedLM|CausalLM)$", type(model).__name__)
+        frozen |= {p for name, p in backbone.named_parameters() if not (pooled and "pooler" in name.split("."))}
     return {name: parameter for name, parameter in model.named_parameters() if parameter not in frozen}
 
 

@@ -240,7 +240,21 @@ def unwrapped(model: nn.Module) -> nn.Module:
                 f"{name} is offloaded, as device_map does where the devices are too small, so it can be neither "
                 "trained nor pruned: spread the model over devices that hold all of it, or load it in bfloat16"
             )
+    _check_kept_alike(model)
     return without_wrappers(model)
+
+
+def _check_kept_alike(model: nn.Module) -> None:
+    """Raise ValueError for an A or B that was made inside DistributedDataParallel, which does not know of it."""
+    if not isinstance(model, nn.parallel.DistributedDataParallel):
+        return
+    known = {id(parameter) for parameter in model._module_parameters}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and (".lora_A" in name or ".lora_B" in name) and id(parameter) not in known:
+            raise ValueError(
+                f"{name} was made after the model was wrapped in DistributedDataParallel, so the processes would "
+                "drift apart: adapt the model first, then wrap it (with Accelerate: before prepare)"
+            )
 
 
 def without_wrappers(model: nn.Module) -> nn.Module:

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
+from prilora_lite.config import PRILoRAConfig
+from prilora_lite.importance import keep_mask
 from prilora_lite.lora import LoRALinear
 from prilora_lite.models.layers import PeftLayer, stacked
 
 
 @torch.no_grad()
-def masks_of_zeros(layers: dict[str, LoRALinear | PeftLayer], mask_of: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+def masks_of_zeros(layers: dict[str, LoRALinear | PeftLayer], config: PRILoRAConfig) -> dict[str, Tensor]:
     """The masks that an earlier run has left in its A, by layer; none unless each A has the zeros that a prune leaves.
 
     Args:
         layers: adapted layers; what is not trained needs no mask.
-        mask_of: which entries a prune keeps, (r, n), by their scores, (r, n).
+        config: with the ratio and scope of the earlier run.
     """
     trained = {name: layer.lora_A for name, layer in layers.items() if layer.lora_A.requires_grad}
     masks = {name: A != 0 for name, A in trained.items()}
-    pruned = all((A[~mask_of(A.abs())] == 0).all() for A in trained.values())
+    pruned = all((A[~keep_mask(A.abs(), config.ratio, config.scope)] == 0).all() for A in trained.values())
     return masks if pruned and not all(mask.all() for mask in masks.values()) else {}
 
 

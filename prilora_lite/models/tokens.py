@@ -71,6 +71,7 @@ class RealTokens:
         self._given: Any = None  # the mask that the whole model was given in this pass
         self._withheld = False  # whether that mask was not handed on to the entry
         model = _hugging_face_model(model)
+        self._padding = getattr(getattr(model, "config", None), "pad_token_id", None)
         entries = _mask_entries(model)
         # For the current forward pass and each source of tokens: the mask's shape, and which tokens are real. The keys
         # stay the same, so that a model that was compiled in the first pass need not be compiled again.
@@ -158,7 +159,7 @@ class RealTokens:
                     self._withheld = mask is None and self._given is not None
                     mask, self._given = self._given if mask is None else mask, None
                 if mask is None and source == "decoder":
-                    mask = _without_padding(given.get("input_ids"), getattr(entry.config, "pad_token_id", None))
+                    mask = _without_padding(given.get("input_ids"), self._padding_of(entry))
                 self._real[source] = _read(_after_the_cache(mask, given))
                 self._real["memory"] = _read(given.get("encoder_attention_mask"))
                 self._real["head"] = self._real[source]  # the decoder runs last, so a head after it uses its mask
@@ -167,6 +168,11 @@ class RealTokens:
                 self._ran = set()  # not cleared: what it held before would be looked at again by a compiled model
 
         return read_masks
+
+    def _padding_of(self, entry: nn.Module) -> int | None:
+        """The padding token of a decoder; of one without, such as GPT-2, that of the whole model, which pads it."""
+        own = getattr(entry.config, "pad_token_id", None)
+        return self._padding if own is None else own
 
     def _warn_of(self, names: list[str], given: dict[str, Any], model: str) -> None:
         """Warn of a mask (batch, tokens) that came under another name, so that padding counts as tokens."""
@@ -215,6 +221,11 @@ def _mask_entries(model: nn.Module) -> dict[str, nn.Module]:
     backbone = backbone_of(model)
     if is_encoder_decoder(backbone):
         return {"encoder": backbone.encoder, "decoder": backbone.decoder}
+    if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+        for module in backbone.modules():  # from the outside in
+            reads = "encoder_hidden_states" in inspect.signature(module.forward).parameters
+            if reads and any(".lora_A" in name for name, _ in module.named_parameters()):
+                return {"decoder": module}  # SeamlessM4T's, adapted by itself
     decoder = None if hasattr(backbone, "encoder") else getattr(backbone, "decoder", None)
     if isinstance(decoder, nn.Module) and any(".lora_A" in name for name, _ in decoder.named_parameters()):
         return {"encoder": decoder}  # OPT's and BART's language models call it past the backbone

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import shutil
 from pathlib import Path
 
 
@@ -29,14 +30,17 @@ def write_whole(path: Path, content: bytes) -> None:
     Raises:
         OSError: the file can't be written; the message names it and a way out.
     """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    place = Path(os.path.realpath(path))  # a link stays one, and what it names has the new content
+    part = place.with_name(f".{place.name}.{os.getpid()}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        place.parent.mkdir(parents=True, exist_ok=True)
         with part.open("wb") as file:
+            if place.exists():
+                shutil.copymode(place, part)  # a private file stays private
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(part, path)
+        os.replace(part, place)
     except OSError as error:
         raise not_written(path, error) from error
     finally:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
-from transformers import AutoModelForSequenceClassification
+from transformers import AlbertConfig, AlbertForSequenceClassification, AutoModelForSequenceClassification
 
 from prilora_lite import Settings, finetune, load_encoder
 from prilora_lite.experiments import baselines
@@ -49,6 +49,17 @@ def test_it_trains_its_own_part_with_pooler_and_head_and_nothing_else(name, part
         frozen_copy = "original_module" in parameter_name  # PEFT keeps one of what it trains whole
         own = any(p in parameter_name for p in parts)
         assert parameter.requires_grad == ((head and not frozen_copy) or own), parameter_name
+
+
+def test_bitfit_asks_for_no_ranks_and_takes_layers_that_share_their_weights():
+    config = AlbertConfig(
+        vocab_size=99, embedding_size=12, hidden_size=24, num_hidden_layers=2, num_attention_heads=2,
+        intermediate_size=40,
+    )  # fmt: skip
+    model, _ = baselines.make_trainable(AlbertForSequenceClassification(config), "bitfit", steps=STEPS, alpha=16.0)
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert {name for name in trained if "layer" in name}
+    assert all(name.endswith("bias") or "pooler" in name or "classifier" in name for name in trained)
 
 
 @pytest.mark.parametrize(("name", "places"), [("houlsby", 24), ("pfeiffer", 12)])

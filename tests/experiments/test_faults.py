@@ -75,6 +75,23 @@ def test_what_a_killed_process_left_beside_an_adapter_is_not_taken_for_one(tmp_p
     assert (tmp_path / "adapter.safetensors").read_bytes() == b"whole"
 
 
+@posix
+def test_a_link_stays_one_and_what_it_names_has_the_new_content(tmp_path):
+    (tmp_path / "run1").write_bytes(b"old")
+    (tmp_path / "latest").symlink_to("run1")
+    write_whole(tmp_path / "latest", b"new")
+    assert (tmp_path / "latest").is_symlink()
+    assert (tmp_path / "run1").read_bytes() == b"new"
+
+
+@posix
+def test_a_private_file_stays_private(tmp_path):
+    (tmp_path / "mine").write_bytes(b"old")
+    (tmp_path / "mine").chmod(0o600)
+    write_whole(tmp_path / "mine", b"new")
+    assert (tmp_path / "mine").stat().st_mode & 0o777 == 0o600
+
+
 def test_a_run_whose_description_was_cut_off_says_which_file(options, tmp_path):
     finetune(**options, output_dir=tmp_path, device="cpu", progress=False)
     (tmp_path / "run.json").write_text('{"task": "co', encoding="utf-8")

@@ -12,6 +12,7 @@ from prilora_lite.experiments.looks import LOOKS, MARKERS
 from prilora_lite.experiments.methods import METHODS
 from prilora_lite.experiments.tasks import TASKS
 from tests.drawn import assert_legible
+from tests.experiments.stored import stored
 from tests.experiments.test_study import record
 
 
@@ -27,6 +28,15 @@ def test_the_figure_shows_every_run_and_every_mean():
     assert [label.get_text() for label in axes.get_yticklabels()] == ["head only", "LoRA"]
     assert axes.get_xlabel() == "Matthews correlation on validation (%)"
     assert axes.get_title() == "cola (1 to 2 seeds)"
+
+
+def test_dollars_in_the_name_of_a_task_are_drawn_as_they_are(tmp_path):
+    definition = {"name": "$x^$ a", "columns": ["text"], "labels": ["a", "b"], "metrics": ["accuracy"]}
+    made = [stored(m, seed=s, task="$x^$ a", definition=definition) for m in ("lora", "prilora") for s in (0, 1)]
+    frame = reporting.to_dataframe(made)
+    for number, figure in enumerate((figures.plot_ablation(frame), figures.plot_cost(frame))):
+        figures.write_png(tmp_path / f"{number}.png", figure)
+        assert r"\$x^\$ a" in "".join(axes.get_title() for axes in figure.axes)
 
 
 def test_of_two_methods_a_line_joins_the_runs_of_each_seed():

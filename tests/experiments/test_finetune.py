@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+import transformers as hf
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, TrainerCallback
 
 from prilora_lite import (
@@ -22,6 +23,8 @@ from prilora_lite.experiments.finetune import result_record
 from prilora_lite.experiments.presets import POCKET_SHORT
 from prilora_lite.experiments.rows import drawn_rows
 from prilora_lite.experiments.tasks import TASKS
+from prilora_lite.experiments.tokens import check_length
+from tests.small_models import write_rows
 from tests.training import CONFIG, StopAfter, run
 
 
@@ -236,6 +239,27 @@ def test_evaluating_needs_no_training_rows(encoder, rows):
     assert found == evaluate(model, tokenizer, "cola", rows=data, max_length=16, progress=False)
     with pytest.raises(ValueError, match="lack the split 'validation'; there are train"):
         evaluate(model, tokenizer, "cola", rows={"train": data["train"]}, max_length=16, progress=False)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_evaluating_leaves_the_model_in_its_mode(training, encoder, rows):
+    model, tokenizer = load_encoder(encoder, TASKS["cola"])
+    evaluate(model.train(training), tokenizer, "cola", rows=rows, max_length=16, progress=False)
+    assert model.training == training
+
+
+@pytest.mark.parametrize("tasks", [("stsb", "rte"), ("rte", "stsb"), ("mnli", "rte")])
+def test_a_classifier_of_one_task_is_an_encoder_for_another(tasks, encoder, tmp_path):
+    for task in tasks:
+        write_rows(tmp_path / "rows", TASKS[task])
+    first = run(encoder, tmp_path / "rows", task=tasks[0], method="full", output_dir=tmp_path / "first")
+    second = run(first.path, tmp_path / "rows", task=tasks[1], method="head")
+    assert list(second.metrics) == list(TASKS[tasks[1]].metrics)
+
+
+def test_an_encoder_without_a_limit_of_positions_reads_rows_of_any_length():
+    model = hf.XLNetModel(hf.XLNetConfig(vocab_size=99, d_model=24, n_layer=2, n_head=2, d_inner=40))
+    check_length(model, 10_000)
 
 
 def test_rows_given_by_hand_are_checked(encoder, rows):

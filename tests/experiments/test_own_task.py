@@ -94,6 +94,12 @@ def test_the_metric_of_a_regression_is_that_of_the_saved_file(encoder, folder, t
     assert list(result.metrics) == ["pearson_spearman"]
 
 
+@pytest.mark.parametrize("name", ["all", "two\nlines", "a\tb"])
+def test_a_name_that_tables_would_mistake_is_refused(name):
+    with pytest.raises(ValueError, match="give a name of one line, but not all, which is their mean"):
+        Task(name, ("text",), ("bad", "good"))
+
+
 def test_a_model_that_numbers_the_same_labels_otherwise_is_not_judged(encoder, folder):
     model, tokenizer = load_encoder(encoder, MINE)
     turned = Task("mine", ("text",), ("good", "neither", "bad"))

@@ -213,6 +213,14 @@ def test_a_name_with_a_dot_keeps_it_in_every_file(tmp_path):
     assert {path.stem.split("_")[0] for path in tmp_path.iterdir()} == {"lr0.001", "lr0.002"}
 
 
+@pytest.mark.parametrize("encoder", ["#1", "|one"])
+def test_tables_of_an_encoder_with_a_strange_name_are_written_again(encoder, tmp_path):
+    file = write_runs(tmp_path / "runs.jsonl", [stored("lora", seed=s, encoder=encoder) for s in (0, 1)])
+    first = write(file)["markdown"].read_text(encoding="utf-8")
+    assert first.startswith(f"\\{encoder}")
+    assert write(file)["markdown"].read_text(encoding="utf-8") == first
+
+
 def test_a_file_that_is_not_there_is_named(tmp_path, capsys):
     assert main(["report", str(tmp_path / "no.jsonl")]) == 2
     assert "no.jsonl; prilora-lite ablate writes one" in capsys.readouterr().err

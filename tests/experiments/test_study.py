@@ -393,6 +393,22 @@ def test_a_worker_that_is_killed_ends_in_a_message_and_the_next_start_goes_on(en
     assert len(essence(output)) == 20
 
 
+def test_an_output_that_the_file_names_counts_from_its_folder(encoder, rows, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    file = tmp_path / "here" / "s.toml"
+    options = {"encoder": str(encoder), "rows": str(rows), "tasks": ["cola"], "methods": ["head"], "seeds": [0]}
+    options |= {"output": "runs/mine.jsonl", "precision": "fp32"}
+    text = "".join(f"{name} = {json.dumps(value)}\n" for name, value in options.items())
+    file.write_text(f"{text}[set]\nepochs = 1\nbatch_size = 8\nmax_length = 16\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert main(["ablate", "../here/s.toml"]) == 0
+    assert len(read_records(tmp_path / "here" / "runs" / "mine.jsonl")) == 1
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+    assert main(["ablate", "../here/s.toml", "--output", "given.jsonl"]) == 0
+    assert (tmp_path / "elsewhere" / "given.jsonl").is_file()
+
+
 def test_a_study_may_be_described_in_a_file(encoder, rows, tmp_path):
     file = tmp_path / "slopes.toml"
     file.write_text(

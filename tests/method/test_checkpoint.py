@@ -564,6 +564,7 @@ def test_a_base_that_computes_otherwise_with_the_same_weights_is_refused(setting
 
 CAUSAL = {"vocab_size": 99, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
 CAUSAL |= {"num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 16}
+SMALL_T5 = {"vocab_size": 99, "d_model": 32, "d_ff": 48, "d_kv": 16, "num_layers": 2, "num_heads": 2}
 SMALL_GPT2 = {"vocab_size": 99, "n_embd": 32, "n_layer": 2, "n_head": 2, "num_labels": 2}
 
 
@@ -577,6 +578,11 @@ SMALL_GPT2 = {"vocab_size": 99, "n_embd": 32, "n_layer": 2, "n_head": 2, "num_la
         (hf.Gemma2ForCausalLM, hf.Gemma2Config, CAUSAL, "query_pre_attn_scalar", (256, 4)),
         (hf.GPT2ForSequenceClassification, hf.GPT2Config, SMALL_GPT2, "scale_attn_weights", (True, False)),
         (hf.GPT2ForSequenceClassification, hf.GPT2Config, SMALL_GPT2, "pad_token_id", (0, 7)),
+        (hf.Qwen2ForCausalLM, hf.Qwen2Config, CAUSAL, "is_causal", (False, True)),
+        (hf.MistralForCausalLM, hf.MistralConfig, CAUSAL, "sliding_window", (4, None)),
+        (hf.MistralForCausalLM, hf.MistralConfig, CAUSAL, "sliding_window", (None, 4)),
+        (hf.GPTNeoXForCausalLM, hf.GPTNeoXConfig, CAUSAL, "use_parallel_residual", (True, False)),
+        (hf.T5ForConditionalGeneration, hf.T5Config, SMALL_T5, "relative_attention_max_distance", (128, 16)),
     ],
 )
 def test_a_base_of_another_family_that_computes_otherwise_is_refused(model, config, base, setting, values, tmp_path):
@@ -589,6 +595,15 @@ def test_a_base_of_another_family_that_computes_otherwise_is_refused(model, conf
     same = model(config(**base, **{setting: values[0]}))
     same.load_state_dict(other.state_dict())
     load_adapter(same, path)
+
+
+def test_a_padding_token_that_is_set_after_loading_makes_no_other_base(tmp_path):
+    one, other = (hf.GPT2ForSequenceClassification(hf.GPT2Config(**SMALL_GPT2)) for _ in range(2))
+    other.load_state_dict(one.state_dict())
+    adapt(one, CONFIG)
+    path = save_adapter(one, tmp_path / "a.safetensors")
+    other.config.pad_token_id = 0
+    load_adapter(other, path)
 
 
 def other_positions(name):

@@ -115,6 +115,15 @@ def test_merging_twice_and_unmerging_an_unmerged_layer_are_refused():
         layer.merge()
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_merging_an_update_of_zero_changes_nothing_whatever_the_dtype_of_a_and_b(dtype):
+    layer = LoRALinear(nn.Linear(6, 4), 2, scaling=1.0)
+    layer.lora_A.data, layer.lora_B.data = layer.lora_A.to(dtype), layer.lora_B.to(dtype)
+    before = layer.base.weight.clone()
+    layer.merge()
+    assert torch.equal(layer.base.weight, before)
+
+
 def test_the_state_of_a_layer_is_the_same_merged_or_not():
     model = nn.Sequential(LoRALinear(nn.Linear(6, 4), 2, scaling=2.0), nn.Linear(4, 3))
     nn.init.normal_(model[0].lora_B)

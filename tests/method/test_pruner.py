@@ -607,6 +607,19 @@ def test_a_permanent_mask_stays_for_the_next_pruner(scope):
     assert equal(gone, zeros(second))
 
 
+@pytest.mark.parametrize("ratio", [0.25, 0.75])
+def test_a_permanent_mask_stays_for_a_pruner_of_another_ratio_which_says_so(ratio):
+    model = adapted()
+    first = Pruner(model, interval=2, regrow=False)
+    train(model, first, 2)
+    first.detach()
+    gone = zeros(first)
+    with pytest.warns(UserWarning, match=f"at ratio 0.5 without regrowth, stay as they are: ratio={ratio} has no"):
+        second = Pruner(model, interval=2, ratio=ratio, regrow=False)
+    train(model, second, 3, seed=2)
+    assert equal(gone, zeros(second))
+
+
 def test_zeros_that_might_have_regrown_are_no_permanent_mask():
     model = adapted()
     first = Pruner(model, interval=2)
@@ -1051,6 +1064,24 @@ def test_two_processes_prune_as_one_does_with_the_whole_batch(tmp_path):
     for name, layer in pruner.layers.items():
         assert torch.equal(first[name], second[name])
         assert torch.equal(first[name], layer.lora_A)
+
+
+def test_adapters_made_inside_distributed_data_parallel_are_refused(tmp_path):
+    """Its processes would average the head's gradients, but not those of A and B."""
+    import torch.distributed as distributed
+
+    distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/meet", rank=0, world_size=1)
+    try:
+        model = build("bert")
+        parallel = nn.parallel.DistributedDataParallel(model)
+        with pytest.raises(ValueError, match=r"first, then wrap the model \(with Accelerate: before prepare\)"):
+            adapt(parallel, PRILoRAConfig())
+        adapt(model, PRILoRAConfig())
+        with pytest.raises(ValueError, match="was made after the model was wrapped in DistributedDataParallel"):
+            Pruner(parallel)
+        Pruner(nn.parallel.DistributedDataParallel(model, find_unused_parameters=True))
+    finally:
+        distributed.destroy_process_group()
 
 
 def _process_with_gradients(rank, folder):

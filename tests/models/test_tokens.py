@@ -12,6 +12,7 @@ from tests.architectures import CASES, build_with, inputs
 
 CONFIG = PRILoRAConfig(first_rank=2, last_rank=4)
 FOUR = {"depths": [1] * 4, "hidden_sizes": [16, 16, 32, 32], "num_attention_heads": [1, 1, 2, 2], "num_labels": 2}
+SEAMLESS = {"layers": 2, "attention_heads": 2, "ffn_dim": 40}
 PIXELS = {"pixel_values": (2, 3, 64, 64)}
 
 
@@ -265,6 +266,40 @@ def test_pix2structs_cross_attention_counts_the_patches_of_the_encoder():
     assert_own_statistics(
         model, rows, lambda name: patches if name.startswith("encoder") or name.endswith(of_patches) else tokens
     )
+
+
+def test_a_decoder_that_is_adapted_by_itself_counts_its_own_tokens_and_those_of_the_encoder():
+    torch.manual_seed(0)
+    options = {f"{part}_{name}": value for part in ("encoder", "decoder") for name, value in SEAMLESS.items()}
+    config = hf.SeamlessM4TConfig(vocab_size=99, hidden_size=24, pad_token_id=0, **options)
+    model = hf.SeamlessM4TForTextToText(config).requires_grad_(False)
+    adapt(model.text_decoder.layers, CONFIG)
+    source, target = torch.ones(2, 8, dtype=torch.long), torch.ones(2, 8, dtype=torch.long)
+    source[0, 2:], target[1, 7:] = 0, 0
+    ids = torch.randint(3, 99, (2, 8))
+    rows = {"input_ids": ids, "attention_mask": source, "decoder_input_ids": ids, "decoder_attention_mask": target}
+    of_source = ("cross_attention.k_proj", "cross_attention.v_proj")
+    assert_own_statistics(model, rows, lambda name: source if name.endswith(of_source) else target)
+
+
+def test_a_decoder_without_a_padding_token_is_padded_with_the_whole_models():
+    torch.manual_seed(0)
+    vision = hf.ViTConfig(
+        image_size=16, patch_size=8, hidden_size=24, num_hidden_layers=2, num_attention_heads=2, intermediate_size=40
+    )
+    text = hf.GPT2Config(vocab_size=99, n_embd=24, n_layer=2, n_head=2)
+    config = hf.VisionEncoderDecoderConfig.from_encoder_decoder_configs(vision, text)
+    config.pad_token_id, config.decoder_start_token_id = 0, 1
+    model = hf.VisionEncoderDecoderModel(config=config)
+    adapt(model, CONFIG)
+    labels = torch.randint(3, 99, (2, 8))
+    labels[1, 3:] = -100
+    real = torch.ones(2, 8, dtype=torch.long)
+    real[1, 4:] = 0  # the first token, and three labels
+    reads_patches = ("crossattention.c_attn",)
+    rows = {"pixel_values": torch.randn(2, 3, 16, 16), "labels": labels}
+    own = lambda name: name.startswith("decoder") and not name.endswith(reads_patches)  # noqa: E731
+    assert_own_statistics(model, rows, lambda name: real if own(name) else None)
 
 
 @pytest.mark.parametrize("name", OTHERS)

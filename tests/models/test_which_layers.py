@@ -331,6 +331,20 @@ def test_both_parts_of_mobileberts_output_embedding_stay_frozen():
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("vocabulary", [99, 32])  # 32: as large as the hidden size
+def test_a_head_is_trained_whatever_the_size_of_the_vocabulary(vocabulary):
+    options = {"vocab_size": vocabulary, "n_embd": 32, "n_layer": 2, "n_head": 2}
+    names = trained_beside(hf.GPT2DoubleHeadsModel(hf.GPT2Config(**options)))
+    assert names == {"multiple_choice_head.summary.weight", "multiple_choice_head.summary.bias"}
+
+
+def test_a_pooler_that_a_head_for_tokens_does_not_read_stays_frozen():
+    options = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 40}
+    config = hf.LayoutLMConfig(**options, vocab_size=99)
+    assert trained_beside(hf.LayoutLMForTokenClassification(config)) == {"classifier.weight", "classifier.bias"}
+    assert "layoutlm.pooler.dense.weight" in trained_beside(hf.LayoutLMForSequenceClassification(config))
+
+
 # What no adapter reaches, or two would
 
 
