@@ -84,6 +84,8 @@ class PRILoRAConfig:
                 raise ValueError(f"ranks must be one integer of at least 1 for each layer, got {self.ranks!r}")
             object.__setattr__(self, "ranks", tuple(self.ranks))
         elif not callable(self.ranks) and self.ranks not in list(SCHEDULES):
+            if is_integer(self.ranks, 1):
+                raise ValueError(f"ranks={self.ranks}: the same rank in all layers is PRILoRAConfig.lora({self.ranks})")
             raise unknown("schedule of ranks", self.ranks, SCHEDULES)
 
     def _check_scaling(self) -> None:

@@ -142,7 +142,7 @@ def importance_rule(rule: str | Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 def needs(rule: str | Callable[..., Tensor], what: str) -> bool:
-    """Whether an importance rule is a function of ``mean_square``, ``gradient`` or ``generator``."""
+    """Whether an importance rule is a function of this one of :data:`INPUTS`."""
     return what in inspect.signature(importance_rule(rule)).parameters
 
 

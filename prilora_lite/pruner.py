@@ -47,6 +47,9 @@ class Pruner:
 
     Attributes:
         layers: the layers whose A is pruned, by name.
+        settings: those it prunes by.
+        steps: optimizer steps so far.
+        pruned_at: the step of the latest prune, None before it.
         history: for each prune that chose entries its ``step``; the share of zeros in all A ``before`` and ``after``
             it; and its ``mass``, the share of A's squared norm that it removed, over all layers.
 

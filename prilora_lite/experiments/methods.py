@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from itertools import product
 from typing import Any
 
 from prilora_lite.config import PRILoRAConfig
+from prilora_lite.shared.callables import callable_name
 from prilora_lite.shared.errors import unknown
 
 
@@ -167,8 +168,12 @@ def label_of(name: str) -> str:
     return METHODS[name].label if name in METHODS else name
 
 
+# Fields that a label tells in words of its own, or leaves to the settings
+_SHORT = ("first_rank", "last_rank", "ranks", "alpha", "scaling", "ratio", "interval", "importance", "seed")
+
+
 def _label(config: PRILoRAConfig) -> str:
-    """Ranks and pruning in short: ``12..4, mean, ratio 0.25, N 10, random``; what is at its default is left out."""
+    """Ranks, ratio and what else is not at its default, in short: ``12..4, mean, ratio 0.25, N 10, scope matrix``."""
     config, default = config.canonical(), PRILoRAConfig()
     parts = [_ranks_in_short(config)]
     if config.scaling != default.scaling:
@@ -177,7 +182,11 @@ def _label(config: PRILoRAConfig) -> str:
     if config.interval != default.interval:
         parts.append(f"N {config.interval}")
     if config.importance != default.importance:
-        parts.append(config.importance)
+        parts.append(callable_name(config.importance) if callable(config.importance) else config.importance)
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if field.name not in _SHORT and value != field.default:
+            parts.append(f"{field.name} {' '.join(map(str, value)) if isinstance(value, tuple) else value}")
     return ", ".join(parts)
 
 
@@ -185,6 +194,8 @@ def _ranks_in_short(config: PRILoRAConfig) -> str:
     """``4..12``, flat ``8``, another schedule with its name, or the ranks themselves: ``2,2,8,8``."""
     if isinstance(config.ranks, tuple):
         return ",".join(map(str, config.ranks))
+    if callable(config.ranks):
+        return callable_name(config.ranks)
     first, last = config.first_rank, config.last_rank
     ends = f"{first}..{last}" if first != last else f"{last}"
     return ends if config.ranks == PRILoRAConfig.ranks else f"{config.ranks} {ends}"

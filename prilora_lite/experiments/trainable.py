@@ -13,6 +13,7 @@ from prilora_lite.experiments import baselines
 from prilora_lite.integrations.trainer import PRILoRACallback
 from prilora_lite.models.heads import head_parameters
 from prilora_lite.report import Report, report
+from prilora_lite.shared.errors import unknown
 
 
 def make_trainable(
@@ -24,6 +25,8 @@ def make_trainable(
         return model, [PRILoRACallback()]
     if method in baselines.BASELINES:
         return baselines.make_trainable(model, method, steps=steps, alpha=alpha)
+    if method not in ("head", "full"):  # a name in METHODS alone would train the head without a word
+        raise unknown("method to train", method, ("head", "full", *baselines.BASELINES))
     model.requires_grad_(method == "full")
     for parameter in head_parameters(model).values():
         parameter.requires_grad_(True)

@@ -15,7 +15,7 @@ from prilora_lite.models.layers import PeftLayer, stacked
 from prilora_lite.models.tokens import Hook, RealTokens
 from prilora_lite.shared.errors import Diverged, first_of, warn
 
-SOME_STEPS = 10
+SOME_STEPS = 10  # a warm-up's first step moves nothing, nor does one that a GradScaler skips
 
 
 class Listener:
@@ -47,7 +47,7 @@ class Listener:
         self._passing: dict[str, Tensor] = {}  # of the step that has not
         self._kept_of: dict[str, nn.Parameter] = {}  # each A whose gradient is kept
         self._warned = False
-        self._trains = False  # whether B, which starts at zero, is known to have moved
+        self._looked_at_B = False  # it starts at zero; a warning is given at the one look alone
         self._hooks = list(self._tokens.hooks)
         for name, layer in layers.items():
             module = model.get_submodule(name)
@@ -146,14 +146,14 @@ class Listener:
 
     def check_trains(self, layers: Mapping[str, LoRALinear | PeftLayer], steps: int) -> None:
         """Warn, once, if B is still zero after some steps; the first may be a warm-up's, or a GradScaler's."""
-        if self._trains or steps < SOME_STEPS:
+        if self._looked_at_B or steps < SOME_STEPS:
             return
         if not stacked(layer.lora_B.any() for layer in layers.values()).any():
             warn(
                 f"lora_B of all layers is still zero after {steps} steps, so no adapter has been trained: make the "
                 "optimizer after the model was adapted, and call its step before the pruner's"
             )
-        self._trains = True
+        self._looked_at_B = True
 
     def forget_pending(self) -> None:
         """Drop what was counted since the last step."""

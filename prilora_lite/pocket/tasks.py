@@ -188,6 +188,7 @@ def _other_word(rng: Random, event: Clause) -> tuple[Clause, Clause, Clause]:
 def _restrict(rng: Random, follows: bool) -> tuple[Clause, Clause]:
     """Premise and hypothesis that differ in how specific the subject is."""
     upwards = rng.random() < 0.5
+    # Three times: how many there are decides what rng draws next, and so all rows, of which the stored runs were made
     determiner = rng.choice(("a", "a", "a") if upwards else ("every", "all", "no"))
     specific, general = _specific_and_general(rng, draw_phrase(rng, determiners=determiner, more=0.2), ANIMATE)
     event = _predication(rng)

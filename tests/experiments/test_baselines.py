@@ -14,6 +14,7 @@ from prilora_lite import Settings, finetune, load_encoder
 from prilora_lite.experiments import baselines
 from prilora_lite.experiments.methods import METHODS
 from prilora_lite.experiments.tasks import TASKS
+from prilora_lite.experiments.trainable import make_trainable
 from tests.small_models import LAYERS, batch, build
 
 SHORT = Settings(learning_rate=5e-3, epochs=0.2, batch_size=16, max_length=64)
@@ -49,6 +50,12 @@ def test_it_trains_its_own_part_with_pooler_and_head_and_nothing_else(name, part
         frozen_copy = "original_module" in parameter_name  # PEFT keeps one of what it trains whole
         own = any(p in parameter_name for p in parts)
         assert parameter.requires_grad == ((head and not frozen_copy) or own), parameter_name
+
+
+def test_a_method_that_nothing_says_how_to_train_is_refused():
+    """Entered into METHODS alone it would train the head without a word."""
+    with pytest.raises(ValueError, match="unknown method to train 'ia3': valid are head, full, bitfit"):
+        make_trainable(pocket(), "ia3", STEPS, 16.0)
 
 
 def test_bitfit_asks_for_no_ranks_and_takes_layers_that_share_their_weights():

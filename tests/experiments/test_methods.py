@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from prilora_lite import PRILoRAConfig
+from prilora_lite import PRILoRAConfig, grid
 from prilora_lite.experiments.methods import CONTRASTS, METHODS, Method, configurations, method_name
 from prilora_lite.ranks import SCHEDULES
 
@@ -25,6 +25,25 @@ def test_an_alpha_that_would_have_no_effect_is_refused():
     Method("mine", listed, "mine")  # beside which alpha counts for nothing
     with pytest.raises(ValueError, match="alpha_share of mine would have no effect"):
         Method("mine", listed, "mine", alpha_share=1 / 8)
+
+
+def by_size(lora_A):
+    return lora_A.abs()
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"importance": by_size}, {"ranks": lambda depth: 4 + depth}, {"regrow": False}, {"scope": "matrix"},
+        {"decay": 0.5}, {"dropout": 0.1}, {"layers": (0, 1)}, {"targets": ("query",)}, {"scaling": "mean"},
+        {"interval": 10},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_configuration_that_differs_in_one_setting_has_a_name_of_its_own(setting):
+    usual, other = (grid([replace(PRILoRAConfig(dropout=0.2), **more)], ["cola"], [0]) for more in ({}, setting))
+    assert usual[0].method.name != other[0].method.name
+    assert " at 0x" not in other[0].method.name
 
 
 def test_every_schedule_meets_every_pruning_once():

@@ -99,6 +99,7 @@ def test_merge_and_unload_gives_back_a_plain_model(name):
     assert unloaded is model
     assert list(model.state_dict()) == list(plain.state_dict())
     assert [type(m) for m in model.modules()] == [type(m) for m in plain.modules()]
+    assert not any(hasattr(module, "prilora_config") for module in model.modules())
     assert all(p.requires_grad for p in model.parameters())
     torch.testing.assert_close(model(**batch()).logits, adapted, rtol=1e-5, atol=1e-5)
     adapt(model, CONFIG)  # and can be adapted anew

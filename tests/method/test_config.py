@@ -144,3 +144,15 @@ def test_numbers_of_numpy_and_torch_are_those_of_python(number):
     assert given == PRILoRAConfig(**plain)
     assert json.dumps(given.to_dict()) == json.dumps(PRILoRAConfig(**plain).to_dict())
     assert PRILoRAConfig(ranks=number([4, 6])).ranks == (4, 6)
+
+
+def test_one_rank_for_all_layers_is_named_where_a_number_is_given_for_ranks():
+    with pytest.raises(ValueError, match=r"ranks=8: the same rank in all layers is PRILoRAConfig.lora\(8\)"):
+        PRILoRAConfig(ranks=8)
+
+
+@pytest.mark.parametrize("rule", ["magnitude", "random"])
+def test_the_decay_does_not_count_where_the_rule_reads_no_statistics(rule):
+    config = PRILoRAConfig(importance=rule)
+    assert replace(config, decay=0.5).canonical() == config.canonical()
+    assert replace(PRILoRAConfig(), decay=0.5).canonical() != PRILoRAConfig().canonical()

@@ -146,3 +146,7 @@ def test_an_impossible_budget_is_refused():
 @pytest.mark.parametrize(("num_layers", "budget"), [(3, 8), (12, 100), (24, 100)])
 def test_a_mean_that_floating_point_rounds_is_taken_for_the_fraction(num_layers, budget):
     assert sum(budget_ranks(num_layers, budget / num_layers, 2)) == budget
+
+
+def test_a_single_layer_is_the_last():
+    assert ranks_by_depth(1, lambda depth: 2 + 6 * depth) == [8]
