@@ -42,7 +42,8 @@ class Task:
             raise ValueError(f"the name of a task is a text without / and \\, got {self.name!r}")
         if self.name == "all" or not self.name.isprintable():
             raise ValueError(
-                f"a task may not be called {self.name!r}: give a name of one line, but not all, which is their mean"
+                f"a task may not be called {self.name!r}: "
+                "give it a name of one line; in tables, all is the mean over tasks"
             )
         for field, example in (("columns", "text"), ("labels", "bad"), ("metrics", "accuracy"), ("splits", "dev")):
             object.__setattr__(self, field, self._names(field, example))

@@ -31,8 +31,8 @@ def find_stacks(model: nn.Module, targets: tuple[str, ...] | None = None) -> tup
     """
     if isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
         raise ValueError(
-            f"{type(model).__name__} keeps alike the parameters that the model had when it was wrapped, and A and B "
-            "are made now: adapt(model, config) first, then wrap the model (with Accelerate: before prepare)"
+            f"{type(model).__name__} synchronises only the parameters that the model had when it was wrapped, and A "
+            "and B are made now: adapt(model, config) first, then wrap the model (with Accelerate: before prepare)"
         )
     backbone = backbone_of(model)
     _refuse_other_structures(backbone, getattr(model, "config", None))

@@ -96,7 +96,7 @@ def test_the_metric_of_a_regression_is_that_of_the_saved_file(encoder, folder, t
 
 @pytest.mark.parametrize("name", ["all", "two\nlines", "a\tb"])
 def test_a_name_that_tables_would_mistake_is_refused(name):
-    with pytest.raises(ValueError, match="give a name of one line, but not all, which is their mean"):
+    with pytest.raises(ValueError, match="give it a name of one line; in tables, all is the mean over tasks"):
         Task(name, ("text",), ("bad", "good"))
 
 
