@@ -22,8 +22,14 @@ settings.register_profile("project", deadline=None, print_blob=True)
 settings.load_profile("project")
 
 
-def pytest_collection_finish():
-    """All is imported: Trainer collects garbage whenever it begins, and need not walk through all of that each time."""
+def pytest_collection_finish(session):
+    """All is imported: Trainer collects garbage whenever it begins, and need not walk through all of that each time.
+
+    Raises:
+        pytest.UsageError: a test's name holds an address, another one in each worker, which then refuse to begin.
+    """
+    if addresses := [item.nodeid for item in session.items if " at 0x" in item.nodeid]:
+        raise pytest.UsageError(f"name these parameters by `ids`, without an address in memory: {addresses}")
     gc.collect()
     gc.freeze()
 

@@ -38,7 +38,7 @@ def by_size(lora_A):
         {"decay": 0.5}, {"dropout": 0.1}, {"layers": (0, 1)}, {"targets": ("query",)}, {"scaling": "mean"},
         {"interval": 10},
     ],
-    ids=str,
+    ids=lambda setting: next(iter(setting)),
 )  # fmt: skip
 def test_a_configuration_that_differs_in_one_setting_has_a_name_of_its_own(setting):
     usual, other = (grid([replace(PRILoRAConfig(dropout=0.2), **more)], ["cola"], [0]) for more in ({}, setting))
