@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,6 @@ from prilora_lite.models.heads import head_modules, head_parameters
 from prilora_lite.models.linear import linear_shape
 from prilora_lite.models.stacks import find_stacks, split_name
 
-BASELINES = ("bitfit", "houlsby", "pfeiffer", "adalora")
 BUDGET = 8  # rank of the LoRA whose number of parameters the others are given
 DENSE = ("attention.output.dense", "output.dense")  # the last linear layers of a BERT layer's two blocks
 ADALORA_STEPS = 7  # with fewer, one of AdaLoRA's three phases would have no step
@@ -53,16 +53,7 @@ def make_trainable(model: nn.Module, name: str, *, steps: int, alpha: float) -> 
     heads = head_parameters(model)
     for parameter_name, parameter in model.named_parameters():
         parameter.requires_grad_(parameter_name in heads)
-    if name == "bitfit":
-        for parameter in _biases(model, heads):
-            parameter.requires_grad_(True)
-        return model, []
-    stacks, _ = find_stacks(model)
-    layers = [modules for numbered in stacks.values() for modules in numbered.values()]
-    if name == "adalora":
-        return _adalora(model, layers, steps, alpha)
-    _add_bottlenecks(model, layers, name)
-    return model, []
+    return BASELINES[name](model, steps, alpha)
 
 
 def count(model: nn.Module) -> Counts:
@@ -139,15 +130,35 @@ class AdaLoRACallback(TrainerCallback):
             raise RuntimeError(f"AdaLoRA was planned for {planned} steps, but the run will make {state.max_steps}")
 
 
-def _biases(model: nn.Module, heads: dict[str, nn.Parameter]) -> list[nn.Parameter]:
+def _layers(model: nn.Module) -> list[dict[str, nn.Module]]:
+    """The linear layers of each layer of the model, by name."""
+    return [modules for numbered in find_stacks(model)[0].values() for modules in numbered.values()]
+
+
+def _bitfit(model: nn.Module, steps: int, alpha: float) -> tuple[nn.Module, list[TrainerCallback]]:
+    heads = head_parameters(model)
     found = [p for name, p in model.named_parameters() if name.endswith("bias") and name not in heads]
     if not found:
         raise ValueError(f"{type(model).__name__} has no biases for BitFit to train")
-    return found
+    for parameter in found:
+        parameter.requires_grad_(True)
+    return model, []
 
 
-def _add_bottlenecks(model: nn.Module, layers: list[dict[str, nn.Module]], name: str) -> None:
-    """Houlsby's two in each layer, or Pfeiffer's one."""
+def _houlsby(model: nn.Module, steps: int, alpha: float) -> tuple[nn.Module, list[TrainerCallback]]:
+    _add_bottlenecks(model, lambda attention, feed_forward: (attention, feed_forward))
+    return model, []
+
+
+def _pfeiffer(model: nn.Module, steps: int, alpha: float) -> tuple[nn.Module, list[TrainerCallback]]:
+    # BERT's `output`: dense, dropout, and the LayerNorm of their sum with the residual
+    _add_bottlenecks(model, lambda attention, feed_forward: (feed_forward.removesuffix(".dense"),))
+    return model, []
+
+
+def _add_bottlenecks(model: nn.Module, places: Callable[[str, str], tuple[str, ...]]) -> None:
+    """Put bottlenecks where ``places`` says, given the names of the last linear layers of a layer's two blocks."""
+    layers = _layers(model)
     ends = {name.removesuffix(".LayerNorm") for name, _ in model.named_modules() if name.endswith(".output.LayerNorm")}
     dense_of = [{split_name(name)[2]: name for name in modules if name.endswith("output.dense")} for modules in layers]
     for dense in dense_of:
@@ -158,20 +169,14 @@ def _add_bottlenecks(model: nn.Module, layers: list[dict[str, nn.Module]], name:
             )
     size, _ = linear_shape(model.get_submodule(dense_of[0]["output.dense"]))
     budget = adapter_parameters([BUDGET], [linear_shape(m) for m in layers[0].values()])
-    count = 2 if name == "houlsby" else 1
-    width = max(1, round((budget / count - size) / (2 * size + 1)))  # 2 d w + w + d parameters each
-    for dense in dense_of:
-        attention, feed_forward = (dense[inside] for inside in DENSE)
-        # BERT's `output`: dense, dropout, and the LayerNorm of their sum with the residual
-        places = (attention, feed_forward) if name == "houlsby" else (feed_forward.removesuffix(".dense"),)
-        for place in places:
-            parent, _, child = place.rpartition(".")
-            setattr(model.get_submodule(parent), child, Bottleneck(model.get_submodule(place), size, width))
+    wrapped = [places(*(dense[inside] for inside in DENSE)) for dense in dense_of]
+    width = max(1, round((budget / len(wrapped[0]) - size) / (2 * size + 1)))  # 2 d w + w + d parameters each
+    for place in [place for in_layer in wrapped for place in in_layer]:
+        parent, _, child = place.rpartition(".")
+        setattr(model.get_submodule(parent), child, Bottleneck(model.get_submodule(place), size, width))
 
 
-def _adalora(
-    model: nn.Module, layers: list[dict[str, nn.Module]], steps: int, alpha: float
-) -> tuple[nn.Module, list[TrainerCallback]]:
+def _adalora(model: nn.Module, steps: int, alpha: float) -> tuple[nn.Module, list[TrainerCallback]]:
     try:
         from peft import AdaLoraConfig, get_peft_model
     except ModuleNotFoundError as error:
@@ -190,8 +195,16 @@ def _adalora(
         tinit=int(0.15 * steps),  # the shares that AdaLoRA's script for RTE has
         tfinal=int(0.45 * steps),
         deltaT=max(1, steps // 100),
-        target_modules=[name for modules in layers for name in modules],
+        target_modules=[name for modules in _layers(model) for name in modules],
         modules_to_save=list(head_modules(model)),
     )
     wrapped = get_peft_model(model, config)
     return wrapped, [AdaLoRACallback(wrapped)]
+
+
+BASELINES: dict[str, Callable[[nn.Module, int, float], tuple[nn.Module, list[TrainerCallback]]]] = {
+    "bitfit": _bitfit,
+    "houlsby": _houlsby,
+    "pfeiffer": _pfeiffer,
+    "adalora": _adalora,
+}

@@ -182,7 +182,7 @@ def finetune(
         metrics={name: value for name, value in curve[-1].items() if name != "epoch"},
         curve=curve,
         losses=[loss.item() for loss in trainer.losses],
-        history=own[0].history if own else [],
+        history=next((callback.history for callback in own if hasattr(callback, "history")), []),
         counts=count(model, method, base),
         steps=trainer.state.global_step,
         seconds_per_step=statistics.median(timer.seconds[2:] or timer.seconds or [math.nan]),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,9 +26,6 @@ from prilora_lite.shared.files import given_path, not_written
 
 if TYPE_CHECKING:
     from peft import LoraConfig
-
-# What PEFT refuses to adapt, and so to load, in models of these types: Mamba's kernels read such weights directly
-MAMBA_TYPES, MAMBA_MODULES = ("mamba", "mamba2", "falcon_mamba", "falcon_h1", "nemotron_h"), ("out_proj", "conv1d")
 
 
 def save_peft_adapter(
@@ -61,7 +57,7 @@ def save_peft_adapter(
         TypeError: not a model, not a path, or not a name.
         ValueError: the model is not adapted, only a part of it is, or PEFT adapted it; parameters are trained that an
             adapter does not hold, a head has some outside of any module; a batch norm is
-            in no head; a layer is adapted that PEFT refuses, Mamba's out_proj; or metrics that are not numbers.
+            in no head; or metrics that are not numbers.
         FileExistsError: the folder holds something.
         ModuleNotFoundError: PEFT is not installed.
         OSError: it can't be written.
@@ -108,7 +104,6 @@ def _lora_config(model: nn.Module, layers: dict[str, LoRALinear], config: PRILoR
     rank, scaling = next(iter(of_layers.values()))
     heads = head_modules(model)
     _check_heads(model, heads)
-    _check_mamba(model, layers)
     return peft().LoraConfig(
         r=rank,
         lora_alpha=scaling * rank,
@@ -134,17 +129,6 @@ def _check_heads(model: nn.Module, heads: dict[str, nn.Module]) -> None:
         raise ValueError(
             f"training has moved {outside[0]}, which is in no head, and PEFT writes what is in heads alone: use "
             "save_adapter(model, path)"
-        )
-
-
-def _check_mamba(model: nn.Module, layers: Iterable[str]) -> None:
-    """Raise ValueError if PEFT would not adapt one of the layers."""
-    kind = getattr(getattr(model, "config", None), "model_type", None)
-    refused = [name for name in layers if kind in MAMBA_TYPES and name.rpartition(".")[2] in MAMBA_MODULES]
-    if refused:
-        raise ValueError(
-            f"{refused[0]} is adapted, which PEFT refuses in a model of type {kind}, so it could not load the adapter: "
-            "leave it out with targets before adapt(model, config), or use save_adapter(model, path)"
         )
 
 

@@ -36,7 +36,7 @@ def find_stacks(model: nn.Module, targets: tuple[str, ...] | None = None) -> tup
         )
     backbone = backbone_of(model)
     _refuse_other_structures(backbone, getattr(model, "config", None))
-    stacks, notes = _without_useless_layers(_all_stacks(model, backbone))
+    stacks, notes = _without_useless_layers(model, _all_stacks(model, backbone))
     if not stacks:
         raise ValueError(
             f"{type(model).__name__} has no numbered layers with linear layers in them (like encoder.layer.0.…), "
@@ -94,13 +94,13 @@ def _all_stacks(model: nn.Module, backbone: nn.Module) -> Stacks:
     return {stack: dict(sorted(layers.items())) for stack, layers in stacks.items()}
 
 
-def _without_useless_layers(stacks: Stacks) -> tuple[Stacks, list[str]]:
-    names = {split_name(n)[2] for layers in stacks.values() for modules in layers.values() for n in modules}
-    reasons = {name: "it reads relative positions, not tokens" for name in names if _reads_positions(name)}
+def _without_useless_layers(model: nn.Module, stacks: Stacks) -> tuple[Stacks, list[str]]:
+    names = {split_name(n)[2]: n for layers in stacks.values() for modules in layers.values() for n in modules}
+    reasons = {inside: "it reads relative positions, not tokens" for inside in names if _reads_positions(inside)}
     reasons |= {
-        name: "the model uses its weight directly, so an adapter would have no effect"
-        for name in names
-        if name.endswith("dt_proj") and f"{name.removesuffix('dt_proj')}x_proj" in names  # Mamba's; Doge calls its own
+        inside: "Mamba's kernels use its weight directly, so an adapter would have no effect"
+        for inside, name in names.items()
+        if _past_the_layer(model, name)
     }
     notes = [f"{name} is left out: {reason}" for name, reason in sorted(reasons.items())]
     return _filtered(stacks, lambda inside: inside not in reasons), notes
@@ -108,6 +108,13 @@ def _without_useless_layers(stacks: Stacks) -> tuple[Stacks, list[str]]:
 
 def _reads_positions(inside: str) -> bool:
     return any(part.endswith(POSITION_LAYERS) for part in inside.split("."))
+
+
+def _past_the_layer(model: nn.Module, name: str) -> bool:
+    """Whether a layer is one of Mamba's (1 or 2) whose weight kernels take, or in dt_proj's case all code does."""
+    mixer, _, own = name.rpartition(".")
+    parameters = dict(model.get_submodule(mixer).named_parameters(recurse=False))
+    return own in ("x_proj", "dt_proj", "out_proj") and {"A_log", "D"} <= parameters.keys()
 
 
 def split_name(name: str) -> tuple[str, int | None, str]:

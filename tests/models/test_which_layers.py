@@ -1,5 +1,6 @@
 """Which layers are pruned: what is trained and active, in whatever module the model lies."""
 
+import importlib
 from dataclasses import replace
 
 import peft
@@ -389,14 +390,38 @@ def test_layers_whose_weights_are_computed_anew_at_each_look_share_none():
     assert len(stacks["layers"]) == 6
 
 
-def test_a_layer_whose_weight_mamba_uses_directly_is_left_out():
-    config = hf.MambaConfig(vocab_size=99, hidden_size=24, num_hidden_layers=2, state_size=8)
-    model = hf.MambaForCausalLM(config).train()
+def fused_mamba(projected, conv, conv_bias, x_proj, dt_proj, out_proj, *others, **more):
+    """In place of Mamba's kernel, which needs a GPU: like it, it is given weights, and calls no layer."""
+    inner = projected.chunk(2, dim=1)[0].transpose(1, 2)
+    dt = (inner @ x_proj.T)[..., : dt_proj.shape[1]] @ dt_proj.T
+    return (inner * dt) @ out_proj.T
+
+
+def fused_mamba2(projected, *others, outproj_weight, **more):
+    return projected[..., : outproj_weight.shape[1]] @ outproj_weight.T
+
+
+FUSED = [("mamba_inner_fn", fused_mamba), ("mamba2_split_conv1d_scan_combined", fused_mamba2)]
+
+
+@pytest.mark.parametrize("kernel", [False, True])
+@pytest.mark.parametrize("family", ["mamba", "falcon_mamba", "mamba2"])
+def test_layers_whose_weights_mambas_kernels_use_directly_are_left_out(family, kernel, monkeypatch):
+    config = hf.AutoConfig.for_model(
+        family, vocab_size=99, hidden_size=24, num_hidden_layers=2, state_size=8,
+        **({"num_heads": 6, "head_dim": 8, "n_groups": 2, "chunk_size": 4} if family == "mamba2" else {}),
+    )  # fmt: skip
+    model = hf.AutoModelForCausalLM.from_config(config).train()
+    if kernel:
+        code = importlib.import_module(type(model).__module__)
+        monkeypatch.setattr(code, *FUSED[family == "mamba2"])
     result = adapt(model, PRILoRAConfig.lora(1))
-    assert "mixer.dt_proj is left out: the model uses its weight directly" in repr(result)
+    assert "mixer.out_proj is left out: Mamba's kernels use its weight directly" in repr(result)
     ids = torch.randint(3, 99, (2, 6))
     model(input_ids=ids, labels=ids).loss.backward()
-    assert all(p.grad is not None for name, p in model.named_parameters() if "lora_B" in name)
+    gradients = [p.grad for name, p in model.named_parameters() if "lora_B" in name]
+    assert gradients
+    assert all(gradient is not None and gradient.any() for gradient in gradients)
 
 
 def test_a_model_that_could_be_a_mixture_of_experts_and_is_dense_is_adapted():
