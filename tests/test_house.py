@@ -3,6 +3,7 @@
 import ast
 import graphlib
 import io
+import re
 import sys
 import tokenize
 from pathlib import Path
@@ -96,6 +97,12 @@ def lines_of_code(name):
 @pytest.mark.parametrize("name", MODULES)
 def test_a_file_fits_one_sitting(name):
     assert len(MODULES[name].read_text(encoding="utf-8").splitlines()) <= 400
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_file_begins_with_one_line_that_says_what_is_in_it(name):
+    first = MODULES[name].read_text(encoding="utf-8").partition("\n")[0].removeprefix("r")
+    assert re.fullmatch(r'""".*[.:?](""")?', first), first
 
 
 @pytest.mark.parametrize("name", MODULES)

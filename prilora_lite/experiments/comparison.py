@@ -68,7 +68,7 @@ class Decision:
             return f"{self._unknown.capitalize()}, so nothing is decided."
         some = f"some {_count(self.seeds)}"
         another = f"another such study, of {some}, would decide in four cases of five"
-        enough = another if self.seeds < self.pairs else f"{some} should be enough"
+        enough = another if self.seeds <= self.pairs else f"{some} should be enough"
         return f"Not decided within {_points(self.margin)}; {enough}."
 
     @property
@@ -80,7 +80,7 @@ class Decision:
             return f"equal within {_points(self.margin)}"
         if self._unknown:
             return f"not decided: {self._unknown}"
-        it = "another study" if self.seeds < self.pairs else "it"
+        it = "another study" if self.seeds <= self.pairs else "it"
         return f"not decided: {it} would take some {_count(self.seeds)}"
 
 

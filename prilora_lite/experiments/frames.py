@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 import pandas as pd
@@ -17,7 +17,7 @@ from prilora_lite.experiments.stored import main_metric
 
 CONFIGURATION = ("first_rank", "last_rank", "scaling", "layers", "ratio", "interval", "importance")
 # Columns only where some run's is not the default: tables of the usual runs are what they were
-UNUSUAL = {name: getattr(PRILoRAConfig, name) for name in ("ranks", "dropout", "targets", "decay", "scope", "regrow")}
+UNUSUAL = {f.name: f.default for f in fields(PRILoRAConfig) if f.name not in (*CONFIGURATION, "alpha", "seed")}
 
 
 def to_dataframe(records: Iterable[dict[str, Any]]) -> pd.DataFrame:

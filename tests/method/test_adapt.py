@@ -463,6 +463,8 @@ def test_the_packed_bytes_are_those_of_a_store_that_gives_the_adapter_back():
     back[np.unpackbits(mask, count=len(flat)).astype(bool)] = values
     assert (back == flat).all()
     assert report(model).packed_bytes == values.nbytes + mask.nbytes
+    nine = dataclasses.replace(report(model), adapter=9, adapter_nonzero=1)
+    assert nine.packed_bytes == 4 + 2  # nine bits need a second byte
 
 
 def test_the_report_is_a_table_that_fits_a_terminal():

@@ -259,6 +259,14 @@ def test_merged_and_unmerged_agree(seed, rank):
     torch.testing.assert_close(layer(x), before, rtol=1e-10, atol=1e-10)
 
 
+def test_a_merge_into_bfloat16_rounds_once():
+    layer = make(rank=5)
+    layer.base.bfloat16()
+    exact = layer.base.weight.double() + layer.delta_weight()
+    layer.merge()
+    assert torch.equal(layer.base.weight, exact.bfloat16())
+
+
 def test_equals_peft():
     peft = pytest.importorskip("peft")
     torch.manual_seed(0)
