@@ -16,7 +16,7 @@ from prilora_lite.models.layers import PeftLayer, check_prunable, configuration_
 from prilora_lite.models.listener import Listener, check_finite
 from prilora_lite.models.masks import masks_of_zeros, mass_outside
 from prilora_lite.models.pruner_state import check_state, stored_settings
-from prilora_lite.report import record_pruning
+from prilora_lite.report import record_pruning, warn_of_an_earlier_pruner
 from prilora_lite.shared.errors import unknown, warn
 
 
@@ -82,11 +82,13 @@ class Pruner:
         given = {name: value for name, value in given.items() if value is not None}
         earlier = configuration_of(model)
         config = dataclasses.replace(earlier or PRILoRAConfig(), **given)
+        warn_of_an_earlier_pruner(model, given)
         self.settings = config.pruning()
         self._stored_settings = stored_settings(self.settings)  # as given: an object may change as it is called
         self.steps = 0
         self.history: list[dict[str, float]] = []
         self.pruned_at: int | None = None  # step of the latest prune
+        self._pruned: set[str] = set()  # layers that it has pruned: one that was frozen then may not be later
         # Permanent masks, where regrowth is off; those of an earlier run go on, if they were permanent
         goes_on = not (self.settings["regrow"] or (earlier and earlier.regrow))
         self._masks = masks_of_zeros(self.layers, earlier or config) if goes_on else {}
@@ -135,10 +137,12 @@ class Pruner:
         latest = self.history[-1]["after"] if self.history else 1
         self._apply(self._masks)
         unmasked = self._trained().keys() - self._masks.keys()
-        if unmasked and (self.pruned_at != self.steps or self.sparsity() < latest):
+        moved = self.pruned_at != self.steps or self.sparsity() < latest or unmasked - self._pruned
+        if unmasked and moved:
             masks = {name: self._mask_of(s) for name, s in self._all_scores().items() if name in unmasked}
             before, mass = self.sparsity(), mass_outside(self.layers, masks)
             self._apply(masks)
+            self._pruned = unmasked
             if not self.settings["regrow"]:
                 self._masks |= masks
             record_pruning(self._model, self.settings)
@@ -205,6 +209,7 @@ class Pruner:
         check_state(state, self.state_dict(), self.settings["importance"])
         self.steps, self.pruned_at = state["steps"], state["pruned_at"]
         self.history = [dict(entry) for entry in state["history"]]
+        self._pruned = set(self._trained())
         self._masks = {name: mask.to(self.layers[name].lora_A.device) for name, mask in state["masks"].items()}
         self._listener.load_state_dict(state["norms"])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -186,4 +187,29 @@ def record_pruning(model: nn.Module, settings: dict[str, Any]) -> None:
             said["importance"] = config.importance
         else:
             said["importance"] = rule
-        module.prilora_config = replace(config, **said)
+        now = replace(config, **said)
+        if now != config:
+            written, adapted_with = getattr(module, "_pruned_as", (None, None))
+            module._pruned_as = now, adapted_with if written is config else config
+            module.prilora_config = now
+
+
+def warn_of_an_earlier_pruner(model: nn.Module, given: Collection[str]) -> None:
+    """Warn if a Pruner's defaults are no longer what the model was adapted with, since an earlier Pruner was told so.
+
+    Args:
+        model: an adapted model.
+        given: names of the settings that this Pruner is given.
+    """
+    for module in model.modules():
+        written, adapted_with = getattr(module, "_pruned_as", (None, None))
+        if written is None or module.prilora_config is not written:  # or somebody has set another since
+            continue
+        names = [name for name in written.pruning() if name != "seed" and name not in given]
+        kept = {n: getattr(written, n) for n in names if getattr(written, n) != getattr(adapted_with, n)}
+        if kept:
+            warn(
+                f"{', '.join(f'{name}={value!r}' for name, value in kept.items())} of an earlier Pruner of this model "
+                "holds for this one, too, since it was given no other: name what this one should prune by, or adapt a "
+                "fresh model"
+            )

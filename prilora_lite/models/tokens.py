@@ -141,7 +141,8 @@ class RealTokens:
 
         def keep_mask(module: nn.Module, args: tuple, kwargs: dict) -> None:
             mask = _by_name(signature.bind_partial(*args).arguments | kwargs).get("attention_mask")
-            self._given = mask if isinstance(mask, Tensor) and mask.ndim == 2 else None
+            trains = module.training and torch.is_grad_enabled()  # else it would be there for a pass without one
+            self._given = mask if trains and isinstance(mask, Tensor) and mask.ndim == 2 else None
 
         return keep_mask
 
@@ -263,8 +264,8 @@ def _read(mask: Tensor | None) -> Mask:
             "the tokenizer gives it, from which the model builds any other, one of (batch, 1, queries, keys) that is "
             "boolean or added to the scores, or none if nothing is padded"
         )
-    if mask.is_floating_point():  # added to the scores where padding is below zero; else 1 for real tokens
-        mask = torch.where((mask < 0).any(), mask == 0, mask != 0)
+    if mask.is_floating_point():  # added to the scores if nothing is above zero; else 1 for real tokens
+        mask = torch.where((mask <= 0).all(), mask == 0, mask != 0)
     return mask.shape, _which_are_real(mask.flatten())
 
 

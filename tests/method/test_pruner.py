@@ -1,4 +1,5 @@
 import copy
+import dataclasses
 import inspect
 import pickle
 import sys
@@ -252,6 +253,15 @@ def test_evaluation_in_between_does_not_count():
     pruner.step()
     reference.step()
     assert_statistics_equal(pruner, reference)
+
+
+def test_the_mask_of_an_evaluation_is_forgotten_where_a_pass_of_the_backbone_alone_has_none():
+    model = adapted()
+    pruner, inputs = Pruner(model), batch(padding=3)
+    model.eval()(**inputs)
+    model.train()
+    model.base_model(input_ids=inputs["input_ids"])
+    assert {int(norms.tokens) for norms in pruner.norms.values()} == {inputs["input_ids"].numel()}
 
 
 def test_the_mask_is_read_where_it_enters_the_encoder_also_by_position():
@@ -1275,6 +1285,35 @@ def test_a_run_goes_on_where_every_a_is_frozen_in_its_midst(steps_before, regrow
         layer.lora_A.requires_grad_(True)
     pruner.prune()
     assert pruner.sparsity() == 0.5
+
+
+@pytest.mark.parametrize("regrow", [True, False])
+def test_layers_that_were_frozen_until_the_last_prune_are_pruned_though_the_others_have_just_been(regrow):
+    model = adapted()
+    pruner = Pruner(model, interval=2, regrow=regrow)
+    frozen = list(pruner.layers.values())[:5]
+    for layer in frozen:
+        layer.lora_A.requires_grad_(False)
+    train(model, pruner, 4)
+    for layer in frozen:
+        layer.lora_A.requires_grad_(True)
+    pruner.prune()
+    assert pruner.sparsity() == 0.5
+    prunes = len(pruner.history)
+    pruner.prune()
+    assert len(pruner.history) == prunes
+
+
+def test_a_pruner_that_takes_over_what_an_earlier_one_was_told_says_so():
+    model = adapted()
+    train(model, Pruner(model, importance="magnitude", regrow=False, interval=1), 2)
+    with pytest.warns(UserWarning, match=r"interval=1, importance='magnitude' of an earlier Pruner .* this one, too"):
+        Pruner(model, regrow=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Pruner(model, importance="magnitude", regrow=True, interval=3)
+        model.prilora_config = dataclasses.replace(model.prilora_config, interval=7)
+        Pruner(model)  # that one was given by hand
 
 
 def test_freezing_a_layer_leaves_the_noise_of_the_others_as_it_was():

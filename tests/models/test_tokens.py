@@ -152,6 +152,10 @@ def test_a_mask_of_floats_is_read_as_one_or_as_what_is_added_to_the_scores(mask)
     assert counted(Called("ids", "attention_mask"), IDS, mask) == {3}
 
 
+def test_a_mask_of_floats_that_is_added_may_pad_nothing():
+    assert counted(Called("ids", "attention_mask"), IDS, torch.zeros(2, 3)) == {6}
+
+
 def test_projections_called_as_debertas_are_in_another_model_count_all_their_calls():
     class Twins(Own):
         def __init__(self):
