@@ -4,16 +4,40 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 
 from prilora_lite.experiments.presets import PRESETS, Preset
 
 PRECISIONS = ("auto", "fp32", "bf16")
-# Set by torchrun and `accelerate launch` for several processes that make one run together: this one's number, from 0
-# up, and how many there are. The environment calls the first RANK; in this package a rank is a matrix's.
-PROCESS, PROCESSES = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def shared_by(environment: Mapping[str, str]) -> tuple[int, int]:
+    """This process's number, from 0 up, and how many processes make one run together.
+
+    torchrun and `accelerate launch` tell both. They call the first RANK, as many a script calls the rank of its
+    matrices: it counts only where there are several processes.
+
+    Args:
+        environment: as ``os.environ``.
+
+    Raises:
+        ValueError: a number that is not below how many there are.
+    """
+    processes = int(environment.get("WORLD_SIZE", "1"))
+    if processes <= 1:
+        return 0, 1
+    process = int(environment.get("RANK", "0"))
+    if not 0 <= process < processes:
+        raise ValueError(
+            f"RANK={process} and WORLD_SIZE={processes} in the environment: expected a RANK from 0 to {processes - 1}, "
+            "as torchrun sets it; without torchrun unset both"
+        )
+    return process, processes
+
+
+PROCESS, PROCESSES = shared_by(os.environ)
 
 
 def bf16_is_native(device: str) -> bool:

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from prilora_lite.experiments.device import bf16_is_native, pick_device, pick_precision
+from prilora_lite.experiments.device import bf16_is_native, pick_device, pick_precision, shared_by
 from tests.training import run
 
 
@@ -23,3 +23,10 @@ def test_the_precision_asked_for_goes_before_the_presets_and_that_before_the_dev
     assert pick_precision("fp32", "minilm", "cpu") == "fp32"
     assert pick_precision("auto", "pocket", "cpu") == "fp32"
     assert pick_precision("auto", "minilm", "cpu") == "bf16"
+
+
+def test_a_rank_in_the_environment_is_a_processs_number_only_beside_several_processes():
+    assert shared_by({}) == shared_by({"RANK": "8"}) == shared_by({"RANK": "8", "WORLD_SIZE": "1"}) == (0, 1)
+    assert shared_by({"RANK": "1", "WORLD_SIZE": "2"}) == (1, 2)
+    with pytest.raises(ValueError, match=r"RANK=8 and WORLD_SIZE=2 .* from 0 to 1, as torchrun .* unset both"):
+        shared_by({"RANK": "8", "WORLD_SIZE": "2"})
