@@ -97,8 +97,9 @@ def load_rows(task: str | Task, folder: str | Path | None = None) -> dict[str, D
     if task.in_package and folder is not None and not given_path(folder).is_dir():
         raise FileNotFoundError(f"no such folder: {folder}; {task.name} has rows in the package, so leave it out")
     folder = os.environ.get(FOLDER_VARIABLE) or None if folder is None else folder
+    folder = None if folder is None else given_path(folder)
     splits = ("train", *task.splits)
-    if task.in_package and (folder is None or not (Path(folder) / task.name).is_dir()):
+    if task.in_package and (folder is None or not (folder / task.name).is_dir()):
         return check_rows(task, {split: _from_package(task, split) for split in splits})
     if folder is None and task.hub is None:
         raise ValueError(
@@ -107,7 +108,7 @@ def load_rows(task: str | Task, folder: str | Path | None = None) -> dict[str, D
         )
     if folder is None:
         return check_rows(task, _from_hub(task, splits))
-    return check_rows(task, {split: _from_folder(given_path(folder), task, split) for split in splits})
+    return check_rows(task, {split: _from_folder(folder, task, split) for split in splits})
 
 
 def compute_metrics(task: str | Task, predictions: ArrayLike, labels: ArrayLike) -> dict[str, float]:

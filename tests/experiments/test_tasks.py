@@ -53,6 +53,15 @@ def test_a_folder_may_have_other_rows_for_a_task_of_the_package(rows, tmp_path):
         load_rows("pocket-cola", tmp_path / "nowhere")
 
 
+@pytest.mark.parametrize("by_variable", [False, True])
+def test_a_folder_at_home_may_have_other_rows_for_a_task_of_the_package(by_variable, rows, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    shutil.copytree(rows / "cola", tmp_path / "own" / "pocket-cola")
+    if by_variable:
+        monkeypatch.setenv("PRILORA_GLUE", "~/own")
+    assert len(load_rows("pocket-cola", None if by_variable else "~/own")["train"]) == 40
+
+
 def test_two_files_of_one_split_are_refused(rows, tmp_path):
     shutil.copytree(rows / "cola", tmp_path / "cola")
     (tmp_path / "cola" / "train.csv").write_text("sentence,label\na dog,1\n", encoding="utf-8")
