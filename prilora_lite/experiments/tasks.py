@@ -121,8 +121,8 @@ def compute_metrics(task: str | Task, predictions: ArrayLike, labels: ArrayLike)
 
     Returns:
         Metric name -> value, the main metric first; correlations and accuracies in [-1, 1], not in percent.
-        A correlation with predictions that are all equal has no value and counts as 0; with labels that are all
-        equal it is NaN.
+        A correlation with predictions that are all equal, but for rounding, has no value and counts as 0; with labels
+        that are all equal it is NaN.
 
     Raises:
         TypeError: predictions or labels that are not numbers.
@@ -145,12 +145,17 @@ def compute_metrics(task: str | Task, predictions: ArrayLike, labels: ArrayLike)
     return {metric: float(METRICS[metric](labels, predicted)) for metric in task.metrics}
 
 
+def _is_one_number(predicted: np.ndarray) -> bool:
+    """Whether predictions differ by rounding alone: a collapsed model's vary by a bit, with a batch's padding."""
+    return bool(np.ptp(predicted) <= 1e-6 * np.abs(predicted).max())
+
+
 def _pearson(labels: np.ndarray, predicted: np.ndarray) -> float:
-    return pearsonr(predicted, labels).statistic if np.ptp(predicted) else 0.0
+    return 0.0 if _is_one_number(predicted) else pearsonr(predicted, labels).statistic
 
 
 def _spearman(labels: np.ndarray, predicted: np.ndarray) -> float:
-    return spearmanr(predicted, labels).statistic if np.ptp(predicted) else 0.0
+    return 0.0 if _is_one_number(predicted) else spearmanr(predicted, labels).statistic
 
 
 # From labels and predictions to a number; the names are those of task.OF_CLASSES and task.OF_NUMBERS

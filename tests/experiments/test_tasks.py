@@ -121,6 +121,16 @@ def test_a_constant_prediction_counts_as_no_correlation():
     assert compute_metrics("cola", scores([1, 1, 1]), [0, 1, 1])["matthews"] == 0
 
 
+def test_predictions_that_differ_by_rounding_alone_count_as_no_correlation():
+    labels = np.repeat(np.arange(6.0), 2)
+    predicted = np.full(12, 2.5, np.float32)
+    predicted[labels > 2] = np.nextafter(predicted[0], np.float32(3))  # by one bit
+    assert set(compute_metrics("stsb", predicted, labels).values()) == {0.0}
+    assert compute_metrics("stsb", -predicted, labels)["spearman"] == 0
+    small = 1e-8 * labels  # whatever their size, these differ by more
+    assert compute_metrics("stsb", small, labels)["pearson_spearman"] == pytest.approx(1)
+
+
 # Mistakes
 
 
