@@ -29,16 +29,19 @@ def choose_rate(means: dict[float, float], rule: str = "safe") -> tuple[float | 
 
     ``best`` is the best rate; ``safe`` is the same, or the next lower one if doubling the best loses more than
     :data:`CLIFF`. Its half and its double must have been tried. No rates outside of :data:`LOWEST` to :data:`HIGHEST`
-    are tried.
+    are tried. Rates that all do the same tell nothing, as where training collapses at each of them: lower ones are
+    tried until one differs.
 
     Args:
         means: rate -> mean of the metric, in [-1, 1], or :data:`DIVERGED`; rates that are factors of 2 apart.
         rule: one of :data:`~.questions.RATE_RULES`.
 
     Returns:
-        The rate and an empty list, or None and the next rates.
+        The rate and an empty list, or None and the next rates: none are left if all did the same.
     """
     rates = sorted(means)
+    if len(set(means.values())) == 1:
+        return None, [rates[0] / 2] if rates[0] > LOWEST else []
     best = [i for i in range(len(rates)) if means[rates[i]] == max(means.values())]
     place = best[(len(best) - 1) // 2]  # of equal ones the middle: rates that all do the same are no reason to go on
     if place == len(rates) - 1 and rates[-1] < HIGHEST:
@@ -55,7 +58,7 @@ def chosen_rates(questions: Questions, question: Question) -> dict[str, tuple[fl
     """For each arm its learning rate, and the mean metric at every rate that was tried.
 
     Raises:
-        LookupError: rates that have not been tried yet.
+        LookupError: rates that have not been tried yet, or that all did the same.
     """
     values = values_by_key(questions.rates)
     values |= dict.fromkeys(diverged_keys(questions.rates) - set(values), DIVERGED)
@@ -70,28 +73,43 @@ def chosen_rates(questions: Questions, question: Question) -> dict[str, tuple[fl
                 raise LookupError(f"question {question.name!r}: the learning rate of {arm} is not chosen yet")
             return float(np.mean(means))
 
-        return _search(mean_at, question.rates)
+        rate, means = _search(mean_at, question.rates)
+        if rate is None:
+            raise LookupError(_all_the_same(question, arm, means))
+        return rate, means
 
     return {arm: search(arm) for arm in questions.rate_arms(question)}
 
 
-def _search(mean_at: Callable[[float], float], rule: str) -> tuple[float, dict[float, float]]:
+def _search(mean_at: Callable[[float], float], rule: str) -> tuple[float | None, dict[float, float]]:
     """The rate that is chosen, and the mean at each that was tried for it: :data:`RATES`, then what the rule wants.
 
-    What else has been tried, for another question, makes no difference.
+    What else has been tried, for another question, makes no difference. The rate is None if all did the same.
     """
     means: dict[float, float] = {}
     rate, wanted = None, list(RATES)
-    while rate is None:
+    while wanted:
         means |= {value: mean_at(value) for value in wanted}
         rate, wanted = choose_rate(means, rule)
     return rate, dict(sorted(means.items()))
 
 
+def _all_the_same(question: Question, arm: str, means: dict[float, float]) -> str:
+    return (
+        f"question {question.name!r}: {arm} did the same ({shown(next(iter(means.values())))}) at all learning rates "
+        f"from {min(means):g} to {max(means):g}, so none can be chosen, and the question has no answer: give it other "
+        "settings, such as more epochs"
+    )
+
+
 def tune(
     questions: Questions, question: Question, arm: str, rows: Any, jobs: int, tell: Callable[[str], None]
 ) -> float:
-    """Try learning rates for an arm, on a part of the training rows, until :func:`choose_rate` has one; this one."""
+    """Try learning rates for an arm, on a part of the training rows, until :func:`choose_rate` has one; this one.
+
+    Raises:
+        ValueError: all did the same, or what :func:`make_runs` raises.
+    """
     split = {str(task): training_split(task, load_rows(task, rows)["train"]) for task in question.tasks}
     runs = grid([questions.arms[arm]], question.tasks, RATE_SEEDS)
 
@@ -104,6 +122,8 @@ def tune(
         return float(np.mean([main_metric(record)[1] for record in records]))
 
     rate, means = _search(mean_at, question.rates)
+    if rate is None:
+        raise ValueError(_all_the_same(question, arm, means))
     tell(f"  {arm}: learning rate {rate:g} of " + ", ".join(f"{r:g} ({shown(m)})" for r, m in means.items()))
     return rate
 

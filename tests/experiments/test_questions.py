@@ -3,6 +3,7 @@
 import json
 import subprocess
 from dataclasses import asdict, replace
+from itertools import product
 from pathlib import Path
 from unittest.mock import ANY
 
@@ -26,6 +27,7 @@ from prilora_lite.experiments.reporting import to_dataframe
 from prilora_lite.experiments.stored import COUNTS, main_metric
 from prilora_lite.experiments.study import read_runs
 from prilora_lite.experiments.tasks import get_task, load_rows
+from prilora_lite.shared.errors import Diverged
 from prilora_lite.shared.records import read_records
 
 RESULTS = Path(__file__).parents[2] / "results"
@@ -196,10 +198,45 @@ def test_the_best_rate_can_be_asked_for_though_it_stands_at_a_cliff(means, expec
 @pytest.mark.parametrize("rule", ["safe", "best"])
 @pytest.mark.parametrize(
     ("values", "expected"),
-    [((0.5, 0.5, 0.5), (2e-3, [])), ((0.4, 0.5, 0.5), (2e-3, [])), ((0.5, 0.5, 0.4), (None, [5e-4]))],
+    [((0.4, 0.5, 0.5), (2e-3, [])), ((0.5, 0.5, 0.4), (None, [5e-4]))],
 )
 def test_of_equal_rates_the_middle_one_is_chosen_or_the_lower_of_two(values, expected, rule):
     assert choose_rate(dict(zip(RATES, values, strict=True)), rule) == expected
+
+
+@pytest.mark.parametrize("rule", ["safe", "best"])
+@pytest.mark.parametrize("same", [0.5, DIVERGED])
+def test_where_all_rates_do_the_same_lower_ones_are_tried_until_one_differs(same, rule):
+    assert choose_rate(dict.fromkeys(RATES, same), rule) == (None, [5e-4])
+    chosen, tried = learning_rates._search(lambda rate: 0.8 if rate < 3e-4 else same, rule)
+    assert (chosen, min(tried)) == (1.25e-4, 6.25e-5)
+    assert learning_rates._search(lambda rate: 0.4 if rate < 6e-4 else 0.5, rule)[0] == 2e-3  # the middle of the others
+
+
+@pytest.mark.parametrize("same", [0.5, DIVERGED])
+def test_an_arm_that_does_the_same_at_all_rates_has_none_and_its_question_no_answer(same, file, monkeypatch):
+    monkeypatch.setattr(learning_rates, "LOWEST", 5e-4)
+    asked = read_questions(file)
+    runs = [
+        record(arm, task, seed, rate, 0.5)
+        for arm, task, seed, rate in product(("lora", "rising"), ("cola", "rte"), RATE_SEEDS, (5e-4, *RATES))
+    ]
+    write_records(asked.rates, [run | ({"error": "Diverged: NaN"} if same == DIVERGED else {}) for run in runs])
+    shown = "diverged" if same == DIVERGED else "50.0"
+    said = rf"rising did the same \({shown}\) at all learning rates from 0.0005 to 0.004"
+    with pytest.raises(LookupError, match=said):
+        chosen_rates(asked, asked.questions[0])
+    assert table(asked)["difference"].isna().all()
+
+    def made(runs, *rest):
+        if same == DIVERGED:
+            raise Diverged("NaN")
+        return [record("rising", run.task, run.seed, 1e-3, same) for run in runs]
+
+    monkeypatch.setattr(learning_rates, "make_runs", made)
+    monkeypatch.setattr(learning_rates, "load_rows", lambda task, rows: load_rows("pocket-rte"))
+    with pytest.raises(ValueError, match=said):
+        learning_rates.tune(asked, asked.questions[0], "rising", None, 1, print)
 
 
 @pytest.mark.parametrize(
@@ -208,10 +245,10 @@ def test_of_equal_rates_the_middle_one_is_chosen_or_the_lower_of_two(values, exp
 def test_whatever_the_metric_does_the_search_ends(value):
     means = {rate: value(rate) for rate in RATES}
     rate, wanted = choose_rate(means)
-    while rate is None:
+    while wanted:
         means |= {new: value(new) for new in wanted}
         rate, wanted = choose_rate(means)
-    assert rate in means
+    assert rate in means or set(means.values()) == {0.5}
     assert len(means) <= 14
 
 
@@ -429,10 +466,10 @@ def test_answers_that_are_chosen_have_a_picture_of_their_own(file, tmp_path):
 
 
 def asked_of(encoder, file):
-    """A question that a small encoder answers in seconds."""
+    """A question that a small encoder answers in seconds; of classes it would say the same at every rate."""
     settings = "{ epochs = 1, batch_size = 8, max_length = 16 }"
     file.write_text(
-        FILE.replace('"cola", "rte"', '"cola"').replace("{ epochs = 1 }", settings).replace("count = 3", "count = 2")
+        FILE.replace('"cola", "rte"', '"stsb"').replace("{ epochs = 1 }", settings).replace("count = 3", "count = 2")
         + f'encoder = "{encoder}"\nrate_of = "lora"\n'
     )
     return read_questions(file)
