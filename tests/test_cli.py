@@ -94,6 +94,28 @@ def test_a_command_that_is_stopped_says_whether_it_goes_on_from_there(command, g
     assert ("started again, it goes on from here" in capsys.readouterr().err) == goes_on
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        ["ablate", "~/study.toml", "--output=~/runs.jsonl", "--encoder=~/encoder"],
+        ["report", "~/runs.jsonl", "--output=~/made"],
+        ["ask", "~/asked.toml"],
+        ["migrate", "~/runs.jsonl", "~/others.jsonl"],
+        ["record", "--folder=~/made"],
+        ["notebooks", "~/01.ipynb"],
+        ["handout", "--output=~/made", "--course=~/course"],
+        ["assignments", "--release=~/made", "--course=~/course"],
+        ["grade", "a1_lora_layer", "--course=~/course"],
+    ],
+    ids=lambda line: line[0],
+)
+def test_a_path_at_home_is_found_where_the_shell_left_its_sign(line, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    said = str(vars(_parser().parse_args(line)))
+    assert "~" not in said
+    assert said.count(str(tmp_path)) == sum("~" in word for word in line)
+
+
 @pytest.mark.parametrize("line", [["FILE", "--jobs", "2"], ["--jobs", "2", "FILE"]])
 def test_the_command_line_goes_before_a_studys_file(line, tmp_path):
     file = tmp_path / "study.toml"

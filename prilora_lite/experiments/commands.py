@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prilora_lite.experiments import study_options
+from prilora_lite.shared.files import given_path
 
 if TYPE_CHECKING:
     from prilora_lite.experiments.methods import Method
@@ -28,7 +29,9 @@ def add_to(commands: argparse._SubParsersAction) -> None:
         argument_default=argparse.SUPPRESS,  # what is not given may be in the file
         names=study_options.names,
     )
-    ablate.add_argument("study", nargs="?", default=None, metavar="FILE.toml", help="file that describes the study")
+    ablate.add_argument(
+        "study", nargs="?", default=None, type=given_path, metavar="FILE.toml", help="file that describes the study"
+    )
     study_options.add_options(ablate)
     ablate.set_defaults(run=_ablate, loads=True, goes_on=True)
 
@@ -39,9 +42,13 @@ def add_to(commands: argparse._SubParsersAction) -> None:
         "write the tables (.csv, .md) and figures (.png). For a file of questions, print and write its answers.",
     )
     report.add_argument(
-        "file", type=Path, help="file of runs that ablate wrote, ending in .jsonl, or of questions, ending in .toml"
+        "file",
+        type=given_path,
+        help="file of runs that ablate wrote, ending in .jsonl, or of questions, ending in .toml",
     )
-    report.add_argument("--output", type=Path, metavar="FOLDER", help="where to write them (default: beside the file)")
+    report.add_argument(
+        "--output", type=given_path, metavar="FOLDER", help="where to write them (default: beside the file)"
+    )
     report.add_argument(
         "--margin",
         type=study_options.OPTIONS["margin"]["type"],
@@ -56,7 +63,7 @@ def add_to(commands: argparse._SubParsersAction) -> None:
         description="Choose the learning rates and make the runs that a file of questions still lacks, then print the "
         "answers and write them (.csv, .md, .png). Stopped and started again, it goes on.",
     )
-    ask.add_argument("file", type=Path, metavar="FILE.toml", help="the questions, as in results/questions.toml")
+    ask.add_argument("file", type=given_path, metavar="FILE.toml", help="the questions, as in results/questions.toml")
     ask.add_argument("--only", nargs="+", default=[], metavar="NAME", help="names of questions (default: all)")
     ask.add_argument("--rows", metavar="FOLDER", help="folder of rows, as for ablate (default: the file's own)")
     ask.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time (default: 1)")
@@ -69,7 +76,9 @@ def add_to(commands: argparse._SubParsersAction) -> None:
         "the run is still recognised. It is safe to repeat. If an encoder was read from a folder, the folder must not "
         "have changed.",
     )
-    migrate.add_argument("files", nargs="+", type=Path, metavar="FILE.jsonl", help="files of runs that ablate wrote")
+    migrate.add_argument(
+        "files", nargs="+", type=given_path, metavar="FILE.jsonl", help="files of runs that ablate wrote"
+    )
     migrate.set_defaults(run=_migrate, loads=True)
 
 
@@ -79,7 +88,7 @@ def _ablate(options: argparse.Namespace) -> int:
     from prilora_lite.experiments.stored import main_metric
 
     told = study_options.told(options)
-    output = told.get("output") or Path(options.study or "runs/ablation").with_suffix(".jsonl")
+    output = told.get("output") or (options.study or Path("runs/ablation")).with_suffix(".jsonl")
     if output.suffix != ".jsonl":
         raise ValueError(f"--output {output}: expected a name that ends in .jsonl")
     if told.get("jobs", 1) < 1:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -82,6 +83,7 @@ OPTIONS: dict[
         "(default: 1)",
     },
     "encoder": {
+        "type": os.path.expanduser,  # a folder may be at home
         "metavar": "E",
         "help": "{encoders} (pocket-random is pocket without its pre-training; paper is DeBERTaV3-base), a folder, or "
         "a name on the Hugging Face hub, owner/name or owner/name@REVISION (default: pocket)",
@@ -92,7 +94,7 @@ OPTIONS: dict[
         "the hub)",
     },
     "output": {
-        "type": Path,
+        "type": given_path,
         "metavar": "FILE",
         "help": "file of runs, ending in .jsonl; tables and figures go beside it (default: beside FILE.toml, with its "
         "name; else runs/ablation.jsonl)",
@@ -151,7 +153,7 @@ def told(options: argparse.Namespace) -> dict[str, Any]:
         ValueError: a file that is not there, is not TOML, or says what no study can be told.
     """
     on_the_line = {name: value for name, value in vars(options).items() if name in OPTIONS}
-    in_the_file = read_file(Path(options.study)) if options.study else {}
+    in_the_file = read_file(options.study) if options.study else {}
     settings = [*in_the_file.get("set", []), *on_the_line.get("set", [])]
     together = in_the_file | on_the_line | {"set": settings}
     if own := together.pop("task", None):

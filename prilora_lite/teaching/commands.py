@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from prilora_lite.shared.errors import unknown
+from prilora_lite.shared.files import given_path
 
 COURSE = Path("notebooks/assignments")
 
@@ -22,7 +23,9 @@ def add_to(commands: argparse._SubParsersAction) -> None:
     )
     record.add_argument("names", nargs="*", metavar="NAME", help="{recordings} (default: all)")
     record.add_argument("--rows", metavar="FOLDER", help="GLUE's rows for layers_minilm, as for ablate")
-    record.add_argument("--folder", type=Path, metavar="FOLDER", help="where to write (default: the package's own)")
+    record.add_argument(
+        "--folder", type=given_path, metavar="FOLDER", help="where to write (default: the package's own)"
+    )
     record.set_defaults(run=_record, loads=True, goes_on=True)
 
     notebooks = commands.add_parser(
@@ -31,7 +34,9 @@ def add_to(commands: argparse._SubParsersAction) -> None:
         description="List the notebooks whose saved outputs are out of date; with --execute, run them and save fresh "
         "outputs.",
     )
-    notebooks.add_argument("paths", nargs="*", type=Path, metavar="FILE", help="default: all in the folder notebooks")
+    notebooks.add_argument(
+        "paths", nargs="*", type=given_path, metavar="FILE", help="default: all in the folder notebooks"
+    )
     notebooks.add_argument("--execute", action="store_true", help="run them and save their outputs")
     notebooks.set_defaults(run=_notebooks)
 
@@ -45,10 +50,10 @@ def add_to(commands: argparse._SubParsersAction) -> None:
         "kind", nargs="?", choices=("notebooks", "assignments"), default="notebooks", metavar="KIND",
         help="notebooks (default) or assignments",
     )  # fmt: skip
-    handout.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="where to write")
+    handout.add_argument("--output", type=given_path, required=True, metavar="FOLDER", help="where to write")
     handout.add_argument("--zip", action="store_true", help="also pack the folder into FOLDER.zip")
     handout.add_argument(
-        "--course", type=Path, default=COURSE, metavar="FOLDER", help=f"folder of assignments (default: {COURSE})"
+        "--course", type=given_path, default=COURSE, metavar="FOLDER", help=f"folder of assignments (default: {COURSE})"
     )
     handout.set_defaults(run=_handout)
 
@@ -57,9 +62,9 @@ def add_to(commands: argparse._SubParsersAction) -> None:
         help="write the learners' copies of the assignments",
         description="Write the learners' copies: without solutions, hidden tests and marking schemes.",
     )
-    assignments.add_argument("--release", type=Path, required=True, metavar="FOLDER", help="where to write them")
+    assignments.add_argument("--release", type=given_path, required=True, metavar="FOLDER", help="where to write them")
     assignments.add_argument(
-        "--course", type=Path, default=COURSE, metavar="FOLDER", help=f"the course (default: {COURSE})"
+        "--course", type=given_path, default=COURSE, metavar="FOLDER", help=f"the course (default: {COURSE})"
     )
     assignments.set_defaults(run=_assignments)
 
@@ -72,7 +77,7 @@ def add_to(commands: argparse._SubParsersAction) -> None:
     )
     grade.add_argument("assignment", metavar="ASSIGNMENT", help="such as a1_lora_layer")
     grade.add_argument(
-        "--course", type=Path, default=COURSE, metavar="FOLDER",
+        "--course", type=given_path, default=COURSE, metavar="FOLDER",
         help=f"folder that has submitted/STUDENT/ASSIGNMENT/ in it (default: {COURSE})",
     )  # fmt: skip
     grade.add_argument("--jobs", type=int, default=1, metavar="N", help="submissions at a time (default: 1)")
