@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import asdict, fields
 from functools import lru_cache
 from typing import Any
@@ -21,6 +22,9 @@ from prilora_lite.config import PRILoRAConfig
 from prilora_lite.experiments.encoders import load_encoder
 from prilora_lite.experiments.presets import Settings
 from prilora_lite.experiments.tasks import Task, task_as_json
+from prilora_lite.importance import IMPORTANCE_RULES
+from prilora_lite.ranks import SCHEDULES
+from prilora_lite.shared.callables import callable_name
 
 KEY = ("task", "seed", "encoder", "method", "settings", "precision", "rows", "weights")
 DIGITS = 16  # of a digest, hexadecimal
@@ -49,9 +53,10 @@ def run_key(
         rows: see :func:`rows_digest`.
         weights: see :func:`encoder_digest`.
     """
-    return [
-        task_as_json(task), seed, encoder, method_as_json(method), asdict(settings), precision, rows, weights
-    ]  # fmt: skip
+    trains = method_as_json(method)
+    if not isinstance(method, str):
+        trains |= own_code(method)
+    return [task_as_json(task), seed, encoder, trains, asdict(settings), precision, rows, weights]
 
 
 def described(key: list[Any]) -> dict[str, Any]:
@@ -115,6 +120,21 @@ def method_as_json(method: str | PRILoRAConfig) -> str | dict[str, Any]:
     return method if isinstance(method, str) else method.to_dict()
 
 
+def own_code(config: PRILoRAConfig) -> dict[str, str]:
+    """A digest of each function of the user's own that a configuration names: an edited one makes other runs.
+
+    The package's own functions are left out, and those that have no effect.
+    """
+    config = config.canonical()
+    named = {"importance_code": IMPORTANCE_RULES.get(config.importance), "ranks_code": SCHEDULES.get(config.ranks)}
+    own = {name: rule for name, rule in named.items() if rule and not _is_ours(rule)}
+    return {name: callable_name(rule) for name, rule in own.items()}
+
+
+def _is_ours(function: Callable[..., Any]) -> bool:
+    return (getattr(function, "__module__", None) or "").startswith("prilora_lite.")
+
+
 def same_method(method: str | dict[str, Any]) -> str:
     """Two stored methods, names or configurations, train alike if this is equal.
 
@@ -127,7 +147,10 @@ def same_method(method: str | dict[str, Any]) -> str:
 @lru_cache(maxsize=10_000)  # a study has few methods and settings, and many lines
 def _same_method(text: str) -> str:
     method = json.loads(text)
-    return text if isinstance(method, str) else _text(PRILoRAConfig.from_dict(method).canonical().to_dict())
+    if isinstance(method, str):
+        return text
+    code = {name: method.pop(name) for name in ("importance_code", "ranks_code") if name in method}
+    return _text(PRILoRAConfig.from_dict(method).canonical().to_dict() | code)
 
 
 def same_settings(settings: dict[str, Any]) -> str:

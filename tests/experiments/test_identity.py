@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 
 from prilora_lite import PRILoRAConfig, Settings, finetune
-from prilora_lite.experiments.identity import same_method, same_run, same_settings
+from prilora_lite.experiments.identity import own_code, run_key, same_method, same_run, same_settings
 from prilora_lite.experiments.study import read_runs
+from prilora_lite.experiments.tasks import TASKS
+from prilora_lite.importance import IMPORTANCE_RULES
+from prilora_lite.ranks import SCHEDULES
 
 RESULTS = Path(__file__).parents[2] / "results"
 STORED = read_runs(RESULTS / "pocket.jsonl")
@@ -57,3 +60,19 @@ def test_a_folder_claimed_before_a_setting_existed_is_still_its_runs(tmp_path, e
     assert finetune("rte", config, resume=True, **options).metrics == first.metrics
     with pytest.raises(ValueError, match=r"another run: method was .* and is"):
         finetune("rte", replace(config, interval=3), resume=True, **options)
+
+
+@pytest.mark.parametrize(
+    ("table", "change"), [(IMPORTANCE_RULES, {"importance": "mine"}), (SCHEDULES, {"ranks": "mine"})]
+)
+def test_an_edited_function_of_ones_own_makes_another_run(table, change, monkeypatch):
+    def key():
+        return run_key(TASKS["rte"], 0, "pocket", PRILoRAConfig(**change), Settings(), "fp32", "rows", "weights")
+
+    keys = []
+    for function in (lambda lora_A: lora_A.abs(), lambda lora_A: lora_A.abs(), lambda lora_A: -lora_A.abs()):
+        monkeypatch.setitem(table, "mine", function)
+        keys.append(same_run(key()))
+    assert keys[0] == keys[1] != keys[2]
+    idle = PRILoRAConfig(**change, ratio=0, last_rank=4)  # no prune, flat ranks
+    assert own_code(idle) == own_code(PRILoRAConfig()) == {}
