@@ -19,7 +19,7 @@ from prilora_lite.config import PRILoRAConfig
 from prilora_lite.experiments.device import PROCESS, PROCESSES, pick_device, pick_precision
 from prilora_lite.experiments.environment import describe_environment
 from prilora_lite.experiments.finetune import check_encoder, finetune, result_record
-from prilora_lite.experiments.identity import KEY, digest_of, method_as_json, rows_digest, run_key, same_run
+from prilora_lite.experiments.identity import KEY, digest_of, method_as_json, own_code, rows_digest, run_key, same_run
 from prilora_lite.experiments.methods import METHODS as METHODS  # and study.METHODS
 from prilora_lite.experiments.methods import Method, as_method
 from prilora_lite.experiments.methods import configurations as configurations  # for notebooks: study.configurations
@@ -140,6 +140,8 @@ def ablate(
     tasks = dict.fromkeys(run.task for run in runs)
     data = {task: _rows(task, rows, len(tasks)) for task in tasks}
     plans = _plan(runs, encoder, overrides or {}, precision, data)
+    if jobs != 1:
+        _check_that_workers_know(plans.values())
     output.parent.mkdir(parents=True, exist_ok=True)
     output.open("ab").close()  # a place that can't be written to is better found before the first run
     finished = _records_of(output)
@@ -214,6 +216,17 @@ def _plan(
         key = [part if name != "seed" else run.seed for name, part in zip(KEY, key, strict=True)]
         plans.setdefault(same_run(key), _Plan(len(plans) + 1, run, key, encoder, settings, trains))
     return plans
+
+
+def _check_that_workers_know(plans: Iterable[_Plan]) -> None:
+    """Refuse rules and schedules that were registered in this process: a worker has the package's own alone."""
+    for plan in plans:
+        if isinstance(plan.trains, PRILoRAConfig) and (own := own_code(plan.trains)):
+            setting = next(iter(own)).removesuffix("_code")
+            raise ValueError(
+                f"{setting}={getattr(plan.trains, setting)!r} was registered in this process, and the workers of "
+                "several jobs don't know it: use jobs=1"
+            )
 
 
 def _check_encoders(waiting: list[_Plan], data: dict[str | Task, dict[str, Dataset]]) -> None:

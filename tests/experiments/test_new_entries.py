@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from prilora_lite import TASKS, PRILoRAConfig, Settings, finetune, load_adapter, load_encoder
+from prilora_lite import TASKS, PRILoRAConfig, Settings, ablate, finetune, grid, load_adapter, load_encoder
 from prilora_lite.cli import main
 from prilora_lite.experiments.tasks import Task, get_task
 from prilora_lite.importance import IMPORTANCE_RULES
@@ -82,6 +82,13 @@ def test_a_study_trains_with_it_names_its_runs_by_it_and_is_not_made_twice(encod
     assert all(name in said.out and name in said.err for name in names)
     assert main(command) == 0
     assert (tmp_path / "runs.jsonl").read_bytes() == made
+
+
+def test_a_study_of_several_jobs_refuses_it_before_its_first_run(tmp_path):
+    runs = grid([PRILoRAConfig(importance="gradient_size")], ["pocket-rte"], [0, 1])
+    with pytest.raises(ValueError, match=r"importance='gradient_size' was registered in this process.* use jobs=1"):
+        ablate(runs, tmp_path / "runs.jsonl", jobs=2)
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_adapter_made_with_it_loads(encoder, answers, tmp_path):
