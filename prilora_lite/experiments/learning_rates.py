@@ -111,6 +111,7 @@ def tune(
         ValueError: all did the same, or what :func:`make_runs` raises.
     """
     split = {str(task): training_split(task, load_rows(task, rows)["train"]) for task in question.tasks}
+    _check_train_rows(question, split)
     runs = grid([questions.arms[arm]], question.tasks, RATE_SEEDS)
 
     def mean_at(rate: float) -> float:
@@ -126,6 +127,18 @@ def tune(
         raise ValueError(_all_the_same(question, arm, means))
     tell(f"  {arm}: learning rate {rate:g} of " + ", ".join(f"{r:g} ({shown(m)})" for r, m in means.items()))
     return rate
+
+
+def _check_train_rows(question: Question, split: dict[str, Any]) -> None:
+    """Refuse more training rows than there are to choose rates on: the task has more than that."""
+    asked = question.overrides(math.nan, tuning=True).get("train_rows") or 0
+    for task, rows in split.items():
+        if asked > (have := len(rows["train"])):
+            raise ValueError(
+                f"question {question.name!r}: train_rows={asked:g}, but learning rates are chosen on four fifths of "
+                f"the training rows of {task}, which are {have}: give {have} or fewer, or say so for the choice alone, "
+                f"with rate_settings = {{ train_rows = {have} }}"
+            )
 
 
 def shown(mean: float) -> str:

@@ -264,6 +264,14 @@ def test_rates_are_judged_on_training_rows_that_were_not_trained_on():
     assert len(get_task("mnli").splits) == 2
 
 
+def test_more_training_rows_than_rates_are_chosen_on_are_refused_with_the_reason(file):
+    file.write_text(FILE.replace('"cola", "rte"', '"pocket-rte"').replace("epochs = 1", "train_rows = 1800"))
+    asked = read_questions(file)
+    said = r"train_rows=1800, but learning rates are chosen on four fifths of .* pocket-rte, which are 1600: give 1600"
+    with pytest.raises(ValueError, match=said):
+        learning_rates.tune(asked, asked.questions[0], "lora", None, 1, print)
+
+
 def test_each_arm_has_the_rate_that_was_best_for_it(file):
     asked = read_questions(file)
     write_records(asked.rates, rates(best=4e-3))
