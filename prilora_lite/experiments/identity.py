@@ -126,9 +126,10 @@ def own_code(config: PRILoRAConfig) -> dict[str, str]:
     The package's own functions are left out, and those that have no effect.
     """
     config = config.canonical()
-    named = {"importance_code": IMPORTANCE_RULES.get(config.importance), "ranks_code": SCHEDULES.get(config.ranks)}
-    own = {name: rule for name, rule in named.items() if rule and not _is_ours(rule)}
-    return {name: callable_name(rule) for name, rule in own.items()}
+    tables = {"importance": IMPORTANCE_RULES, "ranks": SCHEDULES}
+    given = {name: getattr(config, name) for name in tables}  # ranks themselves, or a function, are in no table
+    named = {name: tables[name][value] for name, value in given.items() if isinstance(value, str)}
+    return {f"{name}_code": callable_name(rule) for name, rule in named.items() if not _is_ours(rule)}
 
 
 def _is_ours(function: Callable[..., Any]) -> bool:
