@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainingArgum
 from prilora_lite.adapt import plan
 from prilora_lite.config import PRILoRAConfig
 from prilora_lite.experiments.bars import no_bars
-from prilora_lite.experiments.device import pick_precision, threads_for
+from prilora_lite.experiments.device import pick_device, pick_precision, threads_for
 from prilora_lite.experiments.encoders import load_encoder
 from prilora_lite.experiments.identity import described, encoder_digest, method_as_json, rows_digest, run_key
 from prilora_lite.experiments.loop import (
@@ -29,9 +29,9 @@ from prilora_lite.experiments.loop import (
     common_arguments,
     curve_of,
     evaluation_sets,
-    in_order,
     judged_by,
     metrics_in,
+    metrics_of,
     schedule,
     show_progress,
 )
@@ -215,6 +215,9 @@ def evaluate(
 ) -> dict[str, float]:
     """The task's metrics of a model on the validation rows, computed as :func:`finetune` does.
 
+    The model is moved to the device. Random numbers and Accelerate's state stay as they were, so that a training loop
+    may call it.
+
     Args:
         model, tokenizer: as :func:`~.encoders.load_encoder` gives them, with an adapter loaded or not.
         task, rows, precision, device, progress: see :func:`finetune`; of rows given by split, those of validation.
@@ -247,15 +250,11 @@ def evaluate(
         )
     tokenized = {split: tokenize(data[split], glue, tokenizer, max_length) for split in glue.splits}
     try_out(model, tokenizer, glue, tokenized, max_length)
-    with tempfile.TemporaryDirectory(prefix="prilora-") as folder:
-        arguments = TrainingArguments(folder, **common_arguments(precision, encoder, device))
-        trainer, training = GlueTrainer(model, arguments, glue, tokenizer), model.training
-        show_progress(trainer, progress)
-        try:
-            logs = trainer.evaluate(evaluation_sets(tokenized, glue))
-        finally:
-            model.train(training)  # a loop that evaluates goes on with dropout
-    return in_order(metrics_in(logs), glue)
+    precision, device = pick_precision(precision, encoder, device), pick_device(device)
+    if next(model.parameters()).device.type != device:  # of several devices of a type, the model's own
+        model.to(device)
+    with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
+        return metrics_of(model, tokenizer, glue, tokenized, progress)
 
 
 def check_encoder(

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from torch import nn
-from torch.utils.data import Sampler
+from torch.utils.data import DataLoader, Sampler
 from tqdm.auto import tqdm
 from transformers import (
     DataCollatorWithPadding,
@@ -24,8 +24,10 @@ from transformers import (
 from prilora_lite.experiments.device import PROCESS, PROCESSES, pick_device, pick_precision
 from prilora_lite.experiments.presets import Settings
 from prilora_lite.experiments.tasks import Task, compute_metrics
-from prilora_lite.experiments.trial import logits_of
+from prilora_lite.experiments.trial import forward, logits_of
 from prilora_lite.shared.checks import check_seed
+
+ROWS_AT_ONCE = 64  # in an evaluation
 
 
 class LengthGroupedSampler(Sampler[int]):
@@ -197,10 +199,10 @@ def _share(batch_size: int) -> int:
 
 
 def common_arguments(precision: str, encoder: str, device: str | None) -> dict[str, Any]:
-    """What TrainingArguments needs to be told for training and for evaluation alike."""
+    """On what to compute, and how quietly, in the words of TrainingArguments."""
     precision, device = pick_precision(precision, encoder, device), pick_device(device)
     return {
-        "per_device_eval_batch_size": 64,
+        "per_device_eval_batch_size": ROWS_AT_ONCE,
         "bf16": precision == "bf16",
         "use_cpu": device == "cpu",
         "dataloader_pin_memory": device == "cuda",
@@ -214,6 +216,27 @@ def evaluation_sets(tokenized: dict[str, Dataset], task: Task) -> Dataset | dict
     if len(task.splits) == 1:
         return tokenized[task.splits[0]]
     return {split.removeprefix("validation_"): tokenized[split] for split in task.splits}
+
+
+def metrics_of(
+    model: nn.Module, tokenizer: PreTrainedTokenizerBase, task: Task, tokenized: dict[str, Dataset], progress: bool
+) -> dict[str, float]:
+    """The metrics that an evaluation by :class:`GlueTrainer` gives, computed without one.
+
+    To make a Trainer seeds all random numbers and resets what Accelerate's parts share; a loop of the caller's, in the
+    middle of which this is called, needs both as they are.
+    """
+    values: list[float] = []
+    for split in task.splits:
+        # The loader draws a number, which is not to be the caller's
+        options = {"collate_fn": DataCollatorWithPadding(tokenizer), "generator": torch.Generator()}
+        batches = DataLoader(tokenized[split], ROWS_AT_ONCE, **options)
+        quiet = not progress or PROCESS != 0
+        bar = tqdm(batches, desc="evaluate", unit="batch", leave=False, disable=quiet)
+        seen = [(forward(model, batch)[1].float().cpu(), batch["labels"]) for batch in bar]
+        scores, labels = (torch.cat(parts).numpy() for parts in zip(*seen, strict=True))
+        values += compute_metrics(task, scores, labels).values()
+    return dict(zip(names_of_metrics(task), values, strict=True))
 
 
 def metrics_in(log: dict[str, float]) -> dict[str, float]:

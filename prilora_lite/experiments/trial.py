@@ -61,7 +61,7 @@ def try_rows(
     collate = DataCollatorWithPadding(tokenizer)
     rows = [longest, tokenized[shortest[2]][shortest[1]]]
     try:
-        loss, logits = _forward(model, collate(rows))
+        loss, logits = forward(model, collate(rows))
     except Exception as error:  # of every kind, from anywhere in a model
         raise _unreadable(model, collate, longest, max_length, error) from error
     expected = (len(rows), task.num_labels)
@@ -100,8 +100,8 @@ def try_evaluation(task: Task, tokenized: dict[str, Dataset]) -> None:
 
 
 @torch.no_grad()
-def _forward(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Any, Any]:
-    """Loss and scores of a batch, in evaluation mode."""
+def forward(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Any, Any]:
+    """Loss and scores of a batch, in evaluation mode; of torch's random numbers none is used up."""
     device, training, state = next(model.parameters()).device, model.training, torch.get_rng_state()
     model.eval()
     try:
@@ -119,7 +119,7 @@ def _unreadable(model: nn.Module, collate: Any, row: dict[str, Any], max_length:
 
     def can_read(tokens: int) -> bool:
         try:
-            _forward(model, collate([_cut(row, tokens)]))
+            forward(model, collate([_cut(row, tokens)]))
         except Exception:
             return False
         return True
