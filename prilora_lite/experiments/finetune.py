@@ -197,6 +197,8 @@ def _arguments(folder: Path, plan_of_run: dict[str, Any]) -> TrainingArguments:
         RuntimeError: several GPUs in one process.
     """
     arguments = TrainingArguments(str(folder), **plan_of_run)
+    # Where fp32 is asked for, Trainer takes ACCELERATE_MIXED_PRECISION, which `accelerate launch` sets
+    arguments.mixed_precision = "bf16" if arguments.bf16 else "no"
     if arguments.n_gpu > 1:
         raise RuntimeError(SEVERAL_GPUS.format(arguments.n_gpu))
     return arguments

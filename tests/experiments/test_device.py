@@ -1,8 +1,10 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
 from prilora_lite.experiments.device import bf16_is_native, pick_device, pick_precision, shared_by
-from tests.training import run
+from tests.training import FAST, run
 
 
 def test_precision_and_device_that_do_not_exist_are_refused(encoder, rows):
@@ -30,3 +32,11 @@ def test_a_rank_in_the_environment_is_a_processs_number_only_beside_several_proc
     assert shared_by({"RANK": "1", "WORLD_SIZE": "2"}) == (1, 2)
     with pytest.raises(ValueError, match=r"RANK=8 and WORLD_SIZE=2 .* from 0 to 1, as torchrun .* unset both"):
         shared_by({"RANK": "8", "WORLD_SIZE": "2"})
+
+
+@pytest.mark.parametrize("launched", ["bf16", "fp16"])  # on a CPU, Accelerate leaves fp16 out by itself
+def test_a_run_in_fp32_is_one_whatever_accelerate_was_launched_with(launched, encoder, rows, monkeypatch):
+    short = replace(FAST, epochs=0.4)
+    losses = run(encoder, rows, settings=short).losses
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", launched)
+    assert run(encoder, rows, settings=short).losses == losses
