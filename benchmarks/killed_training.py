@@ -76,7 +76,7 @@ def _telling(save: Callable[..., Any], told: Any) -> Callable[..., Any]:
 def train(options: dict[str, Any], folder: Path, told: Any) -> None:
     """Make a run, or go on with it; in a process of its own."""
     GlueTrainer._save_checkpoint = _telling(GlueTrainer._save_checkpoint, told)
-    library.save_trained = _telling(library.save_trained, told)
+    library.try_to_save = _telling(library.try_to_save, told)
     result = finetune(
         **options, output_dir=folder, resume=True, device="cpu", precision="fp32", progress=False,
         callbacks=[_Tell(told)],

@@ -38,7 +38,7 @@ from prilora_lite.experiments.loop import (
 from prilora_lite.experiments.methods import METHODS
 from prilora_lite.experiments.presets import Settings, settings_for
 from prilora_lite.experiments.rows import check_rows, drawn_rows
-from prilora_lite.experiments.saving import claim, save_trained, writing
+from prilora_lite.experiments.saving import claim, try_to_save, writing
 from prilora_lite.experiments.tasks import Task, get_task, load_rows
 from prilora_lite.experiments.tokens import check_length, tokenize
 from prilora_lite.experiments.trainable import count, make_trainable
@@ -66,7 +66,7 @@ class Result:
         counts: trainable and non-zero parameters of adapter and head.
         steps: optimizer steps made.
         seconds_per_step: median; the first two steps, which warm up, do not count.
-        path: where the adapter or model was saved, None if nowhere.
+        path: where the adapter or model was saved, None if nowhere: no ``output_dir``, or (with a warning) a full disk.
     """
 
     task: str
@@ -130,7 +130,7 @@ def finetune(
 
     Raises:
         ValueError, TypeError: a bad argument, rows or an encoder that can't be used.
-        OSError: rows or an encoder that are not available, or an output that can't be written.
+        OSError: rows or an encoder that are not available, or an output that can't be written before the last step.
         RuntimeError: a checkpoint that can't be resumed from, or several GPUs in one process.
     """
     seed, save_steps = plain((seed, save_steps))
@@ -173,8 +173,7 @@ def finetune(
         show_progress(trainer, progress)
         _train(trainer, own, folder, resume)
         curve = curve_of(trainer.state.log_history, glue)
-        with writing(folder):
-            path = None if output_dir is None else save_trained(model, tokenizer, method, folder)
+        path = None if output_dir is None else try_to_save(model, tokenizer, method, folder)
     return Result(
         task=glue.name,
         method=method,

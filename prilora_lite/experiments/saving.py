@@ -19,10 +19,11 @@ from prilora_lite.experiments.bars import no_bars
 from prilora_lite.experiments.device import PROCESS
 from prilora_lite.experiments.identity import same_fields
 from prilora_lite.integrations.checkpoints import latest_checkpoint
-from prilora_lite.shared.files import not_written, write_whole
+from prilora_lite.shared.errors import warn
+from prilora_lite.shared.files import NotWritten, not_written, write_whole
 
-TORCH_CANT_WRITE = ("PytorchStreamWriter", "iostream error")  # in torch.save's RuntimeError on a full disk
-
+# In what torch.save and the tokenizers raise on a full disk, which is no OSError
+CANT_WRITE = ("PytorchStreamWriter", "iostream error", "os error")
 
 PRODUCTS = ("adapter.safetensors", "trained.safetensors", "model")  # what save_trained leaves
 NAMES = {"rows": "the content of the rows", "weights": "the content of the encoder"}
@@ -65,13 +66,29 @@ def _change(name: str, earlier: dict[str, Any], run: dict[str, Any]) -> str:
 
 @contextlib.contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """An OSError that names the folder where torch's or safetensors' own error says that a file can't be written."""
+    """A NotWritten that names the folder where a library's own error says that a file can't be written."""
     try:
         yield
-    except (OSError, SafetensorError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not any(words in str(error) for words in TORCH_CANT_WRITE):
+    except NotWritten:  # by one of ours, which names the file
+        raise
+    except Exception as error:
+        if not isinstance(error, OSError | SafetensorError) and not any(words in str(error) for words in CANT_WRITE):
             raise
         raise not_written(folder, error) from error
+
+
+def try_to_save(
+    model: nn.Module, tokenizer: PreTrainedTokenizerBase, method: str | PRILoRAConfig, folder: Path
+) -> Path | None:
+    """As :func:`save_trained`; where it can't write, a warning and None: a long run's metrics are not lost for that."""
+    try:
+        with writing(folder):
+            return save_trained(model, tokenizer, method, folder)
+    except NotWritten as error:
+        checkpoint = latest_checkpoint(folder)
+        how = f"resume=True goes on from {checkpoint.name}" if checkpoint else "no checkpoint: it is trained again"
+        warn(f"the run is done and has its metrics, but what it trained is not saved: {error} ({how})")
+        return None
 
 
 def save_trained(

@@ -9,6 +9,10 @@ import shutil
 from pathlib import Path
 
 
+class NotWritten(OSError):
+    """A file that can't be written; the message names it and a way out."""
+
+
 def given_path(path: str | os.PathLike[str]) -> Path:
     """A path that a user gave, with the home folder for a leading ``~``, which the system takes for a name.
 
@@ -28,7 +32,7 @@ def write_whole(path: Path, content: bytes) -> None:
         content: the whole of it.
 
     Raises:
-        OSError: the file can't be written; the message names it and a way out.
+        NotWritten: the file can't be.
     """
     place = Path(os.path.realpath(path))  # a link stays one, and what it names has the new content
     part = place.with_name(f".{place.name}.{os.getpid()}.part")
@@ -48,10 +52,10 @@ def write_whole(path: Path, content: bytes) -> None:
             part.unlink()
 
 
-def not_written(path: Path, error: Exception) -> OSError:
+def not_written(path: Path, error: Exception) -> NotWritten:
     """What to say when a file can't be written: the system's own message names the file only sometimes."""
     reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-    return OSError(
+    return NotWritten(
         f"{path} can't be written ({reason}); what was there is as it was: make room or choose another place, and "
         "start again"
     )

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers as hf
 
 from benchmarks import killed_training
 from prilora_lite import PRILoRAConfig, Settings, finetune, latest_checkpoint, load_encoder, load_rows
@@ -282,6 +283,45 @@ def test_a_run_on_a_full_disk_ends_in_one_error_and_goes_on_later(method, size, 
     assert cut not in written
     assert in_a_child(_make, folder, encoder, rows, method)[0] is None
     assert latest_checkpoint(folder).name == "checkpoint-5"
+
+
+def full_for(name):
+    """The system's ``os.replace``, but for one file there is no room."""
+    replace = os.replace
+
+    def put(source, target):
+        if Path(target).name == name:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        replace(source, target)
+
+    return put
+
+
+@pytest.mark.parametrize(("save_steps", "how"), [(None, "it is trained again"), (2, "resume=True goes on from ch")])
+def test_a_disk_that_is_full_when_training_is_done_costs_no_metrics(save_steps, how, options, tmp_path, monkeypatch):
+    options |= {"save_steps": save_steps, "device": "cpu", "progress": False}
+    whole = finetune(**options, output_dir=tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", full_for("adapter.safetensors"))
+        with pytest.warns(UserWarning, match="what it trained is not saved") as told:
+            result = finetune(**options, output_dir=tmp_path / "full")
+    assert (result.curve, result.losses, result.path) == (whole.curve, whole.losses, None)
+    message = next(str(each.message) for each in told if "not saved" in str(each.message))
+    assert how in message
+    assert [message.count(words) for words in ("can't be written", "start again", "No space left")] == [1, 1, 1]
+    again = finetune(**options, output_dir=tmp_path / "full", resume=True)
+    assert again.path.read_bytes() == whole.path.read_bytes()
+
+
+def test_a_tokenizer_that_finds_the_disk_full_costs_no_metrics(options, tmp_path, monkeypatch):
+    def full(*args, **kwargs):
+        raise Exception("No space left on device (os error 28)")  # as the tokenizers have it
+
+    monkeypatch.setattr(hf.PreTrainedTokenizerBase, "save_pretrained", full)
+    options |= {"method": "head", "save_steps": None, "device": "cpu", "progress": False}
+    with pytest.warns(UserWarning, match=r"can't be written \(No space left on device \(os error 28\)\)"):
+        result = finetune(**options, output_dir=tmp_path)
+    assert (result.path, result.steps) == (None, 20)
 
 
 @needs_bubblewrap
