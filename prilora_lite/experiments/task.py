@@ -19,8 +19,8 @@ class Task:
         columns: the text columns, one or two; the labels are in the column ``label``.
         labels: names of the classes, in the order of the head's outputs; none for regression, where labels are numbers.
         metrics: for classes ``accuracy``, ``matthews`` and (of two) ``f1``, for numbers ``pearson``, ``spearman`` and
-            their mean ``pearson_spearman``; the first is the main one. Default: accuracy, or the mean of both
-            correlations.
+            their mean ``pearson_spearman``; the first is the main one. F1 is that of the second label. Default:
+            accuracy, or the mean of both correlations.
         splits: names of the validation splits; MNLI has a matched and a mismatched one.
         hub: the dataset on the hub that has the rows under the task's name, and its commit; None if there is none.
         in_package: whether its rows are in the package: a pocket task.
