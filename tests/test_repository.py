@@ -250,8 +250,36 @@ def test_the_pages_say_how_both_do_on_cola_at_the_rates_tried():
     text = " ".join((ROOT / "results" / "README.md").read_text(encoding="utf-8").split())
     assert f"{slower_lora} over ten seeds at 0.0005, {lora} over ten other seeds at 0.001" in text
     (page,) = (ROOT / "notebooks").glob("07_*.ipynb")
-    said = f"LoRA reaches {lora} at 0.001 and {slower_lora} at 0.0005; PRILoRA reaches {prilora} and {again}"
-    assert said in page.read_text(encoding="utf-8")
+    for row in (f"| LoRA | **{slower_lora}** | {lora} |", f"| PRILoRA | not finished | {prilora}, **{again}** |"):
+        assert row in page.read_text(encoding="utf-8")
+
+
+def test_notebook_03_has_the_means_of_the_four_kinds_of_runs_that_it_compares():
+    arms = (("lora", "flat_tilted_s"), ("rising", "rising_one_s"))
+    runs = [r for r in read_records(ROOT / "results" / "questions.jsonl") if r["task"] == "pocket-rte"]
+    runs = [r for r in runs if r["settings"]["epochs"] == 0.5 and r["settings"]["learning_rate"] == 0.004]
+    (page,) = (ROOT / "notebooks").glob("03_*.ipynb")
+    for label, names in zip(("rank 8 everywhere", "ranks 4 to 12"), arms, strict=True):
+        found = [
+            [r["metrics"]["accuracy"] for r in runs if r["name"] == n and r["seed"] in range(100, 160)] for n in names
+        ]
+        assert [len(values) for values in found] == [60, 60]
+        row = " | ".join(f"{100 * np.mean(values):.1f}" for values in found)
+        assert f"| {label} | {row} |" in page.read_text(encoding="utf-8")
+
+
+def test_notebook_02_has_the_trial_scores_of_its_example_of_a_cautious_rate():
+    rates = learning_rates_of("both ends or the top", "one_everywhere")
+    (page,) = (ROOT / "notebooks").glob("02_*.ipynb")
+    said = ", ".join(f"{score} at {rate}" for rate, score in rates[:-1]) + ", and {1} at {0}".format(*rates[-1])
+    assert f"rank 1 in all layers scored {said}" in page.read_text(encoding="utf-8")
+
+
+def learning_rates_of(question, arm):
+    """The rates that were tried for an arm of a question, and their scores, from the page of all answers."""
+    text = (ROOT / "results" / "questions.md").read_text(encoding="utf-8")
+    (tried,) = re.findall(rf"^\| {question} \| {arm} \| [\d.]+ \| (.*) \|$", text, flags=re.M)
+    return [tuple(pair.split(": ")) for pair in tried.split(", ")]
 
 
 def test_the_results_page_says_what_changes_with_the_machine():

@@ -102,12 +102,14 @@ def try_evaluation(task: Task, tokenized: dict[str, Dataset]) -> None:
 @torch.no_grad()
 def forward(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Any, Any]:
     """Loss and scores of a batch, in evaluation mode; of torch's random numbers none is used up."""
-    device, training, state = next(model.parameters()).device, model.training, torch.get_rng_state()
+    device, state = next(model.parameters()).device, torch.get_rng_state()
+    modes = {module: module.training for module in model.modules()}  # a part may be kept in evaluation mode
     model.eval()
     try:
         outputs = model(**{name: value.to(device) for name, value in batch.items()})
     finally:
-        model.train(training)
+        for module, training in modes.items():
+            module.training = training
         torch.set_rng_state(state)
     if isinstance(outputs, dict):
         return outputs.get("loss"), logits_of(tuple(v for name, v in outputs.items() if name != "loss"))

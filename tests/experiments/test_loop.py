@@ -79,6 +79,14 @@ def test_evaluating_draws_no_random_numbers(encoder, rows):
     assert random_state() == before
 
 
+def test_evaluating_leaves_each_module_in_its_mode(encoder, rows):
+    model, tokenizer = load_encoder(encoder, "cola")
+    model.train().bert.embeddings.eval()
+    before = {name: module.training for name, module in model.named_modules()}
+    evaluate(model, tokenizer, "cola", rows=rows, max_length=16, device="cpu", progress=False)
+    assert {name: module.training for name, module in model.named_modules()} == before
+
+
 @pytest.fixture
 def accelerator():
     """Accelerate's state is the process's, and what other tests left in it can't be changed."""

@@ -202,7 +202,7 @@ def _lies_inside(mean: float, half: float, inner: float, margin: float) -> bool:
     cases=(
         (6.3, 2.9, 2.2, 1), (0.0, 0.4, 0.3, 1), (0.9, 1.7, 1.3, 1), (-0.5, 0.55, 0.45, 1), (-6.3, 2.9, 2.2, 1),
         (0.5, 0.2, 0.15, 1), (0.2, 1.1, 0.79, 1), (-0.1, 1.0, 0.85, 2), (0.5, 0.6, 0.5, 1), (0.1, 0.5, 0.4, 0.3),
-        (1.5, 2.0, 1.6, 1), (-2.0, 2.5, 2.1, 1), (-0.5, 1.2, 0.9, 1), (0.6, 0.6, 0.5, 1),
+        (1.5, 2.0, 1.6, 1), (-2.0, 2.5, 2.1, 1), (-0.5, 1.2, 0.9, 1), (0.6, 0.6, 0.5, 1), (1.5, 0.9, 0.7, 1),
     ),
     hint="Draw both intervals on a line, and mark zero, minus the margin and plus the margin.",
     reads=_one_decision,
@@ -230,6 +230,9 @@ def _lies_inside(mean: float, half: float, inner: float, margin: float) -> bool:
         ),
         "A mean below zero can be a difference as well: the interval may leave out zero on either side.": _decided(
             lambda mean, half, inner, margin: mean > half, _lies_inside
+        ),
+        "You ask whether the interval leaves out the margin; for a difference it has to leave out zero.": _decided(
+            lambda mean, half, inner, margin: abs(mean) - half > margin, _lies_inside
         ),
         "Where both are true, return 'difference'.": _decided(
             lambda *given: _leaves_out_zero(*given) and not _lies_inside(*given), _lies_inside
@@ -332,6 +335,10 @@ def _false_discoveries(p: list[float]) -> list[float]:
             p, lambda place, m: m - place + 1
         ),
         "That is Benjamini and Hochberg's correction, which promises less.": _false_discoveries,
+        "You divide m by the place; Holm subtracts: m, m - 1, m - 2.": (
+            lambda p: _walk(p, lambda place, m: m / (place + 1)),
+            lambda p: _walk(p, lambda place, m: m / (place + 1), keep=False),
+        ),
         "You return p as it was.": list,
         "You sorted, multiplied, and left the values sorted: which of them belongs to which p?": (
             lambda p: [min(1.0, (len(p) - i) * value) for i, value in enumerate(sorted(p))],

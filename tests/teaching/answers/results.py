@@ -129,6 +129,20 @@ def saying(verdict, form="on {task} the difference is {mean:+.1f} ({low:.1f} to 
     return report_sentence
 
 
+def beyond_the_margin(mean, half, inner, margin):
+    if mean - half > margin or mean + half < -margin:
+        return "difference"
+    return "equal" if -margin < mean - inner and mean + inner < margin else "not decided"
+
+
+def divided_by_place(p):
+    order = sorted(range(len(p)), key=lambda i: p[i])
+    corrected = list(p)
+    for place, i in enumerate(order, start=1):
+        corrected[i] = min(1, len(p) / place * p[i])
+    return corrected
+
+
 def equal_first(mean, half, inner, margin):
     if -margin < mean - inner and mean + inner < margin:
         return "equal"
@@ -215,6 +229,7 @@ WRONG = [
     (check.decision, lambda mean, half, inner, margin: None, "is there a return for every case"),
     (check.decision, lambda mean, half, inner, margin: "not decided", "the same whatever is asked"),
     (check.decision, equal_first, "Where both are true"),
+    (check.decision, beyond_the_margin, "for a difference it has to leave out zero"),
     (check.decision, by_one_interval, "95 % interval for both"),
     (
         check.verdict,
@@ -268,6 +283,7 @@ WRONG = [
     (check.holm, holm_one_short, "one too small"),
     (check.holm, holm_by_index, "which is the smallest|order"),
     (check.holm, lambda p: multipletests(p, method="fdr_bh")[1], "Benjamini"),
+    (check.holm, divided_by_place, "Holm subtracts: m, m - 1, m - 2"),
     (check.holm, lambda p: p, "You return p as it was"),
     (check.holm, lambda p: [1 - (1 - value) ** len(p) for value in p], "which is the smallest"),
     (check.holm, lambda p: [value < 0.05 for value in p], "expected numbers, got True and False"),
