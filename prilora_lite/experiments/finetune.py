@@ -109,7 +109,8 @@ def finetune(
         encoder: a preset (``pocket``, ``minilm``, ``paper``), a folder, or a name on the hub, ``owner/name@REVISION``.
         rows: a folder of Parquet or CSV files; or by split the rows themselves, or their file; default: see
             :func:`~.tasks.load_rows`.
-        settings: learning rate, epochs and the like; default: the preset's for this task.
+        settings: learning rate, epochs and the like; default: the preset's for this task. One made anew takes nothing
+            from the preset: to change that, ``replace(presets.settings_for(encoder, task, method), epochs=1)``.
         seed: seed for the head, the adapter, the order of the rows and dropout.
         output_dir: where the adapter (``adapter.safetensors``), or the whole model (``model``, which is loaded by
             transformers' ``AutoModelForSequenceClassification``), and any checkpoints go. A folder with the result of

@@ -137,7 +137,7 @@ class Listener:
         lacking = [name for name in unreached if name in needed]
         said = f"no training pass has reached {first_of(lacking or unreached)} in {step} steps, so its entries "
         said += "can't be scored"
-        way = "leave such layers out with targets (target_modules in PEFT)"
+        way = "call train() on such layers, or leave them out with targets (target_modules in PEFT)"
         if lacking:
             raise RuntimeError(f"{said}: {way}, or use importance='magnitude'")
         if not self._warned:
