@@ -19,6 +19,7 @@ WITH_PIECES = [PATHS[number] for number in (1, 3, 4, 5, 6)]  # 06 builds on the 
 LIBRARYS_OWN = {
     "01_lora_from_scratch": r"def moved|\bruns = ",
     "03_rank_schedule": r"finetune\(",
+    "05_pruning_during_training": r"\bevery_batch\b|\breached\b",
     "06_assemble_prilora": r"finetune\(|\bresult\.|ratio=0\)",
 }
 
