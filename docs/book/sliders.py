@@ -32,7 +32,7 @@ from prilora_lite.teaching.widgets import Explorer
 # Where a slider with many values stops; the others stop at each of theirs.
 _STOPS = {
     "rank": (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128),
-    "mean": range(2, 17, 2),
+    "mean": (2, 4, 8, 12, 16),
     "step": (40, 80, 125),
 }
 _MOST_STATES = 150  # pictures of one widget

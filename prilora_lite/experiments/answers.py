@@ -199,9 +199,8 @@ def report(questions: Questions) -> str:
     return "\n\n".join(paragraphs)
 
 
-def markdown(questions: Questions) -> str:
-    """The answers; the same task by task; and every rate that was tried for each arm, with the mean of the metric."""
-    answers = table(questions)
+def markdown(questions: Questions, answers: pd.DataFrame) -> str:
+    """Their :func:`table`; the same task by task; and every rate that was tried for each arm, with its mean metric."""
     mixed = [["question", "seeds on several machines: the difference may be theirs"], ["---"] * 2]
     lines = [
         ["question", "contrast", "tasks", "seeds", "difference", "95 % interval", "margin", "verdict"],
@@ -263,7 +262,7 @@ def write(questions: Questions, stem: Path) -> dict[str, Path]:
     paths = {kind: stem.with_name(stem.name + end) for kind, end in ends.items()}
     check_own(paths.values())
     write_whole(paths["table"], answers.to_csv(index=False, lineterminator="\n").encode())
-    write_whole(paths["markdown"], markdown(questions).encode())
+    write_whole(paths["markdown"], markdown(questions, answers).encode())
     figures.write_png(paths["figure"], figures.plot_answers(answers))
     if questions.picture:
         figures.write_png(paths["chosen"], figures.plot_chosen_answers(answers, questions.picture))

@@ -29,7 +29,7 @@ def training_split(task: str | Task, rows: Dataset) -> dict[str, Dataset]:
 
 def values_by_key(file: Path) -> dict[str, float]:
     """The main metric of each run of a file, by all parts of its key except precision and rows."""
-    return {key: main_metric(record)[1] for key, record in records_by_key(file).items()}
+    return _values(file, _version_of(file))
 
 
 def records_by_key(file: Path) -> dict[str, dict[str, Any]]:
@@ -46,9 +46,9 @@ def has_diverged(record: dict[str, Any]) -> bool:
     return record["error"].startswith(f"{Diverged.__name__}:")
 
 
-def diverged_keys(file: Path) -> set[str]:
+def diverged_keys(file: Path) -> frozenset[str]:
     """The runs of a file that diverged, by the keys of :func:`records_by_key`."""
-    return {_key(record) for record in read_crashes(file) if has_diverged(record)}
+    return _diverged(file, _version_of(file))
 
 
 def keys_of(
@@ -63,7 +63,8 @@ def keys_of(
     settings, trains = settle(Run(questions.arms[arm], task, seeds[0]), question.encoder, overrides)
     files = tuple((file, _version_of(file)) for file in (questions.runs, questions.rates))
     rest = (_weights(question.encoder, files), trains, settings, "", "", "")
-    return [same_run(run_key(get_task(task), seed, *rest)[:5]) for seed in seeds]
+    task, _, *others = run_key(get_task(task), seeds[0], *rest)[:5]
+    return [same_run([task, seed, *others]) for seed in seeds]
 
 
 def check_surroundings(questions: Questions, question: Question, rows: str | Path | None) -> None:
@@ -124,6 +125,16 @@ def _records(file: Path, version: tuple[int, int] | None) -> dict[str, dict[str,
             )
         records[key] = record
     return records
+
+
+@lru_cache(maxsize=4)
+def _values(file: Path, version: tuple[int, int] | None) -> dict[str, float]:
+    return {key: main_metric(record)[1] for key, record in _records(file, version).items()}
+
+
+@lru_cache(maxsize=4)
+def _diverged(file: Path, version: tuple[int, int] | None) -> frozenset[str]:
+    return frozenset(_key(record) for record in read_crashes(file) if has_diverged(record))
 
 
 @lru_cache(maxsize=32)

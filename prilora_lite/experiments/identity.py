@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
 from dataclasses import asdict, fields
 from functools import lru_cache
 from typing import Any
@@ -24,7 +23,7 @@ from prilora_lite.experiments.presets import Settings
 from prilora_lite.experiments.tasks import Task, task_as_json
 from prilora_lite.importance import IMPORTANCE_RULES
 from prilora_lite.ranks import SCHEDULES
-from prilora_lite.shared.callables import callable_name
+from prilora_lite.shared.callables import callable_name, is_ours
 
 KEY = ("task", "seed", "encoder", "method", "settings", "precision", "rows", "weights")
 DIGITS = 16  # of a digest, hexadecimal
@@ -129,11 +128,7 @@ def own_code(config: PRILoRAConfig) -> dict[str, str]:
     tables = {"importance": IMPORTANCE_RULES, "ranks": SCHEDULES}
     given = {name: getattr(config, name) for name in tables}  # ranks themselves, or a function, are in no table
     named = {name: tables[name][value] for name, value in given.items() if isinstance(value, str)}
-    return {f"{name}_code": callable_name(rule) for name, rule in named.items() if not _is_ours(rule)}
-
-
-def _is_ours(function: Callable[..., Any]) -> bool:
-    return (getattr(function, "__module__", None) or "").startswith("prilora_lite.")
+    return {f"{name}_code": callable_name(rule) for name, rule in named.items() if not is_ours(rule)}
 
 
 def same_method(method: str | dict[str, Any]) -> str:

@@ -60,8 +60,7 @@ def chosen_rates(questions: Questions, question: Question) -> dict[str, tuple[fl
     Raises:
         LookupError: rates that have not been tried yet, or that all did the same.
     """
-    values = values_by_key(questions.rates)
-    values |= dict.fromkeys(diverged_keys(questions.rates) - set(values), DIVERGED)
+    values = dict.fromkeys(diverged_keys(questions.rates), DIVERGED) | values_by_key(questions.rates)
 
     def search(arm: str) -> tuple[float, dict[float, float]]:
         def mean_at(rate: float) -> float:

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from prilora_lite.importance import needs
-from prilora_lite.shared.callables import callable_name
+from prilora_lite.importance import importance_rule, needs
+from prilora_lite.shared.callables import callable_name, is_ours
 from prilora_lite.shared.errors import expect
 
 
 def stored_settings(settings: dict[str, Any]) -> dict[str, Any]:
-    """A pruner's settings as a file can hold them: a function by its name; a seed only where something is drawn."""
+    """A pruner's settings as a file can hold them; a seed only where something is drawn.
+
+    A function of one's own stands there by its name and a digest, under whatever name it is in the table of rules: so
+    an edited one is another.
+    """
     rule = settings["importance"]
-    stored = settings | {"importance": callable_name(rule) if callable(rule) else rule}
+    named = isinstance(rule, str) and is_ours(importance_rule(rule))
+    stored = settings | {"importance": rule if named else callable_name(importance_rule(rule))}
     return stored if needs(rule, "generator") else stored | {"seed": None}
 
 
@@ -33,8 +38,8 @@ def check_state(state: dict[str, Any], now: dict[str, Any], rule: object) -> Non
         )
     saved, settings = state["settings"], now["settings"]
     differ = [name for name in settings if saved.get(name) != settings[name]]
-    if "importance" in differ and saved["importance"] == getattr(rule, "__qualname__", None):
-        differ.remove("importance")  # as earlier versions named a function
+    if "importance" in differ and saved["importance"] in (rule, getattr(rule, "__qualname__", None)):
+        differ.remove("importance")  # as earlier versions named a function, or one in the table
     if differ:
         changes = ", ".join(f"{name}={saved.get(name)!r}, now {settings[name]!r}" for name in differ)
         raise ValueError(

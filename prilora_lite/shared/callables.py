@@ -30,6 +30,11 @@ def callable_name(function: Callable[..., Any]) -> str:
     return f"{named.__qualname__} ({sys.implementation.cache_tag} {digest})"
 
 
+def is_ours(function: Callable[..., Any]) -> bool:
+    """Whether a function is this package's own."""
+    return (getattr(function, "__module__", None) or "").startswith("prilora_lite.")
+
+
 def _told(value: object, depth: int = 0) -> str:
     """What tells a value from others in every process: nothing with an address or a random order in it."""
     kind = type(value).__qualname__

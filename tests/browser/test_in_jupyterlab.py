@@ -109,7 +109,7 @@ def solutions(name):
     return found
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def notebook(browser, server):
     """Open a notebook by its name, write some answers into it, and run its cells, all or those that hold one of some
     texts; gives the page."""
@@ -131,6 +131,12 @@ def notebook(browser, server):
     for page in pages:
         page.evaluate(SHUT_DOWN)
         page.close()
+
+
+@pytest.fixture(scope="module")
+def schedule(notebook):
+    """The page of the rank schedule, with its widget and the answer to one of its predictions."""
+    return notebook("03_rank_schedule", cells=["explore_schedule", "line = [2 + "])
 
 
 class Widget:
@@ -156,9 +162,8 @@ class Widget:
         playwright.expect(self.image).not_to_have_attribute("src", picture)
 
 
-def test_the_rank_slope_moves_ranks_and_figure(notebook):
-    page = notebook("03_rank_schedule", cells=["explore_schedule"])
-    slope = Widget(page, "slope")
+def test_the_rank_slope_moves_ranks_and_figure(schedule):
+    slope = Widget(schedule, "slope")
     assert "[4, 5, 5, 6, 7, 8, 8, 9, 10, 11, 11, 12], sum 96" in slope.text()
     slope.press("ArrowRight")
     assert slope.handle.get_attribute("aria-valuenow").startswith("10")
@@ -185,18 +190,16 @@ def test_ratio_moves_the_recorded_run_and_the_button_trains(notebook):
     assert page.get_by_role("button", name="Train").is_enabled()
 
 
-def test_the_picture_that_a_widget_shows_is_a_png(notebook):
-    page = notebook("03_rank_schedule", cells=["explore_schedule"])
-    source = Widget(page, "slope").image.evaluate(
+def test_the_picture_that_a_widget_shows_is_a_png(schedule):
+    source = Widget(schedule, "slope").image.evaluate(
         "async image => { const bytes = new Uint8Array(await (await fetch(image.src)).arrayBuffer());"
         " return btoa(String.fromCharCode(...bytes.slice(0, 8))); }"
     )
     assert base64.b64decode(source) == b"\x89PNG\r\n\x1a\n"
 
 
-def test_the_answer_to_a_prediction_is_folded_until_its_cell_is_run(notebook):
-    page = notebook("03_rank_schedule", cells=["line = [2 + "])
-    ran, waits = (page.locator(".jp-CodeCell").filter(has_text=text) for text in ("line = [2 +", "math.floor"))
+def test_the_answer_to_a_prediction_is_folded_until_its_cell_is_run(schedule):
+    ran, waits = (schedule.locator(".jp-CodeCell").filter(has_text=text) for text in ("line = [2 +", "math.floor"))
     playwright.expect(ran.get_by_text("sum 15.0")).to_be_visible()
     playwright.expect(waits.locator(".jp-OutputArea")).to_be_hidden()
     playwright.expect(waits.locator(".jp-OutputPlaceholder")).to_be_visible()
@@ -205,7 +208,8 @@ def test_the_answer_to_a_prediction_is_folded_until_its_cell_is_run(notebook):
     playwright.expect(waits.locator(".jp-OutputArea pre")).to_contain_text("to the nearest")
 
 
-LEARNERS = ["01_lora_from_scratch", pytest.param("05_pruning_during_training", marks=pytest.mark.slow)]
+LONG = ("01_lora_from_scratch", "05_pruning_during_training")
+LEARNERS = ["04_what_is_important", *(pytest.param(name, marks=pytest.mark.slow) for name in LONG)]
 
 
 @pytest.mark.parametrize("name", LEARNERS)

@@ -444,12 +444,12 @@ def test_seeds_whose_arms_ran_on_several_machines_are_counted_beside_the_answer(
     for run in records:
         run["environment"] = {"machine": "a GPU" if run["seed"] == 100 else "a CPU"}
     write_records(asked.runs, records)  # seeds on several machines, but each pair on one
-    assert said not in report(asked) + markdown(asked)
+    assert said not in report(asked) + markdown(asked, table(asked))
     lora = next(run for run in records if run["name"] == "lora" and run["seed"] == 101)
     lora["environment"] = {"machine": "a GPU"}
     write_records(asked.runs, records)
     assert f"1 {said}" in " ".join(report(asked).split())
-    assert "| slope | 101 |" in markdown(asked)
+    assert "| slope | 101 |" in markdown(asked, table(asked))
     for _ in range(2):  # what was written is known again
         write(asked, file.with_name("out"))
     assert table(asked)["settings"].item().endswith("; seeds run on several machines: 1")
@@ -509,7 +509,7 @@ def test_a_rate_at_which_training_diverges_is_no_end_of_the_search(file, monkeyp
     answer(asked, rows=rows, tell=lines.append)
     assert chosen_rates(asked, asked.questions[0])["lora"] == (1e-3, {1e-3: ANY, 1e30: DIVERGED})
     assert any("1e+30 (diverged)" in line for line in lines)
-    assert "1e+30: diverged" in markdown(asked)
+    assert "1e+30: diverged" in markdown(asked, table(asked))
     assert table(asked)["difference"].notna().all()
 
 

@@ -143,7 +143,12 @@ def test_with_gradient_checkpointing_it_is_one_graph_too(name, plain):
 
 
 @pytest.mark.parametrize(
-    ("name", "checkpointing"), [("bert", "reentrant"), ("deberta_v2", "reentrant"), ("deberta_v2", "not reentrant")]
+    ("name", "checkpointing"),
+    [
+        pytest.param("bert", "reentrant", marks=pytest.mark.slow),
+        ("deberta_v2", "reentrant"),
+        ("deberta_v2", "not reentrant"),
+    ],
 )
 def test_with_gradient_checkpointing_that_breaks_the_graph_the_statistics_are_the_same(name, checkpointing, plain):
     """transformers' hook on the frozen embeddings breaks it; and DeBERTa's shared projections, which run twice."""

@@ -106,6 +106,22 @@ def test_a_run_does_not_resume_with_another_function(had, has):
         pruner_with(RULES[has]()).load_state_dict(state)
 
 
+def test_a_run_does_not_resume_with_a_rule_in_the_table_that_was_edited(monkeypatch):
+    monkeypatch.setitem(IMPORTANCE_RULES, "mine", by_size)
+    state = stored(pruner_with("mine").state_dict())
+    pruner_with("mine").load_state_dict(state)
+    monkeypatch.setitem(IMPORTANCE_RULES, "mine", by_default(1.0))
+    with pytest.raises(ValueError, match=r"other settings: importance='by_size \(.*, now 'by_default"):
+        pruner_with("mine").load_state_dict(state)
+
+
+def test_a_run_of_an_earlier_version_resumes_by_the_rules_name(monkeypatch):
+    monkeypatch.setitem(IMPORTANCE_RULES, "mine", by_size)
+    state = pruner_with("mine").state_dict()
+    state["settings"]["importance"] = "mine"  # as it was stored
+    pruner_with("mine").load_state_dict(state)
+
+
 def test_an_object_that_changes_as_it_is_called_is_the_same_in_a_later_run():
     pruner = pruner_with(Power(1))
     pruner.settings["importance"](torch.ones(2))

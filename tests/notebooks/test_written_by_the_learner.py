@@ -17,7 +17,7 @@ from tests.notebooks.test_solutions import EXERCISES, name_of
 WITH_PIECES = [PATHS[number] for number in (1, 3, 4, 5, 6)]  # 06 builds on the pieces of the others
 # Cells that run the library alone, whatever was written, or train a second time: they are run with the page itself
 LIBRARYS_OWN = {
-    "01_lora_from_scratch": r"def moved|\bruns = ",
+    "01_lora_from_scratch": r"def moved|\bruns = |def accuracy_at|in accuracy\b",
     "03_rank_schedule": r"finetune\(",
     "05_pruning_during_training": r"\bevery_batch\b|\breached\b",
     "06_assemble_prilora": r"finetune\(|\bresult\.|ratio=0\)",

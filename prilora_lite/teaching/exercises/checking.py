@@ -7,6 +7,7 @@ the sentence that helps. So a check is a true function, some questions, and a ta
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
 import traceback
 import warnings
@@ -106,7 +107,7 @@ class Exercise:
     asks: Callable[..., Any] = _call
     compares: str = ""
 
-    @property
+    @functools.cached_property
     def names(self) -> list[str]:
         """What the arguments of a case are called."""
         if self.asks is _call:
@@ -173,9 +174,11 @@ class Exercise:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # 0 / 0 in a slip of ours is no concern of the learner's
             for sentence, slip in self.each_slip():
-                like = [self.outcome(slip, case).like(one) for case, one in zip(self.cases, given, strict=True)]
-                if like[place] and 2 * sum(like) > len(like) and sum(like) > most:
-                    found, most = sentence, sum(like)
+                if not self.outcome(slip, self.cases[place]).like(given[place]):
+                    continue
+                like = sum(self.outcome(slip, case).like(one) for case, one in zip(self.cases, given, strict=True))
+                if 2 * like > len(given) and like > most:
+                    found, most = sentence, like
         return found, most
 
     def each_slip(self) -> Iterator[tuple[str, Answer]]:
