@@ -75,10 +75,10 @@ def adapt(model: nn.Module, config: PRILoRAConfig | None = None) -> Report:
 
 def _with_ranks_written_down(model: nn.Module, config: PRILoRAConfig) -> PRILoRAConfig:
     """A function for ``ranks`` replaced by the ranks that it gives, for a file; not so if stacks differ in length."""
-    lengths = {len(layers) for layers in find_stacks(model, config.targets)[0].values()}
-    if not callable(config.ranks) or len(lengths) > 1:
+    if not callable(config.ranks):
         return config
-    return replace(config, ranks=tuple(config.layer_ranks(*lengths)))
+    lengths = {len(layers) for layers in find_stacks(model, config.targets)[0].values()}
+    return config if len(lengths) > 1 else replace(config, ranks=tuple(config.layer_ranks(*lengths)))
 
 
 def plan(model: nn.Module, config: PRILoRAConfig) -> tuple[list[PlannedLayer], list[str]]:
@@ -133,6 +133,6 @@ def merge_and_unload(model: nn.Module) -> nn.Module:
         parent, _, child = name.rpartition(".")
         setattr(model.get_submodule(parent), child, module.base)
     for module in model.modules():  # the whole model, or the stack that was adapted by itself
-        if hasattr(module, "prilora_config"):
-            del module.prilora_config
+        for trace in ("prilora_config", "_pruned_as"):  # the second is of record_pruning
+            vars(module).pop(trace, None)
     return model.requires_grad_(True)

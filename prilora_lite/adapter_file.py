@@ -128,7 +128,7 @@ def check_all_is_stored(model: nn.Module) -> None:
 
 def warn_of_flaws(model: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
     """Say what is amiss with an adapter that can be written all the same: never pruned, or not finite."""
-    lost = [name for name, tensor in tensors.items() if not tensor.double().isfinite().all()]
+    lost = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
     flaws = [never_pruned(model), f"NaN or infinity in {first_of(lost)}, so no model will load it" if lost else ""]
     for flaw in filter(None, flaws):
         warn(f"{path}: {flaw}")
@@ -184,5 +184,5 @@ def check_tensors(tensors: dict[str, Tensor], model: nn.Module, config: PRILoRAC
         is_a_count = name.endswith("num_batches_tracked")
         if not (tensors[name].is_floating_point() or is_a_count) or tensors[name].element_size() == 1:
             raise ValueError(f"{path} holds {name} as {tensors[name].dtype}; weights are float32, float16 or bfloat16")
-        if not tensors[name].double().isfinite().all():
+        if not tensors[name].isfinite().all():
             raise ValueError(f"{path} has NaN or infinity in {name}: the run that it was saved from had diverged")

@@ -195,6 +195,11 @@ def check_ratio(ratio: float) -> None:
         raise ValueError(f"the pruning ratio must lie in [0, 1), for example 0.5 for half of A, got {ratio!r}")
 
 
+def number_pruned(ratio: float, entries: int) -> int:
+    """k, the share of some entries, rounded down: 29 % of 100 are 29, though 0.29 * 100 is a little less."""
+    return int(ratio * entries + 1e-9)
+
+
 def keep_mask(scores: Tensor, ratio: float, scope: str = "row") -> Tensor:
     r"""Which entries survive: all but the k least important ones.
 
@@ -219,6 +224,6 @@ def keep_mask(scores: Tensor, ratio: float, scope: str = "row") -> Tensor:
     if scores.ndim != 2:
         raise ValueError(f"scores must be (r, n), a row for each row of A, got {tuple(scores.shape)}")
     rows = scores if scope == "row" else scores.reshape(1, -1)
-    k = int(ratio * rows.shape[1] + 1e-9)
+    k = number_pruned(ratio, rows.shape[1])
     least = rows.argsort(dim=1, stable=True)[:, :k]
     return torch.ones_like(rows, dtype=torch.bool).scatter_(1, least, False).view(scores.shape)

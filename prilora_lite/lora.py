@@ -57,7 +57,7 @@ class LoRALinear(nn.Module):
         dtype = torch.promote_types(weight.dtype, torch.float32)
         self.lora_A = nn.Parameter(torch.empty(rank, in_features, dtype=dtype, device=weight.device))
         self.lora_B = nn.Parameter(torch.zeros(out_features, rank, dtype=dtype, device=weight.device))
-        nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
+        nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))  # uniform within 1 / sqrt(n), as nn.Linear starts
         # Holds W0 while merged, so that unmerge is exact: a buffer, to follow the layer to another device; not saved.
         self.register_buffer("unmerged_weight", None, persistent=False)
 

@@ -27,7 +27,8 @@ class Pruner:
     the statistics, and every N-th time it prunes. Call :meth:`prune` in the last step, before the model is evaluated
     and saved. Pruned entries go on training and may come back, unless ``regrow`` is off: then the mask of the first
     prune stays, also for a later Pruner of this A, and with ``interval=1`` it holds from the first step on. An A that
-    is frozen when a prune comes, or that no pass has reached, stays as it is.
+    is frozen when a prune comes stays as it is, and so does one that no pass has reached if its importance asks for
+    inputs or gradients.
 
     Only forward passes that train are counted (in training mode, with gradients and the adapter on), and in them only
     the tokens that the model's ``attention_mask`` keeps. With gradient checkpointing, finish each backward pass
@@ -51,7 +52,7 @@ class Pruner:
         steps: optimizer steps so far.
         pruned_at: the step of the latest prune, None before it.
         history: for each prune that chose entries its ``step``; the share of zeros in all A ``before`` and ``after``
-            it; and its ``mass``, the share of A's squared norm that it removed, over all layers.
+            it; and its ``mass``, the share that it removed of the squared norm of those A that it chose in, together.
 
     Raises:
         TypeError: not a model.
@@ -88,7 +89,7 @@ class Pruner:
         self.steps = 0
         self.history: list[dict[str, float]] = []
         self.pruned_at: int | None = None  # step of the latest prune
-        self._pruned: set[str] = set()  # layers that it has pruned: one that was frozen then may not be later
+        self._pruned: set[str] = set()  # trained, and under no permanent mask, at the latest prune
         # Permanent masks, where regrowth is off; those of an earlier run go on, if they were permanent
         goes_on = not (self.settings["regrow"] or (earlier and earlier.regrow))
         self._masks = masks_of_zeros(self.layers, earlier or config) if goes_on else {}
@@ -132,17 +133,18 @@ class Pruner:
         """
         if self.steps == 0:
             raise RuntimeError("no statistics yet: call step() after each optimizer step, then prune()")
-        self._listener.check_trains(self.layers, self.steps)
+        self._listener.warn_if_untrained(self.layers, self.steps)
         check_prunable(self.layers)
         latest = self.history[-1]["after"] if self.history else 1
         self._apply(self._masks)
-        unmasked = self._trained().keys() - self._masks.keys()
-        moved = self.pruned_at != self.steps or self.sparsity() < latest or unmasked - self._pruned
-        if unmasked and moved:
-            masks = {name: self._mask_of(s) for name, s in self._all_scores().items() if name in unmasked}
+        free = self._trained().keys() - self._masks.keys()  # trained, and under no permanent mask
+        # After another prune in this step there is work only if A has moved since, or was frozen then
+        again = self.pruned_at == self.steps
+        if free and not (again and self.sparsity() >= latest and free <= self._pruned):
+            masks = {name: self._mask_of(s) for name, s in self._all_scores().items() if name in free}
             before, mass = self.sparsity(), mass_outside(self.layers, masks)
             self._apply(masks)
-            self._pruned = unmasked
+            self._pruned = free
             if not self.settings["regrow"]:
                 self._masks |= masks
             record_pruning(self._model, self.settings)

@@ -88,5 +88,5 @@ def at_least_one(ranks: list[int]) -> list[int]:
     """The ranks as they are; raise ValueError if one is below 1."""
     if min(ranks) < 1:
         layer = ranks.index(min(ranks))
-        raise ValueError(f"layer {layer} would get rank {ranks[layer]}, but 1 is the least: raise or flatten the line")
+        raise ValueError(f"layer {layer} would get rank {ranks[layer]}, but 1 is the least: raise the ranks")
     return ranks

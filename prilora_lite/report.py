@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from prilora_lite.importance import IMPORTANCE_RULES
+from prilora_lite.importance import IMPORTANCE_RULES, number_pruned
 from prilora_lite.models.layers import PEFTS_OWN, configuration_of, lora_layers, without_wrappers
 from prilora_lite.models.stacks import split_name
 from prilora_lite.shared.callables import callable_name
@@ -145,7 +145,7 @@ def never_pruned(model: nn.Module) -> str:
     """What is wrong if an adapter has been trained, and not pruned as its configuration says; else nothing."""
     config = configuration_of(model)
     trained = {name: layer for name, layer in lora_layers(model).items() if layer.lora_B.any()} if config else {}
-    due = {name: int(config.ratio * layer.in_features + 1e-9) * layer.rank for name, layer in trained.items()}
+    due = {name: number_pruned(config.ratio, layer.in_features) * layer.rank for name, layer in trained.items()}
     zeros = {name: int((layer.lora_A == 0).sum()) for name, layer in trained.items()}
     dense = [name for name in trained if 2 * zeros[name] < due[name]]  # fewer zeros lie where units are dead
     if not dense:

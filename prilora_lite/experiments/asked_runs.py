@@ -62,8 +62,9 @@ def keys_of(
     """The runs of an arm in the setting of a question, one for each seed, as :func:`records_by_key` has them."""
     settings, trains = settle(Run(questions.arms[arm], task, seeds[0]), question.encoder, overrides)
     files = tuple((file, _version_of(file)) for file in (questions.runs, questions.rates))
-    rest = (_weights(question.encoder, files), trains, settings, "", "", "")
-    task, _, *others = run_key(get_task(task), seeds[0], *rest)[:5]
+    known_by = _weights(question.encoder, files)  # in the place of the encoder's name, as in _key
+    key = run_key(get_task(task), seeds[0], known_by, trains, settings, precision="", rows="", weights="")
+    task, _, *others = key[:5]  # up to the settings
     return [same_run([task, seed, *others]) for seed in seeds]
 
 

@@ -57,7 +57,7 @@ class Result:
     """One finished run.
 
     Attributes:
-        task, seed: what was run; ``method`` is ``head``, ``full`` or the configuration.
+        task, seed: what was run; ``method`` is the configuration, or the name of what has none, such as ``head``.
         metrics: those of the last evaluation, the task's main one first; MNLI's begin with the name of their split.
         curve: the same after each epoch, with ``epoch``; the last entry is ``metrics``.
         losses: one for each training batch (with several processes, that of this one's part); a resumed run has only
@@ -112,9 +112,9 @@ def finetune(
         settings: learning rate, epochs and the like; default: the preset's for this task. One made anew takes nothing
             from the preset: to change that, ``replace(presets.settings_for(encoder, task, method), epochs=1)``.
         seed: seed for the head, the adapter, the order of the rows and dropout.
-        output_dir: where the adapter (``adapter.safetensors``), or the whole model (``model``, which is loaded by
-            transformers' ``AutoModelForSequenceClassification``), and any checkpoints go. A folder with the result of
-            another run is refused.
+        output_dir: where the adapter (``adapter.safetensors``), inserted layers (``trained.safetensors``), or the whole
+            model (``model``, which is loaded by transformers' ``AutoModelForSequenceClassification``), and any
+            checkpoints go. A folder with the result of another run is refused.
         save_steps: write a checkpoint to ``output_dir`` every so many optimizer steps.
         resume: go on from the newest whole checkpoint in ``output_dir``; start anew if there is none. A folder with
             the checkpoints of another run is refused: one whose task, rows, method, encoder (by its content), seed,
@@ -137,7 +137,7 @@ def finetune(
     seed, save_steps = plain((seed, save_steps))
     _check_arguments(method, seed, output_dir, save_steps, resume, settings)
     _check_callbacks(callbacks)
-    pick_precision(precision, str(encoder), device)
+    precision, device = pick_precision(precision, str(encoder), device), pick_device(device)
     glue, callbacks = get_task(task), list(callbacks)
     encoder, method = str(encoder), "prilora" if method is None else method
     settings = _settled(settings, encoder, task, method)
@@ -147,19 +147,19 @@ def finetune(
     set_seed(seed)
     model, tokenizer = load_encoder(encoder, glue, settings.head_dropout)
     check_length(model, settings.max_length)
-    content = pick_precision(precision, encoder, device), rows_digest(glue, data), encoder_digest(model, tokenizer)
-    key = run_key(glue, seed, encoder, method, settings, *content)
+    content = {"rows": rows_digest(glue, data), "weights": encoder_digest(model, tokenizer)}
+    key = run_key(glue, seed, encoder, method, settings, precision, **content)
     data = drawn_rows(glue, data, settings.train_rows, seed)
     base = sum(parameter.numel() for parameter in model.parameters())
     steps = math.ceil(settings.epochs * math.ceil(len(data["train"]) / settings.batch_size))
-    _check_warmup(settings, steps)
+    _warn_of_a_long_warmup(settings, steps)
     model, own = make_trainable(model, method, steps, settings.alpha)
     tokenized = {part: tokenize(data[part], glue, tokenizer, settings.max_length) for part in ("train", *glue.splits)}
     try_out(model, tokenizer, glue, tokenized, settings.max_length)
     with _kept_or_temporary(output_dir) as folder, threads_for(encoder):
         claim(folder, described(key), resume)
         plan_of_run = schedule(settings, seed, save_steps) | (judged_by(glue) if callbacks else {})
-        arguments = _arguments(folder, plan_of_run | common_arguments(precision, encoder, device))
+        arguments = _arguments(folder, plan_of_run | common_arguments(precision, device))
         timer = StepTimer()
         sealing = [] if any(isinstance(callback, SealCheckpoints) for callback in own) else [SealCheckpoints()]
         trainer = GlueTrainer(
@@ -234,7 +234,7 @@ def evaluate(
     """
     expect(nn.Module, model, "a model to evaluate")
     glue = get_task(task)
-    data = check_rows(glue, rows, glue.splits) if isinstance(rows, Mapping) else load_rows(glue, rows)
+    data = check_rows(glue, rows, glue.splits) if isinstance(rows, Mapping) else load_rows(glue, rows, glue.splits)
     encoder = getattr(model, "prilora_encoder", "")
     if not hasattr(getattr(model, "config", None), "num_labels"):
         raise ValueError(f"{type(model).__name__} is no classifier of transformers': load_encoder gives one")
@@ -355,7 +355,7 @@ def _train(trainer: GlueTrainer, own: list[Any], folder: Path, resume: bool) -> 
         trainer.evaluate()  # Trainer saves before it evaluates, so a resumed run may find only the saving done
 
 
-def _check_warmup(settings: Settings, steps: int) -> None:
+def _warn_of_a_long_warmup(settings: Settings, steps: int) -> None:
     """Warn where the learning rate would still be growing when the run ends."""
     if settings.warmup >= max(steps, 1):
         warn(

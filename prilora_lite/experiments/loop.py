@@ -21,11 +21,11 @@ from transformers import (
     TrainingArguments,
 )
 
-from prilora_lite.experiments.device import PROCESS, PROCESSES, pick_device, pick_precision
+from prilora_lite.experiments.device import PROCESS, PROCESSES
 from prilora_lite.experiments.presets import Settings
 from prilora_lite.experiments.tasks import Task, compute_metrics
 from prilora_lite.experiments.trial import forward, logits_of
-from prilora_lite.shared.checks import check_seed
+from prilora_lite.shared.checks import check_seed, is_integer
 
 ROWS_AT_ONCE = 64  # in an evaluation
 
@@ -48,7 +48,7 @@ class LengthGroupedSampler(Sampler[int]):
 
     def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
         check_seed(seed)
-        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        if not is_integer(batch_size, 1):
             raise ValueError(f"batch_size must be an integer of at least 1, got {batch_size!r}")
         if not len(lengths) or not all(isinstance(length, int) for length in lengths):
             raise ValueError(f"lengths must be one number of tokens for each row, got {lengths!r:.80}")
@@ -198,9 +198,8 @@ def _share(batch_size: int) -> int:
     return batch_size // PROCESSES
 
 
-def common_arguments(precision: str, encoder: str, device: str | None) -> dict[str, Any]:
+def common_arguments(precision: str, device: str) -> dict[str, Any]:
     """On what to compute, and how quietly, in the words of TrainingArguments."""
-    precision, device = pick_precision(precision, encoder, device), pick_device(device)
     return {
         "per_device_eval_batch_size": ROWS_AT_ONCE,
         "bf16": precision == "bf16",

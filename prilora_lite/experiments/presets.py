@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields, replace
 
 from prilora_lite.experiments.task import Task
-from prilora_lite.shared.checks import is_number, plain
+from prilora_lite.shared.checks import is_integer, is_number, plain
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Settings:
             value = getattr(self, name)
             if name == "train_rows" and value is None:
                 continue
-            if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**31:
+            if not is_integer(value, least) or value >= 2**31:
                 raise ValueError(f"{name} must be an integer of at least {least} and below 2**31, got {value!r}")
         for name in ("learning_rate", "epochs", "alpha"):
             if not (is_number(getattr(self, name)) and getattr(self, name) > 0):

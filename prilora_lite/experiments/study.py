@@ -134,7 +134,7 @@ def ablate(
     for run in runs:
         expect(Run, run, "runs as grid(methods, tasks, seeds) gives them")
     expect(dict, overrides or {}, "overrides as a dict from the name of a setting to its value")
-    settings_from(overrides or {})
+    settings_from(overrides or {})  # raises if a name or a value is wrong
     jobs = _runs_at_a_time(jobs, backend, len(runs))
     precision = pick_precision(precision, encoder, device)
     tasks = dict.fromkeys(run.task for run in runs)

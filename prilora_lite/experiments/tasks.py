@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,8 +73,10 @@ def task_as_json(task: Task) -> str | dict[str, Any]:
     return task.name if ours is not None and ours.as_json() == task.as_json() else task.as_json()
 
 
-def load_rows(task: str | Task, folder: str | Path | None = None) -> dict[str, Dataset]:
-    """The rows of a task, ``train`` and its validation splits.
+def load_rows(
+    task: str | Task, folder: str | Path | None = None, splits: Sequence[str] | None = None
+) -> dict[str, Dataset]:
+    """The rows of a task.
 
     They come from ``folder/<task>/<split>.parquet`` (or ``.csv``) if a folder is given, by argument or by the
     environment variable PRILORA_GLUE, and else from the hub at a pinned revision, GLUE's from ``nyu-mll/glue``. Those
@@ -83,6 +85,7 @@ def load_rows(task: str | Task, folder: str | Path | None = None) -> dict[str, D
     Args:
         task: a task or its name.
         folder: folder with one folder per task.
+        splits: those that are needed. None: ``train`` and the task's validation splits.
 
     Returns:
         Split name -> rows with the task's text columns and ``label``.
@@ -98,17 +101,17 @@ def load_rows(task: str | Task, folder: str | Path | None = None) -> dict[str, D
         raise FileNotFoundError(f"no such folder: {folder}; {task.name} has rows in the package, so leave it out")
     folder = os.environ.get(FOLDER_VARIABLE) or None if folder is None else folder
     folder = None if folder is None else given_path(folder)
-    splits = ("train", *task.splits)
+    splits = ("train", *task.splits) if splits is None else tuple(splits)
     if task.in_package and (folder is None or not (folder / task.name).is_dir()):
-        return check_rows(task, {split: _from_package(task, split) for split in splits})
+        return check_rows(task, {split: _from_package(task, split) for split in splits}, splits)
     if folder is None and task.hub is None:
         raise ValueError(
             f"where are the rows of {task.name}? Give rows={{'train': 'train.csv', '{task.splits[0]}': ...}}, or "
             f"the folder that has {task.name}/train.csv (or .parquet) in it: rows=FOLDER in Python, --rows FOLDER"
         )
     if folder is None:
-        return check_rows(task, _from_hub(task, splits))
-    return check_rows(task, {split: _from_folder(folder, task, split) for split in splits})
+        return check_rows(task, _from_hub(task, splits), splits)
+    return check_rows(task, {split: _from_folder(folder, task, split) for split in splits}, splits)
 
 
 def compute_metrics(task: str | Task, predictions: ArrayLike, labels: ArrayLike) -> dict[str, float]:

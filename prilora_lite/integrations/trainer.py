@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -175,7 +175,7 @@ class PRILoRACallback(SealCheckpoints, ExportableState):
 
     @property
     def history(self) -> list[dict[str, float]]:
-        """What the pruner did: for each prune its step, the share of zeros before and after, and the mass removed."""
+        """For each prune that chose entries its step, the share of zeros before and after, and the mass removed."""
         return self.pruner.history if self.pruner else []
 
     def state(self) -> dict[str, Any]:
@@ -192,7 +192,7 @@ class PRILoRACallback(SealCheckpoints, ExportableState):
             "pruner": base64.b64encode(buffer.getvalue()).decode(),
             "weights": digests(self._model),
             "optimizer": not self._args.save_only_model,
-            "layers": {name: [layer.rank, layer.scaling, layer.dropout] for name, layer in self._layers.items()},
+            "layers": self._shape_of_layers(),
         }
         return {"args": {}, "attributes": {"saved": saved, "config": config}}
 
@@ -210,18 +210,22 @@ class PRILoRACallback(SealCheckpoints, ExportableState):
 
     def _settled_config(self, model: nn.Module) -> PRILoRAConfig:
         """The configuration to prune by: the one that the model was adapted with; without one, the callback's own."""
-        config = configuration_of(model) or self.config or PRILoRAConfig()
-        if self.config not in (None, config):
+        given, config = self.config, configuration_of(model) or self.config or PRILoRAConfig()
+        if given and callable(given.ranks) and isinstance(config.ranks, tuple):  # adapt wrote down what it gives
+            given = replace(given, ranks=tuple(given.layer_ranks(len(config.ranks))))
+        if given not in (None, config):
             names = [field.name for field in fields(config)]
-            differ = [name for name in names if getattr(self.config, name) != getattr(config, name)]
-            given, has = (
-                ", ".join(f"{name}={getattr(one, name)!r}" for name in differ) for one in (self.config, config)
-            )
+            differ = [name for name in names if getattr(given, name) != getattr(config, name)]
+            said, has = (", ".join(f"{name}={getattr(one, name)!r}" for name in differ) for one in (given, config))
             raise RuntimeError(
-                f"PRILoRACallback was given {given}, but the model was adapted with {has}; leave the first "
+                f"PRILoRACallback was given {said}, but the model was adapted with {has}; leave the first "
                 "out, or change the second: model.prilora_config = dataclasses.replace(model.prilora_config, ratio=...)"
             )
         return config
+
+    def _shape_of_layers(self) -> dict[str, list[float]]:
+        """Rank, scaling and dropout of each layer: a resumed run must have the same."""
+        return {name: [layer.rank, layer.scaling, layer.dropout] for name, layer in self._layers.items()}
 
     def _saved_in(self, state: TrainerState) -> dict[str, Any]:
         """What the callback left in a checkpoint.
@@ -248,7 +252,7 @@ class PRILoRACallback(SealCheckpoints, ExportableState):
                 f"the checkpoint of step {step} was written with save_only_model, without the state of the optimizer "
                 "and the schedule, so no run can go on from it: load its weights into the model and start a new run"
             )
-        now = {name: [layer.rank, layer.scaling, layer.dropout] for name, layer in self._layers.items()}
+        now = self._shape_of_layers()
         for name, was in saved["layers"].items():
             if was != now.get(name):
                 raise RuntimeError(

@@ -166,7 +166,7 @@ def check_patterns(model: nn.Module, layers: dict[str, LoRALinear | PeftLayer]) 
                     "rank_pattern_for with the very model that get_peft_model is given, before it is"
                 )
         _check_alpha(config, names)
-        _check_rank(config, names, next(iter(layers.values())).rank)
+        _warn_of_another_rank(config, names, next(iter(layers.values())).rank)
 
 
 def _lora_configs(model: nn.Module, layers: dict[str, LoRALinear | PeftLayer]) -> list[Any]:
@@ -198,7 +198,7 @@ def _check_alpha(config: Any, names: list[str]) -> None:
         )
 
 
-def _check_rank(config: Any, names: list[str], first_rank: int) -> None:
+def _warn_of_another_rank(config: Any, names: list[str], first_rank: int) -> None:
     """Warn where a LoraConfig's r is not the mean of the ranks of rank_pattern_for, which win over it.
 
     An adapter in PEFT's format that this library wrote has the first layer's rank for r.

@@ -47,7 +47,7 @@ class Listener:
         self._passing: dict[str, Tensor] = {}  # of the step that has not
         self._kept_of: dict[str, nn.Parameter] = {}  # each A whose gradient is kept
         self._warned = False
-        self._looked_at_B = False  # it starts at zero; a warning is given at the one look alone
+        self._looked_at_B = False  # it starts at zero: warn_if_untrained looks at it once
         self._hooks = list(self._tokens.hooks)
         for name, layer in layers.items():
             module = model.get_submodule(name)
@@ -144,7 +144,7 @@ class Listener:
             warn(f"{said}, and it is not pruned until one does; if none ever will, {way}")
         self._warned = True
 
-    def check_trains(self, layers: Mapping[str, LoRALinear | PeftLayer], steps: int) -> None:
+    def warn_if_untrained(self, layers: Mapping[str, LoRALinear | PeftLayer], steps: int) -> None:
         """Warn, once, if B is still zero after some steps; the first may be a warm-up's, or a GradScaler's."""
         if self._looked_at_B or steps < SOME_STEPS:
             return

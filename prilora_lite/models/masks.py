@@ -27,7 +27,7 @@ def masks_of_zeros(layers: dict[str, LoRALinear | PeftLayer], config: PRILoRACon
 
 @torch.no_grad()
 def mass_outside(layers: dict[str, LoRALinear | PeftLayer], masks: dict[str, Tensor]) -> float:
-    """Share of the squared norm of all A that their masks remove, by layer (r, n), in [0, 1]."""
+    """Share of the squared norm of those A that have a mask, taken together, that the masks remove, in [0, 1]."""
     squares = {name: layers[name].lora_A.square() for name in masks}
     sums = stacked(torch.stack([s.sum(), (s * ~masks[name]).sum()]) for name, s in squares.items())
     norm, removed = sums.sum(0).tolist()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from prilora_lite.models.stacks import backbone_of, is_encoder_decoder
+from prilora_lite.shared.errors import warn
 
 # Facts about families, by the names in their models
 # Of BERT and GPT-2, BART, T5, Pix2Struct
@@ -192,7 +192,7 @@ class RealTokens:
         """Warn once that padding counts as tokens."""
         if not self._warned and not torch.compiler.is_compiling():
             self._warned = True
-            warnings.warn(message, stacklevel=2)
+            warn(message)
 
 
 def _by_name(arguments: dict[str, Any]) -> dict[str, Any]:

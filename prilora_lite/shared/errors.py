@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterable, Sequence
 
 # Between a warning and the line of the user's that led to it: this package, and what calls it
-_INSIDE = ("prilora_lite", "torch", "transformers", "accelerate", "contextlib")
+_INSIDE = ("prilora_lite", "torch", "transformers", "accelerate", "peft", "contextlib")
 
 
 class Diverged(ValueError):

@@ -1,4 +1,5 @@
 import json
+import shutil
 import warnings
 from collections import Counter
 from dataclasses import replace
@@ -239,6 +240,14 @@ def test_evaluating_needs_no_training_rows(encoder, rows):
     assert found == evaluate(model, tokenizer, "cola", rows=data, max_length=16, progress=False)
     with pytest.raises(ValueError, match="lack the split 'validation'; there are train"):
         evaluate(model, tokenizer, "cola", rows={"train": data["train"]}, max_length=16, progress=False)
+
+
+def test_evaluating_needs_no_training_rows_in_a_folder(encoder, rows, tmp_path):
+    model, tokenizer = load_encoder(encoder, TASKS["cola"])
+    (tmp_path / "cola").mkdir()
+    shutil.copy(rows / "cola" / "validation.parquet", tmp_path / "cola")
+    found = evaluate(model, tokenizer, "cola", rows=tmp_path, max_length=16, progress=False)
+    assert found == evaluate(model, tokenizer, "cola", rows=rows, max_length=16, progress=False)
 
 
 @pytest.mark.parametrize("training", [True, False])

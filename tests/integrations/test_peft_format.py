@@ -293,6 +293,24 @@ def test_a_configuration_beside_another_that_the_model_has_is_refused(tmp_path):
         peft_trainer(tmp_path, model=model).train()
 
 
+def test_the_configuration_that_the_model_was_adapted_with_is_no_other_where_its_ranks_are_a_function(tmp_path):
+    model, config = build("bert"), PRILoRAConfig(ranks=lambda depth: 2 + 2 * depth, interval=2)
+    adapt(model, config)
+    trainer = peft_trainer(tmp_path, PRILoRACallback(config), model=model, max_steps=2)
+    trainer.train()
+    assert callback_of(trainer).history[-1]["after"] == 0.5
+
+
+def test_a_function_that_gives_other_ranks_than_the_model_has_is_refused(tmp_path):
+    model = build("bert")
+    adapt(model, PRILoRAConfig(ranks=lambda depth: 2 + 2 * depth))
+    other = PRILoRACallback(PRILoRAConfig(ranks=lambda depth: 2 + 4 * depth))
+    with pytest.raises(
+        RuntimeError, match=r"given ranks=\(2, 3, 5, 6\), but the model was adapted with ranks=\(2, 3, 3, 4\)"
+    ):
+        peft_trainer(tmp_path, other, model=model).train()
+
+
 # Written in PEFT's format
 
 

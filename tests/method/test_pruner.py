@@ -13,7 +13,17 @@ from hypothesis import strategies as st
 from torch import nn
 
 import prilora_lite
-from prilora_lite import InputNorms, LoRALinear, PRILoRAConfig, Pruner, adapt, importance, keep_mask, save_adapter
+from prilora_lite import (
+    InputNorms,
+    LoRALinear,
+    PRILoRAConfig,
+    Pruner,
+    adapt,
+    importance,
+    keep_mask,
+    merge_and_unload,
+    save_adapter,
+)
 from prilora_lite.importance import IMPORTANCE_RULES, sum_of_squares
 from tests.environments import processes
 from tests.small_models import BUILDERS, batch, build, checkpoint_activations
@@ -1314,6 +1324,18 @@ def test_a_pruner_that_takes_over_what_an_earlier_one_was_told_says_so():
         Pruner(model, importance="magnitude", regrow=True, interval=3)
         model.prilora_config = dataclasses.replace(model.prilora_config, interval=7)
         Pruner(model)  # that one was given by hand
+
+
+def test_after_a_merge_no_pruner_remembers_an_earlier_one():
+    peft = pytest.importorskip("peft")
+    model = adapted()
+    train(model, pruner := Pruner(model, ratio=0.25, interval=1), 1)
+    pruner.detach()
+    merge_and_unload(model)
+    model = peft.get_peft_model(model, peft.LoraConfig(target_modules=["query"], r=4))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert Pruner(model).settings["ratio"] == 0.5
 
 
 def test_freezing_a_layer_leaves_the_noise_of_the_others_as_it_was():

@@ -126,8 +126,9 @@ def counted(model, *args, **kwargs):
 
 @pytest.mark.parametrize("name", ["src_mask", "attn_masks", "attention_mask_a", "tokens_masked"])
 def test_any_name_with_a_mask_in_it_is_warned_of(name):
-    with pytest.warns(UserWarning, match=rf"called attention_mask, and Called.forward has {name}: all tokens count"):
+    with pytest.warns(UserWarning, match=rf"attention_mask, and Called.forward has {name}: all tokens count") as warned:
         assert counted(Called("ids", name), IDS, IDS > 0) == {6}
+    assert warned[0].filename == __file__  # the line of the user's, not one of torch's
 
 
 @pytest.mark.parametrize("name", ["head_mask", "decoder_attention_mask", "cross_attn_mask"])
