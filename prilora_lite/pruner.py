@@ -12,11 +12,18 @@ from torch import Tensor, nn
 from prilora_lite.config import PRILoRAConfig
 from prilora_lite.importance import InputNorms, importance, keep_mask, needs
 from prilora_lite.lora import LoRALinear
-from prilora_lite.models.layers import PeftLayer, check_prunable, configuration_of, layers_to_prune, stacked, unwrapped
+from prilora_lite.models.layers import (
+    PeftLayer,
+    check_prunable,
+    check_whole,
+    configuration_of,
+    layers_to_prune,
+    stacked,
+    without_wrappers,
+)
 from prilora_lite.models.listener import Listener, check_finite
 from prilora_lite.models.masks import masks_of_zeros, mass_outside
-from prilora_lite.models.pruner_state import check_state, stored_settings
-from prilora_lite.report import record_pruning, warn_of_an_earlier_pruner
+from prilora_lite.models.pruner_state import check_state, record_pruning, stored_settings, warn_of_an_earlier_pruner
 from prilora_lite.shared.errors import unknown, warn
 
 
@@ -74,7 +81,8 @@ class Pruner:
         regrow: bool | None = None,
         seed: int | None = None,
     ) -> None:
-        self._model = model = unwrapped(model)
+        check_whole(model)
+        self._model = model = without_wrappers(model)
         self.layers = layers_to_prune(model)
         given = {
             "ratio": ratio, "interval": interval, "decay": decay, "importance": importance, "scope": scope,
@@ -114,7 +122,7 @@ class Pruner:
                 been sharded.
         """
         if self.steps == 0:
-            unwrapped(self._model)  # it may have been sharded since
+            check_whole(self._model)  # it may have been sharded since
         check_prunable(self.layers)
         self._listener.end_step(self.steps + 1, self.settings["decay"])
         self.steps += 1

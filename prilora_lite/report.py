@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
-from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING
 
 from torch import nn
 
-from prilora_lite.importance import IMPORTANCE_RULES, number_pruned
+from prilora_lite.importance import number_pruned
 from prilora_lite.models.layers import PEFTS_OWN, configuration_of, lora_layers, without_wrappers
 from prilora_lite.models.stacks import split_name
-from prilora_lite.shared.callables import callable_name
-from prilora_lite.shared.errors import warn
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -163,53 +160,3 @@ def never_pruned(model: nn.Module) -> str:
         "loop of your own, call pruner.step() after each step of the optimizer, and pruner.prune() after the last. Or "
         "these weights are of a checkpoint that was written between two prunes: take those of the run's end"
     )
-
-
-def record_pruning(model: nn.Module, settings: dict[str, Any]) -> None:
-    """Have the configuration on a model say how it was pruned, since files and cards repeat what it says.
-
-    The seed is left out, which is the run's. A rule that is a function goes by its name in
-    :data:`~.importance.IMPORTANCE_RULES`; one without a name is left out, with a warning, since no file can hold it.
-    """
-    said = {name: value for name, value in settings.items() if name != "seed"}
-    rule = said["importance"]
-    rule = next((name for name, function in IMPORTANCE_RULES.items() if function is rule), rule)
-    for module in model.modules():
-        if "prilora_config" not in vars(module):
-            continue
-        config = module.prilora_config
-        if callable(rule) and rule != config.importance:
-            warn(
-                f"A is pruned by the function {callable_name(rule)}, which no file can hold, so a saved adapter will "
-                f"say importance={config.importance!r}: put the function into importance.IMPORTANCE_RULES, and give "
-                "its name there instead"
-            )
-            said["importance"] = config.importance
-        else:
-            said["importance"] = rule
-        now = replace(config, **said)
-        if now != config:
-            written, adapted_with = getattr(module, "_pruned_as", (None, None))
-            module._pruned_as = now, adapted_with if written is config else config
-            module.prilora_config = now
-
-
-def warn_of_an_earlier_pruner(model: nn.Module, given: Collection[str]) -> None:
-    """Warn if a Pruner's defaults are no longer what the model was adapted with, since an earlier Pruner was told so.
-
-    Args:
-        model: an adapted model.
-        given: names of the settings that this Pruner is given.
-    """
-    for module in model.modules():
-        written, adapted_with = getattr(module, "_pruned_as", (None, None))
-        if written is None or module.prilora_config is not written:  # or somebody has set another since
-            continue
-        names = [name for name in written.pruning() if name != "seed" and name not in given]
-        kept = {n: getattr(written, n) for n in names if getattr(written, n) != getattr(adapted_with, n)}
-        if kept:
-            warn(
-                f"{', '.join(f'{name}={value!r}' for name, value in kept.items())} of an earlier Pruner of this model "
-                "holds for this one, too, since it was given no other: name what this one should prune by, or adapt a "
-                "fresh model"
-            )

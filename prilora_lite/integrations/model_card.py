@@ -11,7 +11,7 @@ from prilora_lite.models.layers import lora_layers
 from prilora_lite.report import report
 
 # This library's own tasks, on whose validation rows its metrics are: GLUE's, and pocket's under the same names
-OWN_TASKS = ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli")
+LIBRARY_TASKS = ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli")
 # How the hub calls what a class of transformers' is for, by the end of its name
 _OF_TEXTS = {
     "ForSequenceClassification": "text-classification",
@@ -40,7 +40,7 @@ def model_card(
         pruned = f"no: {pruned} was to be, but lora_A holds no zeros"
     if not config.ratio:
         pruned = "not by this configuration" if sparsity else "nothing"
-    rows_of = ", validation rows" if task and task.removeprefix("pocket-") in OWN_TASKS else ""
+    rows_of = ", validation rows" if task and task.removeprefix("pocket-") in LIBRARY_TASKS else ""
     rows = {
         "base model": base or "unknown",
         "ranks, first layer to last": ", ".join(map(str, counts.ranks)),

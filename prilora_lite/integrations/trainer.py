@@ -76,7 +76,7 @@ class PRILoRACallback(SealCheckpoints, ExportableState):
     """
 
     def __init__(self, config: PRILoRAConfig | None = None) -> None:
-        self.config = config
+        self.config = config  # after restore_callback_states_from_checkpoint first as JSON has it, or "a function"
         self.pruner: Pruner | None = None
         self.pruned_after_evaluation = False
         self._args: TrainingArguments | None = None
@@ -96,7 +96,7 @@ class PRILoRACallback(SealCheckpoints, ExportableState):
         layers = lora_layers(model)
         if not layers:
             raise RuntimeError(NOT_ADAPTED)
-        self._check_callbacks(state)
+        self._check_alone(state)
         check_patterns(model, layers)
         config = self._settled_config(model)
         if configuration_of(model) is None:
@@ -196,10 +196,13 @@ class PRILoRACallback(SealCheckpoints, ExportableState):
         }
         return {"args": {}, "attributes": {"saved": saved, "config": config}}
 
-    def _check_callbacks(self, state: TrainerState) -> None:
-        """Refuse two callbacks of this kind; read the configuration that Trainer took from a checkpoint's JSON."""
+    def _check_alone(self, state: TrainerState) -> None:
+        """Refuse two callbacks of this kind."""
         if isinstance(state.stateful_callbacks.get(type(self).__name__), list):
             raise RuntimeError(f"Trainer was given two callbacks {type(self).__name__}: one prunes, so leave one out")
+
+    def _settled_config(self, model: nn.Module) -> PRILoRAConfig:
+        """The configuration to prune by: the one that the model was adapted with; without one, the callback's own."""
         if isinstance(self.config, str):
             raise RuntimeError(
                 "the callback's configuration has a function in it, which a checkpoint can't hold: leave out "
@@ -207,9 +210,6 @@ class PRILoRACallback(SealCheckpoints, ExportableState):
             )
         if isinstance(self.config, dict):
             self.config = PRILoRAConfig.from_dict(self.config)
-
-    def _settled_config(self, model: nn.Module) -> PRILoRAConfig:
-        """The configuration to prune by: the one that the model was adapted with; without one, the callback's own."""
         given, config = self.config, configuration_of(model) or self.config or PRILoRAConfig()
         if given and callable(given.ranks) and isinstance(config.ranks, tuple):  # adapt wrote down what it gives
             given = replace(given, ranks=tuple(given.layer_ranks(len(config.ranks))))

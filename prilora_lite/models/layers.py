@@ -220,8 +220,8 @@ def _match_all(keys: Iterable[str], names: list[str]) -> bool:
     return all(any(re.match(key, name) for key in keys) for name in names)
 
 
-def unwrapped(model: nn.Module) -> nn.Module:
-    """The model inside ``DistributedDataParallel`` and ``torch.compile``.
+def check_whole(model: nn.Module) -> None:
+    """Refuse a model whose weights are not whole, not here, or not known to the DistributedDataParallel around it.
 
     Raises:
         TypeError: not a model.
@@ -241,7 +241,6 @@ def unwrapped(model: nn.Module) -> nn.Module:
                 "trained nor pruned: spread the model over devices that hold all of it, or load it in bfloat16"
             )
     _check_kept_alike(model)
-    return without_wrappers(model)
 
 
 def _check_kept_alike(model: nn.Module) -> None:

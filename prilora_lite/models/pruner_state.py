@@ -1,12 +1,16 @@
-"""What the saved state of a pruner says of its settings, and whether a pruner may go on from it."""
+"""What a pruner writes down: on the model, how it pruned; in its state, its settings, and who may go on from it."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from dataclasses import replace
 from typing import Any
 
-from prilora_lite.importance import importance_rule, needs
+from torch import nn
+
+from prilora_lite.importance import IMPORTANCE_RULES, importance_rule, needs
 from prilora_lite.shared.callables import callable_name, is_ours
-from prilora_lite.shared.errors import expect
+from prilora_lite.shared.errors import expect, warn
 
 
 def stored_settings(settings: dict[str, Any]) -> dict[str, Any]:
@@ -45,3 +49,53 @@ def check_state(state: dict[str, Any], now: dict[str, Any], rule: object) -> Non
         raise ValueError(
             f"the saved pruner had other settings: {changes}; resume with those that the run began with, or start anew"
         )
+
+
+def record_pruning(model: nn.Module, settings: dict[str, Any]) -> None:
+    """Have the configuration on a model say how it was pruned, since files and cards repeat what it says.
+
+    The seed is left out, which is the run's. A rule that is a function goes by its name in
+    :data:`~.importance.IMPORTANCE_RULES`; one without a name is left out, with a warning, since no file can hold it.
+    """
+    said = {name: value for name, value in settings.items() if name != "seed"}
+    rule = said["importance"]
+    rule = next((name for name, function in IMPORTANCE_RULES.items() if function is rule), rule)
+    for module in model.modules():
+        if "prilora_config" not in vars(module):
+            continue
+        config = module.prilora_config
+        if callable(rule) and rule != config.importance:
+            warn(
+                f"A is pruned by the function {callable_name(rule)}, which no file can hold, so a saved adapter will "
+                f"say importance={config.importance!r}: put the function into importance.IMPORTANCE_RULES, and give "
+                "its name there instead"
+            )
+            said["importance"] = config.importance
+        else:
+            said["importance"] = rule
+        now = replace(config, **said)
+        if now != config:
+            written, adapted_with = getattr(module, "_pruned_as", (None, None))
+            module._pruned_as = now, adapted_with if written is config else config
+            module.prilora_config = now
+
+
+def warn_of_an_earlier_pruner(model: nn.Module, given: Collection[str]) -> None:
+    """Warn if a Pruner's defaults are no longer what the model was adapted with, since an earlier Pruner was told so.
+
+    Args:
+        model: an adapted model.
+        given: names of the settings that this Pruner is given.
+    """
+    for module in model.modules():
+        written, adapted_with = getattr(module, "_pruned_as", (None, None))
+        if written is None or module.prilora_config is not written:  # or somebody has set another since
+            continue
+        names = [name for name in written.pruning() if name != "seed" and name not in given]
+        kept = {n: getattr(written, n) for n in names if getattr(written, n) != getattr(adapted_with, n)}
+        if kept:
+            warn(
+                f"{', '.join(f'{name}={value!r}' for name, value in kept.items())} of an earlier Pruner of this model "
+                "holds for this one, too, since it was given no other: name what this one should prune by, or adapt a "
+                "fresh model"
+            )

@@ -34,7 +34,7 @@ from prilora_lite import (
 )
 from prilora_lite.experiments.presets import PRESETS
 from prilora_lite.experiments.tasks import TASKS, get_task
-from prilora_lite.integrations.model_card import OWN_TASKS
+from prilora_lite.integrations.model_card import LIBRARY_TASKS
 from prilora_lite.models.layers import lora_layers
 from tests.method.test_checkpoint import trained
 from tests.small_models import BUILDERS, LAYERS, batch, build, train
@@ -447,7 +447,7 @@ def test_the_card_speaks_of_validation_rows_for_this_librarys_tasks_alone(task, 
 
 
 def test_the_tasks_whose_metrics_are_of_validation_rows_are_all_of_this_library():
-    assert {name.removeprefix("pocket-") for name in TASKS} == set(OWN_TASKS)
+    assert {name.removeprefix("pocket-") for name in TASKS} == set(LIBRARY_TASKS)
 
 
 def test_the_card_names_a_configuration_of_no_other_dataset_than_glue(tmp_path):
