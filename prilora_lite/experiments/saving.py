@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -104,8 +105,14 @@ def save_trained(
         if PROCESS == 0:
             write_whole(path, save(trained))
         return path
+    path, part = folder / "model", folder / ".model.part"
     if PROCESS == 0:
-        with no_bars("transformers"):
-            model.save_pretrained(folder / "model")
-        tokenizer.save_pretrained(folder / "model")
-    return folder / "model"
+        try:
+            with no_bars("transformers"):
+                model.save_pretrained(part)
+            tokenizer.save_pretrained(part)
+            shutil.rmtree(path, ignore_errors=True)
+            part.rename(path)
+        finally:  # half a model would pass for a whole one
+            shutil.rmtree(part, ignore_errors=True)
+    return path

@@ -322,6 +322,7 @@ def test_a_tokenizer_that_finds_the_disk_full_costs_no_metrics(options, tmp_path
     with pytest.warns(UserWarning, match=r"can't be written \(No space left on device \(os error 28\)\)"):
         result = finetune(**options, output_dir=tmp_path)
     assert (result.path, result.steps) == (None, 20)
+    assert not [path for path in tmp_path.iterdir() if "model" in path.name]  # half a model would pass for a whole one
 
 
 @needs_bubblewrap
