@@ -38,8 +38,10 @@ def test_a_broken_library_turns_a_notebook_red(notebook, file, right, wrong, tmp
     broken.write_text(source.replace(right, wrong), encoding="utf-8")
     shutil.copy(ROOT / "conftest.py", tmp_path)
     shutil.copy(ROOT / "notebooks" / f"{notebook}.ipynb", tmp_path)
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "--tb=line", "-p", "no:cacheprovider", f"{notebook}.ipynb"]
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "--tb=line", "-p", "no:cacheprovider", "-p", "nbval.plugin"]
+    command += [f"{notebook}.ipynb"]
     environment = os.environ | {"PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    environment |= {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # the others take seconds to load
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, encoding="utf-8")
     assert done.returncode == 1, done.stdout + done.stderr  # 1: tests were run and one failed
     assert "1 failed" in done.stdout
