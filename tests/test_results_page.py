@@ -11,7 +11,10 @@ from scipy import stats
 from transformers import DataCollatorWithPadding
 
 from prilora_lite import TASKS, PRILoRAConfig, Pruner, adapt, keep_mask, load_encoder, load_rows
+from prilora_lite.experiments.asked_runs import diverged_keys, keys_of, values_by_key
 from prilora_lite.experiments.finetune import tokenize
+from prilora_lite.experiments.learning_rates import RATE_SEEDS, chosen_rates
+from prilora_lite.experiments.questions import read_questions
 from prilora_lite.shared.records import read_records
 
 RESULTS = Path(__file__).parent.parent / "results"
@@ -63,6 +66,38 @@ def test_the_page_says_what_the_best_rate_gave_over_the_cautious_one(scores, arm
     (table,) = re.findall(r"\| arm \| rates \| best minus cautious \|\n((?:\|.*\n)+)", PAGE)
     assert said((high - low).mean(axis=1)) in table
     assert f"{best:g}, {cautious:g}" in table
+
+
+def test_the_page_says_how_many_best_rates_hang_on_one_trial_run():
+    asked = read_questions(RESULTS / "questions.toml")
+    values = dict.fromkeys(diverged_keys(asked.rates), -np.inf) | values_by_key(asked.rates)
+
+    def best(question, arm, rates, seeds):
+        def mean(rate):
+            overrides = question.overrides(rate, tuning=True)
+            runs = (keys_of(asked, question, arm, task, seeds, overrides) for task in question.tasks)
+            return np.mean([values[key] for keys in runs for key in keys])
+
+        return max(rates, key=mean)
+
+    hangs = {}  # arm and setting -> whether another rate is best without one of the seeds
+    for question, arm in [(each, arm) for each in asked.questions for arm in asked.rate_arms(each)]:
+        setting = arm, question.encoder, question.tasks, question.settings
+        rates = chosen_rates(asked, question)[arm][1]
+        others = [[seed for seed in RATE_SEEDS if seed != without] for without in RATE_SEEDS]
+        found = {best(question, arm, rates, seeds) for seeds in [RATE_SEEDS, *others]}
+        hangs.setdefault(setting, len(found) > 1)
+    assert (
+        f"without one of them, {sum(hangs.values())} of {len(hangs)} arms would have had another best rate"
+        in " ".join(PAGE.split())
+    )
+
+
+def test_the_page_says_how_many_errors_are_left_after_six_epochs(scores):
+    both = [np.mean(list(scores["lora", task, 0.002, 6].values())) for task in (MRPC, RTE)]
+    assert f"LoRA answers {np.mean(both):.1f} % of the rows of pocket-mrpc and pocket-rte rightly" in " ".join(
+        PAGE.split()
+    )
 
 
 ALL_AND_WITHOUT = {  # row -> plus and its rate, minus and its rate, tasks, seeds

@@ -222,7 +222,7 @@ def markdown(questions: Questions, answers: pd.DataFrame) -> str:
                 tried = ", ".join(f"{value:g}: {shown(mean)}" for value, mean in means.items())
                 rates.append([question.name, arm, f"{rate:g}", tried])
     tables = {
-        "Answers, in percentage points": lines,
+        "Answers, in percentage points; no verdict is corrected for the number of questions": lines,
         "Task by task (not asked beforehand)": tasks,
         "Learning rates": rates,
     } | ({"Several machines": mixed} if len(mixed) > 2 else {})
