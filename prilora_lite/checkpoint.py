@@ -37,7 +37,7 @@ def save_adapter(model: nn.Module, path: str | Path) -> Path:
 
     Raises:
         TypeError: not a model, or not a path.
-        ValueError: the model is not adapted, or a part of it alone is; the path has no name; or parameters are trained
+        ValueError: the model is not adapted, or only a part of it is; the path has no name; or parameters are trained
             that an adapter does not hold.
         OSError: the file can't be written; an older one stays as it was.
     """

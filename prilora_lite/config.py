@@ -22,7 +22,7 @@ SCALINGS = ("layer", "sqrt", "mean")
 class PRILoRAConfig:
     r"""The settings of PRILoRA. Plain LoRA is ``PRILoRAConfig.lora(8)``.
 
-    After each description stands the default, with where it comes from.
+    After each description, the default is given, with where it comes from.
 
     Args:
         first_rank: r_s, rank of the first layer. 4: our reading of the paper.
@@ -39,7 +39,7 @@ class PRILoRAConfig:
             None: all of them.
         ratio: share of each A that is pruned, in [0, 1). 0.5: our reading. 0: no pruning.
         interval: N, optimizer steps from one prune to the next. 40: our reading. A run that has fewer steps is pruned
-            once, at its end: choose it so that there are several prunes.
+            once, at its end: choose the interval so that there are several prunes.
         decay: :math:`\beta` of the moving average of the input's mean square. 0.9: our choice.
         importance: ``magnitude_input`` (our reading), ``magnitude``, ``random``, or another of
             :data:`~.importance.IMPORTANCE_RULES`; or a function of your own, see there.

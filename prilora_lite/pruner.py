@@ -51,7 +51,7 @@ class Pruner:
             gets the defaults.
         seed: seed for the noise of ``random`` importance, the same at every prune. (A mask drawn anew each time would
             zero trained weights in the last step.) None: the configuration's, else 0; in a loop of your own give each
-            run's, or all runs draw one mask.
+            run its own seed, or all runs draw the same mask.
 
     Attributes:
         layers: the layers whose A is pruned, by name.
@@ -59,7 +59,7 @@ class Pruner:
         steps: optimizer steps so far.
         pruned_at: the step of the latest prune, None before it.
         history: for each prune that chose entries its ``step``; the share of zeros in all A ``before`` and ``after``
-            it; and its ``mass``, the share that it removed of the squared norm of those A that it chose in, together.
+            it; and its ``mass``: of the total squared norm of the A in which it chose entries, the share it removed.
 
     Raises:
         TypeError: not a model.
@@ -118,7 +118,7 @@ class Pruner:
 
         Raises:
             RuntimeError: no pass has trained since the last step, a layer is merged, or PEFT's adapter is not active.
-            ValueError: an input is not finite, and the step is not counted then; a weight of A is not; or the model has
+            ValueError: an input is not finite (the step is not counted then), a weight of A is not, or the model has
                 been sharded.
         """
         if self.steps == 0:

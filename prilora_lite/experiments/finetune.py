@@ -104,13 +104,13 @@ def finetune(
         task: a name in :data:`~.tasks.TASKS`, one of GLUE's tasks or of pocket's; or a :class:`~.task.Task` of your
             own.
         method: a configuration, or a name of :data:`~.methods.METHODS`, such as ``lora``, ``head`` for pooler and head
-            alone, or ``full`` for all weights; default: ``prilora``. What has a name takes alpha from the settings; a
+            alone, or ``full`` for all weights; default: ``prilora``. A named method takes alpha from the settings; a
             configuration that is given keeps its own.
         encoder: a preset (``pocket``, ``minilm``, ``paper``), a folder, or a name on the hub, ``owner/name@REVISION``.
         rows: a folder of Parquet or CSV files; or by split the rows themselves, or their file; default: see
             :func:`~.tasks.load_rows`.
-        settings: learning rate, epochs and the like; default: the preset's for this task. One made anew takes nothing
-            from the preset: to change that, ``replace(presets.settings_for(encoder, task, method), epochs=1)``.
+        settings: learning rate, epochs and the like; default: the preset's for this task. New ``Settings`` take nothing
+            from the preset; to change one of its: ``replace(presets.settings_for(encoder, task, method), epochs=1)``.
         seed: seed for the head, the adapter, the order of the rows and dropout.
         output_dir: where the adapter (``adapter.safetensors``), inserted layers (``trained.safetensors``), or the whole
             model (``model``, which is loaded by transformers' ``AutoModelForSequenceClassification``), and any

@@ -56,7 +56,7 @@ def save_peft_adapter(
     Raises:
         TypeError: not a model, not a path, or not a name.
         ValueError: the model is not adapted, only a part of it is, or PEFT adapted it; parameters are trained that an
-            adapter does not hold, a head has some outside of any module; a batch norm is
+            adapter does not hold, a head has parameters outside any module; a batch norm is
             in no head; or metrics that are not numbers.
         FileExistsError: the folder holds something.
         ModuleNotFoundError: PEFT is not installed.

@@ -50,8 +50,8 @@ class PRILoRACallback(SealCheckpoints, ExportableState):
     It prunes every N optimizer steps and in the last one, before Trainer's last evaluation and save. With
     ``load_best_model_at_end`` it also prunes before each evaluation and save, so that the checkpoint chosen was pruned
     when it was evaluated. The pruner's state travels in the checkpoint's ``trainer_state.json``; a resumed run takes it
-    from there, and stops if it is missing or the weights that Trainer loaded, then or as the best ones at the end, are
-    not those that were saved. What Trainer would not find again by name, the callback saves itself, as
+    from there, and stops if it is missing. It also stops if the weights that Trainer loads, on resuming or as the best
+    ones at the end, are not those saved. What Trainer would not find again by name, the callback saves itself, as
     ``trained.safetensors``: ViT's weights, or what is trained beside a PEFT adapter. It writes the SHA-256 of a
     checkpoint's files beside them, ``checksums.json``; a run that is resumed from a checkpoint in its own
     ``output_dir``, or in the folder that ``TrainingArguments(resume_from_checkpoint=...)`` names, stops if one differs.
