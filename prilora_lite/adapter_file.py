@@ -59,7 +59,9 @@ def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
         ValueError: it is not a whole safetensors file.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"no adapter file at {path}")
+        there = sorted(file.name for file in path.glob("*.safetensors")) if path.is_dir() else []
+        hint = f": it is a folder, with {', '.join(there)} in it; give the file" if there else ""
+        raise FileNotFoundError(f"no adapter file at {path}{hint}")
     try:
         with safe_open(path, framework="pt") as file:
             return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no dict)
@@ -72,6 +74,7 @@ def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
 def description(model: nn.Module, tensors: dict[str, Tensor]) -> str:
     """What an adapter's file says in its metadata: configuration, the base's :func:`fingerprint`, and a checksum."""
     entries = {"format": FORMAT, "config": model.prilora_config.to_dict(), "base": fingerprint(model)}
+    entries["labels"] = _labels(model)
     return json.dumps(entries | {"sha256": _checksum(entries, tensors)})
 
 
@@ -96,7 +99,19 @@ def read_description(
         what = f"no entry {error}" if isinstance(error, KeyError) else error
         raise ValueError(f"{path} has metadata that can't be used: {what}") from error
     check_base(base, fingerprint(model, base["shapes"]), path)
+    there, here = stored.get("labels", []), _labels(model)
+    if there != here and sorted(there) == sorted(here):
+        raise ValueError(
+            f"{path} numbers its labels {', '.join(there)}, and this model {', '.join(here)}: load the model with a "
+            "task, or an id2label, whose labels are in the adapter's order"
+        )
     return config, {name: p for name, p in stored_parameters(model).items() if name in base["shapes"]}
+
+
+def _labels(model: nn.Module) -> list[str]:
+    """The names of a classifier's labels, in the order of its outputs; none for other models."""
+    named = getattr(getattr(model, "config", None), "id2label", None) or {}
+    return [str(named[number]) for number in sorted(named)]
 
 
 def _checksum(entries: dict[str, Any], tensors: dict[str, Tensor]) -> str:

@@ -16,6 +16,7 @@ from prilora_lite.lora import LoRALinear
 from prilora_lite.models.heads import head_parameters
 from prilora_lite.models.layers import COMPILED
 
+_AT_A_TIME = 4096  # rows of a matrix, which are widened to float64
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # buffers of a batch norm
 # Fields of a model's configuration, whatever a family calls them: heads, epsilons, activations, positions, scales
 SETTINGS = re.compile(
@@ -50,10 +51,11 @@ def running_statistics(model: nn.Module) -> dict[str, Tensor]:
 def fingerprint(model: nn.Module, frozen: Collection[str] = ()) -> dict[str, Any]:
     """What tells one base model from another.
 
-    Its dtype; names and shapes of its frozen weights; three fixed rows of each matrix, and all other weights (biases,
-    norms, kernels) as one row; and those settings that change what the same weights compute, such as the number of
-    heads. For each row w it keeps the pair (sum of c_j w_j, sum of |w_j|) with c_j = cos j, so that rows compare
-    across dtypes: rounding moves the first by no more than the dtype's precision times the second. Our choice.
+    Its dtype; names and shapes of its frozen weights; three fixed rows of each matrix, and the sum of all its rows i,
+    each times cos(i + 1/2); all other weights (biases, norms, kernels) as one row; and those settings that change what
+    the same weights compute, such as the number of heads. For each row w it keeps the pair (sum of c_j w_j, sum of
+    |w_j|) with c_j = cos j, so that rows compare across dtypes: rounding moves the first by no more than the dtype's
+    precision times the second. Our choice.
 
     Args:
         model: adapted or not.
@@ -61,7 +63,7 @@ def fingerprint(model: nn.Module, frozen: Collection[str] = ()) -> dict[str, Any
     """
     stored = stored_parameters(model)
     adapted = {name: module for name, module in model.named_modules() if isinstance(module, LoRALinear)}
-    weights, rows, others, dtypes = {}, {}, {}, set()
+    weights, rows, whole, others, dtypes = {}, {}, {}, {}, set()
     for name, parameter in model.named_parameters():
         if name in stored and name not in frozen:
             continue
@@ -74,17 +76,29 @@ def fingerprint(model: nn.Module, frozen: Collection[str] = ()) -> dict[str, Any
         if parameter.ndim == 2:
             n = len(parameter)
             rows[name] = _row_sums(parameter[[0, n // 2, n - 1]])
+            whole[name] = [_sum_of_rows(parameter)]
             dtypes.add(str(parameter.dtype))
         else:
             others[name] = _row_sums(parameter.reshape(1, -1))
     settings = _settings(getattr(model, "config", None))
-    return {"dtype": sorted(dtypes), "shapes": weights, "rows": rows, "others": others, "settings": settings}
+    sums = {"rows": rows, "whole": whole, "others": others}
+    return {"dtype": sorted(dtypes), "shapes": weights, **sums, "settings": settings}
 
 
 def _row_sums(rows: Tensor) -> list[tuple[float, float]]:
     rows = rows.detach().cpu().double()
     signs = torch.arange(rows.shape[1], dtype=torch.float64).cos()
     return list(zip((rows @ signs).tolist(), rows.abs().sum(1).tolist(), strict=True))
+
+
+def _sum_of_rows(matrix: Tensor) -> tuple[float, float]:
+    """The same pair for a whole matrix: its rows' sums, each times cos(i + 1/2) in the first. A few rows at a time."""
+    projected = size = 0.0
+    for start in range(0, len(matrix), _AT_A_TIME):
+        sums = torch.tensor(_row_sums(matrix[start : start + _AT_A_TIME]), dtype=torch.float64)
+        projected += (sums[:, 0] @ (torch.arange(start, start + len(sums), dtype=torch.float64) + 0.5).cos()).item()
+        size += sums[:, 1].sum().item()
+    return projected, size
 
 
 def _settings(config: Any) -> dict[str, int | float | str | None]:
@@ -114,7 +128,7 @@ def uncompiled(named: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_fingerprint(stored: dict[str, Any]) -> dict[str, Any]:
-    """A :func:`fingerprint` as JSON has it, checked for its form; older ones know nothing of biases and settings.
+    """A :func:`fingerprint` as JSON has it, checked for its form; older ones lack biases, settings or sums of all rows.
 
     Raises:
         AttributeError, KeyError, OverflowError, TypeError, ValueError: it has another form.
@@ -127,6 +141,7 @@ def read_fingerprint(stored: dict[str, Any]) -> dict[str, Any]:
         "rows": pairs(stored["rows"]),
         "dtype": stored["dtype"],
         "shapes": uncompiled(dict(stored["shapes"])),
+        "whole": pairs(stored["whole"]) if "whole" in stored else None,
         "others": pairs(stored["others"]) if "others" in stored else None,
         "settings": dict(stored.get("settings", {})),
     }
@@ -156,13 +171,13 @@ def check_base(saved: dict[str, Any], here: dict[str, Any], path: Path) -> None:
             raise ValueError(
                 f"{path} was trained on another base model: {name} is {there!r} there, {here['settings'][name]!r} here"
             )
-    for kind in ("rows", "others"):
+    for kind in ("rows", "whole", "others"):
         if saved[kind] is not None and saved[kind].keys() != here[kind].keys():
             raise ValueError(f"{path} has metadata that can't be used: the base model's description is incomplete")
     # bfloat16 rounds by up to 2^-9, float16 by less; within one dtype only the order of the sums differs
     tolerance = 1e-9 if saved["dtype"] == here["dtype"] else 2**-8
-    for name, rows in (saved["rows"] | (saved["others"] or {})).items():
-        ours = (here["rows"] | here["others"])[name]
+    kinds = [kind for kind in ("rows", "whole", "others") if saved[kind] is not None]
+    for name, rows, ours in [(name, rows, here[kind][name]) for kind in kinds for name, rows in saved[kind].items()]:
         equal = [
             math.isclose(projected, projected_here, rel_tol=0, abs_tol=tolerance * size)
             # pad with NaN: a missing row never matches

@@ -37,7 +37,9 @@ class InputNorms:
         self.mean_square: Tensor | None = None  # s, once folded
 
     def add(self, x: Tensor, real: Tensor | None = None) -> None:
-        """Count one input x (..., n); ``real`` says which of its tokens are, see :func:`sum_of_squares`."""
+        """Count one input x (..., n); ``real``, as in :func:`sum_of_squares`. ValueError if one has another form."""
+        if not torch.compiler.is_compiling():
+            _check(x, real, len(self.squares))
         squares = sum_of_squares(x, real)
         self.take_type_of(squares)
         self.squares.add_(squares)  # in place, like the buffers of batch norm: one graph when compiled
@@ -60,6 +62,17 @@ class InputNorms:
         self.mean_square = q if self.mean_square is None else decay * self.mean_square + (1 - decay) * q
         self.squares.zero_()
         self.tokens.zero_()
+
+
+def _check(x: Tensor, real: Tensor | None, in_features: int) -> None:
+    if x.shape[-1] != in_features:
+        raise ValueError(f"expected an input of {in_features} features, got one of shape {tuple(x.shape)}")
+    tokens, places = x[..., 0].numel(), real is not None and real.dtype != torch.bool
+    if real is not None and (real.ndim != 1 or len(real.unique() if places else x[..., 0].flatten()) != len(real)):
+        raise ValueError(
+            f"expected a truth value for each of {tokens} tokens in one row, or the places of the real ones, got "
+            f"{real.dtype} of shape {tuple(real.shape)}: of a tokenizer's mask take attention_mask.flatten().bool()"
+        )
 
 
 @torch.no_grad()
@@ -138,6 +151,8 @@ def importance_rule(rule: str | Callable[..., Tensor]) -> Callable[..., Tensor]:
             f"an importance rule is a function of any of {', '.join(INPUTS)}; {getattr(rule, '__name__', rule)} also "
             f"asks for {', '.join(foreign)}: give it a default, or wrap it, as lambda lora_A: rule(lora_A, ...)"
         )
+    if by_place := [p.name for p in parameters if p.kind is p.POSITIONAL_ONLY]:
+        raise ValueError(f"an importance rule is called by name: leave out the / behind {', '.join(by_place)}")
     return rule
 
 

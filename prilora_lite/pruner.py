@@ -149,7 +149,9 @@ class Pruner:
         # After another prune in this step there is work only if A has moved since, or was frozen then
         again = self.pruned_at == self.steps
         if free and not (again and self.sparsity() >= latest and free <= self._pruned):
-            masks = {name: self._mask_of(s) for name, s in self._all_scores().items() if name in free}
+            scores = {name: s for name, s in self._all_scores().items() if name in free}
+            self._listener.warn_of_ties(scores, self.steps)
+            masks = {name: self._mask_of(s) for name, s in scores.items()}
             before, mass = self.sparsity(), mass_outside(self.layers, masks)
             self._apply(masks)
             self._pruned = free

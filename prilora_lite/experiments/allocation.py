@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from prilora_lite.experiments.own_files import in_markdown
 from prilora_lite.models.stacks import split_name
 
 
@@ -60,4 +61,4 @@ def markdown(ranks: pd.DataFrame) -> str:
         slope = found.loc[found["task"] == task, "slope"]
         sd = f" ({slope.std():.1f})" if len(slope) > 1 else ""
         lines.append([task, *(f"{means[layer]:.1f}" for layer in layers), f"{slope.mean():+.1f}{sd}"])
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+    return in_markdown(lines)

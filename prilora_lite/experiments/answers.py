@@ -14,7 +14,7 @@ from prilora_lite.experiments import figures
 from prilora_lite.experiments.asked_runs import check_alike, check_surroundings, keys_of, records_by_key, values_by_key
 from prilora_lite.experiments.comparison import Decision, decide
 from prilora_lite.experiments.learning_rates import chosen_rates, make_runs, shown, tune
-from prilora_lite.experiments.own_files import check_own
+from prilora_lite.experiments.own_files import check_own, in_markdown
 from prilora_lite.experiments.questions import Question, Questions
 from prilora_lite.experiments.study import grid
 from prilora_lite.shared.errors import unknown
@@ -226,13 +226,7 @@ def markdown(questions: Questions, answers: pd.DataFrame) -> str:
         "Task by task (not asked beforehand)": tasks,
         "Learning rates": rates,
     } | ({"Several machines": mixed} if len(mixed) > 2 else {})
-    return "\n\n".join(f"{title}\n\n{_in_markdown(rows)}" for title, rows in tables.items()) + "\n"
-
-
-def _in_markdown(rows: list[list[str]]) -> str:
-    """A table whose cells keep to their line, whatever the texts of a file hold."""
-    cells = [[" ".join(cell.split()).replace("|", "\\|") for cell in row] for row in rows]
-    return "\n".join("| " + " | ".join(row) + " |" for row in cells)
+    return "\n\n".join(f"{title}\n\n{in_markdown(rows)}" for title, rows in tables.items()) + "\n"
 
 
 def _mixed(questions: Questions, question: Question) -> str:

@@ -115,7 +115,8 @@ def _ablate(options: argparse.Namespace) -> int:
 
     if told.get("jobs", 1) > 1:  # no bars then: several would write over each other
         tell(f"{len(runs)} runs, {told['jobs']} at a time: a line for each when it is done")
-    passed_on = {n: told[n] for n in ("encoder", "rows", "precision", "device", "jobs", "backend") if n in told}
+    read_here = ("tasks", "methods", "seeds", "output", "set", "margin", *study_options.CROSSED)
+    passed_on = {name: value for name, value in told.items() if name not in read_here}
     overrides = study_options.read_settings(told["set"])
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".* runs crashed: ")  # told below

@@ -11,6 +11,7 @@ import pandas as pd
 from scipy import optimize, stats
 
 PRIMARY = ("prilora", "lora")  # the main comparison; all others are exploratory
+POWER = 0.8  # four studies out of five
 MOST_SEEDS = 10_000  # more than anybody runs; larger numbers are reported as this one
 _TIE = 1e-9  # a smaller sd is that of rounding: all pairs differ by the same amount
 
@@ -121,29 +122,25 @@ def decide(differences: Sequence[float], margin: float) -> Decision:
     return Decision(n, mean, sd, *_interval(d, 0.95), *_interval(d, 0.90), p_difference, p_equal, margin)
 
 
-def seeds_to_decide(sd: float, margin: float, power: float = 0.8) -> int:
+def seeds_to_decide(sd: float, margin: float) -> int:
     """The fewest seeds with which a study is likely to decide, whether the truth is no difference or the margin.
 
     With so many, a true difference as large as the margin is shown by the t-test, and equality within the margin is
-    shown where there is no difference, each with this power.
+    shown where there is no difference, each in four studies out of five.
 
     Args:
         sd: standard deviation of the paired differences.
         margin: as for :func:`decide`, in the same unit.
-        power: probability of deciding, in (0.05, 1).
 
     Returns:
-        A number of seeds, at most :data:`MOST_SEEDS`.
-
-    Raises:
-        ValueError: a value out of range.
+        A number of seeds, at most :data:`MOST_SEEDS`. ValueError for a value out of range.
     """
-    if not (sd >= 0 and margin > 0 and 0.05 < power < 1):
-        raise ValueError(f"expected sd >= 0, margin > 0 and power in (0.05, 1); got {sd!r}, {margin!r}, {power!r}")
+    if not (sd >= 0 and margin > 0):
+        raise ValueError(f"expected sd >= 0 and margin > 0, got {sd!r} and {margin!r}")
     few, many = 2, MOST_SEEDS
     while few < many:  # both powers rise with the number of seeds
         n = (few + many) // 2
-        enough = sd == 0 or min(_powers(margin * math.sqrt(n) / sd, n)) >= power
+        enough = sd == 0 or min(_powers(margin * math.sqrt(n) / sd, n)) >= POWER
         few, many = (few, n) if enough else (n + 1, many)
     return few
 
@@ -254,13 +251,17 @@ def paired_differences(runs: pd.DataFrame, first: str, second: str) -> dict[str,
         Task -> one difference for each seed; ``all`` is the mean over the tasks, if there are several.
 
     Raises:
-        ValueError: a method without runs, no seed in common, or two runs of one method, task and seed.
+        ValueError: a method without runs, no seed in common, two runs of one method, task and seed, or several groups.
     """
     runs = finite(runs)
     twice = runs[runs["method"].isin((first, second)) & runs.duplicated(["task", "method", "seed"])]
     if len(twice):
         run = "{method!r} on {task} with seed {seed}".format(**twice.iloc[0])
         raise ValueError(f"there are two different runs of {run}: compare one of groups(records) at a time")
+    for task, here in runs[runs["method"].isin((first, second))].groupby("task") if "group" in runs else ():
+        if len(apart := here["group"].unique()) > 1:
+            told = f"{first!r} and {second!r} on {task} have runs of several groups, {apart[0]!r} and {apart[1]!r}"
+            raise ValueError(f"{told}: more than the method differs, so compare one of groups(records) at a time")
     for name in {first, second} - set(runs["method"]):
         raise ValueError(f"no runs of {name!r}; there are {', '.join(sorted(set(runs['method'])))}")
     table = runs.pivot_table(index="seed", columns=["task", "method"], values="value")
@@ -339,7 +340,7 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
     return corrected
 
 
-def detectable(sd: float, pairs: int, power: float = 0.8) -> float:
+def detectable(sd: float, pairs: int, power: float = POWER) -> float:
     r"""The smallest true difference that a paired t-test at 5 % would show with this power.
 
     The d with :math:`P(|t'_{n-1}(d \sqrt n / \mathrm{sd})| > t_{0.975,\,n-1}) = \mathrm{power}`, t' noncentral.
@@ -371,18 +372,17 @@ def detectable(sd: float, pairs: int, power: float = 0.8) -> float:
     return sd * optimize.brentq(lacks, 1e-6, high) / math.sqrt(pairs)
 
 
-def detectable_by_seeds(table: pd.DataFrame, seeds: Sequence[int] = (3, 5, 10, 20)) -> dict[int, float]:
-    """The smallest true difference that each number of seeds would show in four studies out of five.
+def detectable_by_seeds(table: pd.DataFrame) -> dict[int, float]:
+    """The smallest true difference that 3, 5, 10 and 20 seeds would show in four studies out of five.
 
     Args:
         table: of differences, as :func:`compare` and :func:`explore` give them; the median of their sd is taken.
-        seeds: the numbers of seeds, each at least 2.
 
     Returns:
         Number of seeds -> difference; empty if no sd is known.
     """
     sd = table["sd"].median()
-    return {n: detectable(sd, n) for n in seeds} if sd > 0 else {}
+    return {n: detectable(sd, n) for n in (3, 5, 10, 20)} if sd > 0 else {}
 
 
 def verdict(low: float, high: float) -> str:
@@ -392,8 +392,8 @@ def verdict(low: float, high: float) -> str:
 
 def _test(difference: pd.Series) -> dict[str, float]:
     n, mean, sd = len(difference), float(difference.mean()), float(difference.std())
-    if not 100 * sd > _TIE:
-        return {"pairs": n, "mean": mean, "low": np.nan, "high": np.nan, "p": np.nan, "sd": np.nan}
-    _, half = paired_interval(difference.to_numpy(), np.zeros(n))
-    p = float(2 * stats.t.sf(abs(mean) / (sd / math.sqrt(n)), n - 1))
-    return {"pairs": n, "mean": mean, "low": mean - half, "high": mean + half, "p": p, "sd": sd}
+    low = high = p = math.nan
+    if 100 * sd > _TIE:
+        low, high = _interval(difference.to_numpy(), 0.95)
+        p = float(stats.ttest_1samp(difference, 0).pvalue)
+    return {"pairs": n, "mean": mean, "low": low, "high": high, "p": p, "sd": sd if 100 * sd > _TIE else math.nan}

@@ -177,7 +177,7 @@ def _draw_answer(axes: Axes, place: float, row: pd.Series, seen: set[str], thin:
     width = 1.5 if thin else 3
     axes.plot([row["low"], row["high"]], [place] * 2, color=colour, linewidth=width, solid_capstyle="butt")
     axes.plot(
-        row["difference"], place, marker, color=colour, markerfacecolor=fill, markersize=6 if thin else 9,
+        row["difference"], place, marker, color=colour, markerfacecolor=fill, markersize=6 if thin else 8,
         markeredgewidth=width * 2 / 3, linestyle="none", label=None if word in seen else word,
     )  # fmt: skip
     seen.add(word)

@@ -157,7 +157,7 @@ def finetune(
     tokenized = {part: tokenize(data[part], glue, tokenizer, settings.max_length) for part in ("train", *glue.splits)}
     try_out(model, tokenizer, glue, tokenized, settings.max_length)
     with _kept_or_temporary(output_dir) as folder, threads_for(encoder):
-        claim(folder, described(key), resume)
+        claimed = claim(folder, described(key), resume)
         plan_of_run = schedule(settings, seed, save_steps) | (judged_by(glue) if callbacks else {})
         arguments = _arguments(folder, plan_of_run | common_arguments(precision, device))
         timer = StepTimer()
@@ -174,7 +174,7 @@ def finetune(
         show_progress(trainer, progress)
         _train(trainer, own, folder, resume)
         curve = curve_of(trainer.state.log_history, glue)
-        path = None if output_dir is None else try_to_save(model, tokenizer, method, folder)
+        path = None if output_dir is None else try_to_save(model, tokenizer, method, folder, claimed)
     return Result(
         task=glue.name,
         method=method,
@@ -223,7 +223,8 @@ def evaluate(
     Args:
         model, tokenizer: as :func:`~.encoders.load_encoder` gives them, with an adapter loaded or not.
         task, rows, precision, device, progress: see :func:`finetune`; of rows given by split, those of validation.
-        max_length: longest row in tokens; default: that of the encoder's settings for this task.
+        max_length: longest row in tokens; default: that of the encoder's settings for this task. Give the run's own if
+            it had another, or the metrics are not the run's.
 
     Returns:
         Metric name -> value.

@@ -93,12 +93,24 @@ def encoder_digest(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -
     """
     configuration = {name: v for name, v in model.prilora_configuration.items() if name not in _OF_NO_EFFECT}
     words = sorted(tokenizer.get_vocab().items())
-    digest = hashlib.sha256(json.dumps([configuration, words, tokenizer(PROBE)["input_ids"]], sort_keys=True).encode())
+    probed = [configuration, words, tokenizer(PROBE)["input_ids"]]
+    if unusual := _unusual(tokenizer):
+        probed.append(unusual)
+    digest = hashlib.sha256(json.dumps(probed, sort_keys=True).encode())
     for name, tensor in model.state_dict().items():  # in their order: versions of transformers have other names
         if name not in model.prilora_fresh:
             digest.update(repr(list(tensor.shape)).encode())
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()[:DIGITS]
+
+
+def _unusual(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """How a tokenizer cuts, fills and marks texts, where it is not as nearly all do; the usual adds nothing."""
+    sides = {name: getattr(tokenizer, name) for name in ("truncation_side", "padding_side")}
+    unusual: dict[str, Any] = {name: side for name, side in sides.items() if side != "right"}
+    if "attention_mask" not in tokenizer.model_input_names:
+        unusual["model_input_names"] = list(tokenizer.model_input_names)
+    return unusual
 
 
 def digest_of(encoder: str) -> str:

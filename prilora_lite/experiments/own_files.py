@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 _OF_ANSWERS = "question,contrast,tasks,"
@@ -46,6 +46,12 @@ def _check_no_answers(table: Path) -> None:
             f"{table} holds the answers to questions, and tables of runs would replace them: report the questions "
             "(.toml), or choose another place for the tables of runs"
         )
+
+
+def in_markdown(rows: Sequence[Sequence[str]]) -> str:
+    """A table, the first row its header, whose cells keep to their place, whatever texts they hold."""
+    cells = [[" ".join(cell.split()).replace("|", "\\|") for cell in row] for row in rows]
+    return "\n".join("| " + " | ".join(row) + " |" for row in cells)
 
 
 def as_title(title: str) -> str:

@@ -33,6 +33,5 @@ def table(runs: pd.DataFrame) -> str:
         return ""
     lines = [f"{'published, %':<24}" + "".join(f"{task:>10}" for task in tasks)]
     for method, results in RESULTS.items():
-        label = "LoRA (r = 8)" if method == "lora" else METHODS[method].label
-        lines.append(f"  {label:<22}" + "".join(f"{results[task]:>10.2f}" for task in tasks))
+        lines.append(f"  {METHODS[method].label:<22}" + "".join(f"{results[task]:>10.2f}" for task in tasks))
     return "\n".join([*lines, *textwrap.wrap(SOURCE, 80)])

@@ -27,7 +27,7 @@ from prilora_lite.experiments.comparison import (
 )
 from prilora_lite.experiments.frames import groups, to_dataframe
 from prilora_lite.experiments.methods import METHODS, label_of
-from prilora_lite.experiments.own_files import as_title, check_places, paths_of
+from prilora_lite.experiments.own_files import as_title, check_places, in_markdown, paths_of
 from prilora_lite.experiments.study import read_crashes, read_runs
 from prilora_lite.experiments.tasks import TASKS
 from prilora_lite.ranks import linear_ranks
@@ -91,7 +91,7 @@ def write(file: Path, folder: Path | None = None) -> dict[str, Path]:
     tables = [f"{as_title(title)}\n\n{markdown_table(part)}\n" for title, part in parts.items()]
     for title, here in crashed.groupby("group", sort=False):
         tables.append(
-            f"{as_title(title)}: runs that crashed, and are left out\n\n{_in_markdown(crashes.markdown_cells(here))}\n"
+            f"{as_title(title)}: runs that crashed, and are left out\n\n{in_markdown(crashes.markdown_cells(here))}\n"
         )
     ranks = allocation.allocations(records)
     if len(ranks):
@@ -172,9 +172,9 @@ def markdown_table(runs: pd.DataFrame) -> str:
         if not rows["adapter"].any():
             counts[:2] = "-", "-"
         lines.append([label_of(method), *values, *counts])
-    parts = [_in_markdown(lines)]
+    parts = [in_markdown(lines)]
     for warning, made in _of_several_machines(runs).items():
-        parts += [warning, _in_markdown([["machine", "methods"], ["---", "---"], *map(list, made.items())])]
+        parts += [warning, in_markdown([["machine", "methods"], ["---", "---"], *map(list, made.items())])]
     return "\n\n".join(parts)
 
 
@@ -383,10 +383,6 @@ def _cell(row: Any, usual_seeds: int) -> str:
         return "-"
     sd = "" if pd.isna(row.sd) else f" ({100 * row.sd:.1f})"
     return f"{100 * row.mean:.1f}{sd}" + (f" [{row.seeds}]" if row.seeds != usual_seeds else "")
-
-
-def _in_markdown(lines: list[list[str]]) -> str:
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |" for cells in lines)
 
 
 def _span(counts: pd.Series) -> str:

@@ -99,6 +99,10 @@ def read_file(file: Path) -> Dataset:
         _check_fields(file)
         table = pandas.read_csv(file, dtype=str, keep_default_na=False, encoding="utf-8-sig")
         return Dataset.from_dict({column: table[column].tolist() for column in table})
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{file} can't be read as {kind}: it is not in UTF-8 ({error}); Excel's name for that is 'CSV UTF-8'"
+        ) from error
     except (OSError, ValueError) as error:
         raise ValueError(f"{file} can't be read as {kind}: {error}") from error
 

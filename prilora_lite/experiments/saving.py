@@ -30,13 +30,16 @@ PRODUCTS = ("adapter.safetensors", "trained.safetensors", "model")  # what save_
 NAMES = {"rows": "the content of the rows", "weights": "the content of the encoder"}
 
 
-def claim(folder: Path, run: dict[str, Any], resume: bool) -> None:
+def claim(folder: Path, run: dict[str, Any], resume: bool) -> bytes:
     """Write down which run a folder belongs to; refuse one that holds the checkpoints or the result of another.
 
     Args:
         folder: may hold the same run's checkpoints, if it is resumed, and its result, which is written anew.
         run: the description of the run, as :func:`~.identity.described` gives it.
         resume: whether to go on from checkpoints.
+
+    Returns:
+        What run.json says now, for :func:`try_to_save`.
 
     Raises:
         ValueError: checkpoints or a result of another run; the message names what has changed.
@@ -55,7 +58,9 @@ def claim(folder: Path, run: dict[str, Any], resume: bool) -> None:
         if differ := [name for name in here if there.get(name) != here[name]]:
             changes = ", ".join(_change(name, earlier, run) for name in differ)
             raise ValueError(f"{folder} holds {what} of another run: {changes}; give another output_dir")
-    write_whole(file, json.dumps(run, indent=1).encode())
+    claimed = json.dumps(run, indent=1).encode()
+    write_whole(file, claimed)
+    return claimed
 
 
 def _change(name: str, earlier: dict[str, Any], run: dict[str, Any]) -> str:
@@ -79,11 +84,18 @@ def writing(folder: Path) -> Iterator[None]:
 
 
 def try_to_save(
-    model: nn.Module, tokenizer: PreTrainedTokenizerBase, method: str | PRILoRAConfig, folder: Path
+    model: nn.Module, tokenizer: PreTrainedTokenizerBase, method: str | PRILoRAConfig, folder: Path, claimed: bytes
 ) -> Path | None:
-    """As :func:`save_trained`; where it can't write, a warning and None: a long run's metrics are not lost for that."""
+    """As :func:`save_trained`; where it can't write, a warning and None: a long run's metrics are not lost for that.
+
+    Args:
+        model, tokenizer, method, folder: see there.
+        claimed: what :func:`claim` wrote; a folder that another run has claimed meanwhile is left to it.
+    """
     try:
         with writing(folder):
+            if (folder / "run.json").read_bytes() != claimed:
+                raise NotWritten(f"another run took {folder} meanwhile; give each run an output_dir of its own")
             return save_trained(model, tokenizer, method, folder)
     except NotWritten as error:
         checkpoint = latest_checkpoint(folder)

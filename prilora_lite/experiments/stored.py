@@ -82,7 +82,7 @@ def _are_counts(value: Any) -> bool:
 
 
 def _are_settings(value: Any) -> bool:
-    return isinstance(value, dict) and settings_from(value) is not None
+    return isinstance(value, dict) and bool(settings_from(value))  # which raises what is wrong
 
 
 def _is_key(value: Any) -> bool:
@@ -90,7 +90,7 @@ def _is_key(value: Any) -> bool:
 
 
 def _is_method(value: Any) -> bool:
-    return isinstance(value, str) or PRILoRAConfig.from_dict(value) is not None
+    return isinstance(value, str) or bool(PRILoRAConfig.from_dict(value))  # which raises what is wrong
 
 
 # The parts of a record that readers look into: a check, and what it expects in words

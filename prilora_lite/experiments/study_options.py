@@ -181,6 +181,8 @@ def read_file(file: Path) -> dict[str, Any]:
     options: dict[str, Any] = {}
     for name, value in study.items():
         if name not in (*OPTIONS, "task"):
+            if name in _kinds_of_settings():
+                raise ValueError(f"{file}: {name} is one of the settings of training: write it under [set]")
             raise unknown(f"option in {file}:", name, (*OPTIONS, "task"))
         try:
             if name == "task":
@@ -270,17 +272,22 @@ def _words(name: str, value: Any) -> list[str]:
     return [str(word) for word in values]
 
 
-def read_settings(pairs: list[str]) -> dict[str, Any]:
-    """``["epochs=1"]`` -> ``{"epochs": 1}``, checked against the settings there are."""
+def _kinds_of_settings() -> dict[str, str]:
+    """The settings of a run by name, with the type of each as it is written."""
     from prilora_lite.experiments.presets import Settings
 
-    kinds = {field.name: field for field in dataclasses.fields(Settings)}
+    return {field.name: str(field.type) for field in dataclasses.fields(Settings)}
+
+
+def read_settings(pairs: list[str]) -> dict[str, Any]:
+    """``["epochs=1"]`` -> ``{"epochs": 1}``, checked against the settings there are."""
+    kinds = _kinds_of_settings()
     values: dict[str, Any] = {}
     for pair in pairs:
         name, _, text = pair.partition("=")
         if name not in kinds:
             raise unknown("setting", name, kinds)
-        convert, what = (int, "INTEGER") if name in ("batch_size", "max_length", "train_rows") else (float, "NUMBER")
+        convert, what = (int, "INTEGER") if "int" in kinds[name] else (float, "NUMBER")
         try:
             values[name] = convert(text)
         except ValueError:

@@ -144,6 +144,11 @@ def compute_metrics(task: str | Task, predictions: ArrayLike, labels: ArrayLike)
             f"{task.name} needs labels of (rows,) and predictions of (rows, {task.num_labels}), got {labels.shape} and "
             f"{predictions.shape}"
         )
+    known = np.isin(labels, range(task.num_labels)) if task.labels else np.isfinite(labels.astype(np.float64))
+    if not known.all():
+        expected = f"the numbers of its classes, 0 to {task.num_labels - 1}" if task.labels else "finite numbers"
+        why = ": -1 stands for a label that is hidden, as in GLUE's test rows" if (labels[~known] == -1).any() else ""
+        raise ValueError(f"{task.name} needs labels that are {expected}, got {labels[~known][0]}{why}")
     predicted = predictions.argmax(axis=-1) if task.labels else predictions.reshape(len(labels))
     return {metric: float(METRICS[metric](labels, predicted)) for metric in task.metrics}
 

@@ -97,8 +97,9 @@ class PRILoRACallback(SealCheckpoints, ExportableState):
         if not layers:
             raise RuntimeError(NOT_ADAPTED)
         self._check_alone(state)
-        check_patterns(model, layers)
         config = self._settled_config(model)
+        if not config.ratio:  # else the pruner says it
+            check_patterns(model, layers)
         if configuration_of(model) is None:
             check_as_asked(config, model, layers)
         if not any(layer.lora_A.requires_grad for layer in layers.values()):

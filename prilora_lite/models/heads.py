@@ -6,7 +6,7 @@ import re
 
 from torch import nn
 
-from prilora_lite.models.stacks import backbone_of, is_encoder_decoder, layer_numbers
+from prilora_lite.models.stacks import backbone_of, inner_models, is_encoder_decoder, layer_numbers
 
 
 def head_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -84,7 +84,7 @@ def _is_of_ones_own(model: nn.Module) -> bool:
 
 def _inner_model(model: nn.Module) -> nn.Module | None:
     """The model of transformers that a class of one's own holds, if it is the only one there."""
-    inner = [child for child in model.children() if hasattr(child, "base_model") and _holds_layers(child)]
+    inner = [module for module in inner_models(model).values() if _holds_layers(module)]
     return backbone_of(inner[0]) if len(inner) == 1 else None
 
 

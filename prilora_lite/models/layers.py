@@ -95,6 +95,11 @@ def lora_layers(model: nn.Module) -> dict[str, LoRALinear | PeftLayer]:
                         f"PEFT's adapter {adapter!r} adapts {name}, which is not a linear layer, so its A has no input "
                         "norms: leave it out of target_modules"
                     )
+    if adapters and len({type(layer) for layer in found.values()}) > 1:
+        raise ValueError(
+            "the model has layers of adapt() and of PEFT's get_peft_model, one inside the other: start from a fresh "
+            "base, and adapt it in one of the two ways"
+        )
     if len(adapters) > 1:
         raise ValueError(
             f"PEFT's adapters {', '.join(sorted(adapters))} are active together; one at a time can be pruned: "
@@ -119,6 +124,13 @@ def layers_to_prune(model: nn.Module) -> dict[str, LoRALinear | PeftLayer]:
             "lora_A is frozen in all layers, and what is not trained is not pruned: PeftModel.from_pretrained needs "
             "is_trainable=True for an adapter that is to go on training"
         )
+    for name, layer in layers.items():
+        holder = layer.layer.lora_A[layer.adapter] if isinstance(layer, PeftLayer) else layer
+        if ("weight" if isinstance(layer, PeftLayer) else "lora_A") not in holder._parameters:
+            raise ValueError(
+                f"lora_A of {name} is computed anew in each pass, by a parametrization, so zeros in it would not stay: "
+                "remove it with torch.nn.utils.parametrize.remove_parametrizations, or train without pruning (ratio=0)"
+            )
     check_patterns(model, layers)
     for config in _lora_configs(model, layers):
         if str(config.init_lora_weights).lower() not in _STARTS_AT_ZERO:

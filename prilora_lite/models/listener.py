@@ -46,7 +46,8 @@ class Listener:
         self._gradients: dict[str, Tensor] = {}  # of steps that have ended
         self._passing: dict[str, Tensor] = {}  # of the step that has not
         self._kept_of: dict[str, nn.Parameter] = {}  # each A whose gradient is kept
-        self._warned = False
+        self._keeps_gradients = keeps_gradients
+        self._warned = self._warned_of_ties = False
         self._looked_at_B = False  # it starts at zero: warn_if_untrained looks at it once
         self._hooks = list(self._tokens.hooks)
         for name, layer in layers.items():
@@ -135,6 +136,11 @@ class Listener:
         if not unreached:
             return
         lacking = [name for name in unreached if name in needed]
+        if lacking and all(self.norms[name].mean_square is not None for name in lacking):
+            raise RuntimeError(
+                f"no gradient has reached {first_of(lacking)} in {step} steps, so its entries can't be scored: the "
+                "rule reads gradients, which loss.backward() leaves there, and torch.autograd.grad does not"
+            )
         said = f"no training pass has reached {first_of(lacking or unreached)} in {step} steps, so its entries "
         said += "can't be scored"
         way = "call train() on such layers, or leave them out with targets (target_modules in PEFT)"
@@ -143,6 +149,19 @@ class Listener:
         if not self._warned:
             warn(f"{said}, and it is not pruned until one does; if none ever will, {way}")
         self._warned = True
+
+    def warn_of_ties(self, scores: Mapping[str, Tensor], step: int) -> None:
+        """Warn, once, if a rule that reads gradients scores all entries of an A alike: they go by their places then."""
+        if not self._keeps_gradients or self._warned_of_ties or not scores:
+            return
+        alike = stacked(s.amin() == s.amax() for s in scores.values()).tolist()
+        if tied := [name for name, tie in zip(scores, alike, strict=True) if tie]:
+            self._warned_of_ties = True
+            warn(
+                f"all entries of lora_A have the same importance in {first_of(tied)} in step {step}, so those with the "
+                "lowest index are pruned: A has no gradient while B is zero, in the first step and while a warm-up "
+                "begins. Choose an interval that ends later"
+            )
 
     def warn_if_untrained(self, layers: Mapping[str, LoRALinear | PeftLayer], steps: int) -> None:
         """Warn, once, if B is still zero after some steps; the first may be a warm-up's, or a GradScaler's."""
@@ -200,6 +219,8 @@ class Listener:
             counts = module.training and torch.is_grad_enabled() and not (may_be_off and not layer.active)
             if not counts or not tokens.holds_tokens(name):
                 return
+            if not args:
+                raise TypeError(f"{name} is called with its input by keyword, where it can't be read: write layer(x)")
             x = args[0]
             if torch.compiler.is_compiling():
                 norms.add(x, tokens.real(name, source, x))  # the compiler sees for itself what is squared twice

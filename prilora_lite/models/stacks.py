@@ -107,7 +107,8 @@ def _without_useless_layers(model: nn.Module, stacks: Stacks) -> tuple[Stacks, l
 
 
 def _reads_positions(inside: str) -> bool:
-    return any(part.endswith(POSITION_LAYERS) for part in inside.split("."))
+    names = tuple(f"_{name}" for name in POSITION_LAYERS)  # whole words: compos_proj is none of them
+    return any(f"_{part}".endswith(names) for part in inside.split("."))
 
 
 def _past_the_layer(model: nn.Module, name: str) -> bool:
@@ -115,6 +116,16 @@ def _past_the_layer(model: nn.Module, name: str) -> bool:
     mixer, _, own = name.rpartition(".")
     parameters = dict(model.get_submodule(mixer).named_parameters(recurse=False))
     return own in ("x_proj", "dt_proj", "out_proj") and {"A_log", "D"} <= parameters.keys()
+
+
+def inner_models(module: nn.Module) -> dict[str, nn.Module]:
+    """The models of transformers inside a module, by name, none inside another."""
+    found: dict[str, nn.Module] = {}
+    for name, inside in module.named_modules():
+        outermost = name and not any(name.startswith(f"{other}.") for other in found)
+        if outermost and hasattr(inside, "config") and hasattr(inside, "base_model"):
+            found[name] = inside
+    return found
 
 
 def split_name(name: str) -> tuple[str, int | None, str]:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prilora_lite.models.stacks import backbone_of, is_encoder_decoder
+from prilora_lite.models.stacks import backbone_of, inner_models, is_encoder_decoder, split_name
 from prilora_lite.shared.errors import warn
 
 # Facts about families, by the names in their models
@@ -86,7 +86,7 @@ class RealTokens:
 
     def source_of(self, name: str, module: nn.Module) -> str:
         """Whose tokens a layer reads: ``encoder``, ``decoder``, ``memory`` (encoder's, in a decoder), ``head``."""
-        parent, _, child = name.rpartition(".")
+        parent, _, child = split_name(name)[2].rpartition(".")  # in its layer: around it a name may say anything
         if any(word in parent for word in _CROSS_ATTENTION) and child in _READS_THE_ENCODER:
             return "memory"
         return self._stack_of.get(module, "head")
@@ -235,11 +235,7 @@ def _mask_entries(model: nn.Module) -> dict[str, nn.Module]:
 
 def _inner_model(model: nn.Module) -> nn.Module:
     """The one Hugging Face model that a module of one's own holds, if its adapted layers lie in there; else itself."""
-    holders: dict[str, nn.Module] = {}
-    for name, module in model.named_modules():
-        inside = any(name.startswith(f"{holder}.") for holder in holders)
-        if hasattr(module, "config") and hasattr(module, "base_model") and not inside:
-            holders[name] = module
+    holders = inner_models(model)
     adapted = {name for name, parameter in model.named_parameters() if ".lora_A" in name}
     holding = {name: h for name, h in holders.items() if any(a.startswith(f"{name}.") for a in adapted)}
     if len(holding) > 1:

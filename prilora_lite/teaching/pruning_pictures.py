@@ -260,13 +260,13 @@ def _cell(
     axes.text(left + width / 2, y, text, ha="center", va="center", fontsize=11, color=ink, bbox=ground)
 
 
-def _of_each_fate(survived: np.ndarray, most: int = 6) -> list[int]:
+def _of_each_fate(survived: np.ndarray) -> list[int]:
     """Up to six entries of a row: first two whose fate changes, two always zeroed, two always kept; then others."""
     always, ever = survived.all(0), survived.any(0)
     kinds = [np.flatnonzero(kind).tolist() for kind in (ever & ~always, ~ever, always)]
     first = [j for kind in kinds for j in kind[:2]]
     rest = [j for kind in kinds for j in kind[2:]]
-    return (first + rest)[:most]
+    return (first + rest)[:6]
 
 
 def _fate(survived: np.ndarray) -> dict[str, str]:

@@ -334,3 +334,10 @@ def test_a_broken_line_is_named_by_its_number_each_time(tmp_path):
     for _ in range(2):
         with pytest.raises(ValueError, match="line 2 is not JSON"):
             growing.read()
+
+
+def test_runs_of_two_lengths_are_not_paired():
+    runs = [stored("lora", s, settings={"epochs": 1.0}) for s in (0, 1)]
+    runs += [stored("prilora", s, settings={"epochs": 3.0}) for s in (0, 1)]
+    with pytest.raises(ValueError, match=r"on cola have runs of several groups, .*: more than the method differs"):
+        paired_differences(to_dataframe(runs), "prilora", "lora")

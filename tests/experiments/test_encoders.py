@@ -1,4 +1,5 @@
 import importlib.util
+import json
 import re
 import shutil
 import sys
@@ -277,3 +278,12 @@ def test_minilms_checksum_is_checked(tmp_path):
     file.write_bytes(b"")
     with pytest.raises(ValueError, match="SHA-256"):
         check_sha256(file, PRESETS["minilm"].sha256)
+
+
+@pytest.mark.parametrize("change", [{"truncation_side": "left"}, {"padding_side": "left"}])
+def test_a_tokenizer_that_cuts_or_fills_elsewhere_makes_another_encoder(change, encoder, tmp_path):
+    shutil.copytree(encoder, tmp_path / "copy")
+    file = tmp_path / "copy" / "tokenizer_config.json"
+    assert digest_of(str(tmp_path / "copy")) == digest_of(encoder)
+    file.write_text(json.dumps(json.loads(file.read_text(encoding="utf-8")) | change), encoding="utf-8")
+    assert digest_of(str(tmp_path / "copy")) != digest_of(encoder)

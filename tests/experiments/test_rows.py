@@ -385,3 +385,10 @@ def test_classes_that_are_whole_floats_become_integers(split):
     with pytest.warns(UserWarning, match="validation rows of mine have labels that no train row has: 'good'"):
         labels = check_rows(MINE, rows)[split]["label"][:]
     assert all(type(label) is int for label in labels)
+
+
+def test_a_file_in_another_encoding_is_told_how_to_be_saved(tmp_path):
+    file = tmp_path / "rows.csv"
+    file.write_bytes("sentence,label\nça va,1\n".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"is not in UTF-8 .*; Excel's name for that is 'CSV UTF-8'"):
+        read_file(file)

@@ -216,3 +216,17 @@ def test_a_file_that_is_no_parquet_is_refused(rows, tmp_path):
 def test_splits_whose_metrics_would_have_one_name_are_refused():
     with pytest.raises(ValueError, match=r"splits.*differ behind validation_"):
         Task("mine", ("text",), ("bad", "good"), splits=("validation_hard", "hard"))
+
+
+@pytest.mark.parametrize(
+    ("task", "labels", "message"),
+    [
+        ("rte", [1, 2, 2, 1], "numbers of its classes, 0 to 1, got 2"),
+        ("mrpc", [-1] * 4, "got -1: -1 stands for a label that is hidden"),
+        ("stsb", [1.0, float("nan"), 2.0, 3.0], "finite numbers, got nan"),
+    ],
+)
+def test_labels_that_are_none_are_refused(task, labels, message):
+    predictions = np.zeros((4, 1 if task == "stsb" else 2))
+    with pytest.raises(ValueError, match=message):
+        compute_metrics(task, predictions, labels)

@@ -670,3 +670,35 @@ def test_a_file_from_before_biases_were_described_is_taken(saved):
         stored | {"base": {name: stored["base"][name] for name in ("dtype", "shapes", "rows")}}
     ))  # fmt: skip
     assert load_adapter(build("bert"), saved[1])
+
+
+@pytest.mark.parametrize("rows", [slice(5, 7), slice(9, 10)])
+def test_a_base_of_which_a_few_rows_differ_is_refused(rows, saved):
+    model = build("bert")
+    with torch.no_grad():
+        model.bert.embeddings.word_embeddings.weight[rows] += 0.01
+    refused(model, saved[1], r"the values of bert\.embeddings\.word_embeddings\.weight do not")
+
+
+def test_a_file_from_before_all_rows_were_described_is_taken(saved):
+    rewrite(saved[1], stored_change=lambda stored: json.dumps(
+        stored | {"base": {name: value for name, value in stored["base"].items() if name != "whole"}}
+    ))  # fmt: skip
+    assert load_adapter(build("bert"), saved[1])
+
+
+def test_an_adapter_whose_labels_stand_in_another_order_is_refused(tmp_path):
+    model, other, renamed = (build("bert") for _ in range(3))
+    model.config.id2label, other.config.id2label = {0: "negative", 1: "positive"}, {0: "positive", 1: "negative"}
+    adapt(model, PRILoRAConfig.lora(2))
+    save_adapter(model, tmp_path / "adapter.safetensors")
+    refused(
+        other, tmp_path / "adapter.safetensors", "numbers its labels negative, positive, and this model positive, n"
+    )
+    assert load_adapter(renamed, tmp_path / "adapter.safetensors")  # with no names of its own
+
+
+def test_a_folder_in_the_place_of_the_file_in_it_is_named(saved):
+    folder = saved[1].parent
+    with pytest.raises(FileNotFoundError, match=f"it is a folder, with .*{saved[1].name}.* in it; give the file"):
+        load_adapter(build("bert"), folder)

@@ -36,6 +36,35 @@ def enclosing(power, function=None):
     return lambda lora_A: (function or torch.abs)(lora_A) ** power
 
 
+class Slotted:
+    __slots__ = ("power",)
+
+    def __init__(self, power):
+        self.power = power
+
+    def __call__(self, lora_A):
+        return lora_A.abs() ** self.power
+
+
+class ByAnother:
+    sign = 1
+
+    def score(self, lora_A):
+        return self.sign * lora_A.abs()
+
+    def __call__(self, lora_A):
+        return self.score(lora_A)
+
+
+class ByAnotherSigned(ByAnother):
+    sign = -1
+
+
+class ByAnotherSquared(ByAnother):
+    def score(self, lora_A):
+        return lora_A**2
+
+
 RULES = {
     "named": lambda: by_size,
     "lambda": lambda: lambda lora_A: lora_A.abs(),
@@ -52,6 +81,13 @@ RULES = {
     "partial 1": lambda: functools.partial(by_power, 1.0),
     "partial 2": lambda: functools.partial(by_power, 2.0),
     "partial of a partial": lambda: functools.partial(functools.partial(by_power, 2.0)),
+    "enclosing a tensor": lambda: enclosing(torch.ones(3)),
+    "enclosing another tensor": lambda: enclosing(torch.arange(3.0)),
+    "of slots 1": lambda: Slotted(1),
+    "of slots 2": lambda: Slotted(2),
+    "by another method": ByAnother,
+    "by another method of another class": ByAnotherSquared,
+    "by another constant of its class": ByAnotherSigned,
     "object 1": lambda: Power(1),
     "object 2": lambda: Power(2),
     "method of object 1": lambda: Power(1).squared,
@@ -262,3 +298,63 @@ def test_a_state_from_before_functions_had_a_digest_loads_where_the_function_has
 def test_a_function_whose_parameters_can_not_be_told_is_refused_with_the_way_out():
     with pytest.raises(ValueError, match=r"can't tell the parameters of .* wrap it in a function that names them"):
         PRILoRAConfig(importance=torch.abs)
+
+
+SIGN = 1.0
+
+
+def signed(lora_A):
+    return SIGN * lora_A.abs()
+
+
+def by_a_helper(lora_A):
+    return signed(lora_A)
+
+
+@pytest.mark.parametrize("rule", [signed, by_a_helper])
+def test_a_function_that_reads_another_global_value_is_another_function(rule, monkeypatch):
+    before = callable_name(rule)
+    monkeypatch.setattr(sys.modules[__name__], "SIGN", -1.0)
+    assert callable_name(rule) != before
+
+
+def test_functions_that_call_each_other_have_a_name():
+    places = {}
+    exec("def one(lora_A):\n    return two(lora_A)\ndef two(lora_A):\n    return one(lora_A)", places)
+    assert callable_name(places["one"]) != callable_name(places["two"])
+
+
+def test_a_rule_whose_parameters_have_no_names_is_refused_at_once():
+    def by_place(lora_A, /):
+        return lora_A.abs()
+
+    with pytest.raises(ValueError, match="called by name: leave out the / behind lora_A"):
+        PRILoRAConfig(importance=by_place)
+
+
+def weight_times_gradient(lora_A, gradient):
+    return (lora_A * gradient).abs()
+
+
+@pytest.mark.parametrize(("interval", "warned"), [(1, True), (2, False)])
+def test_a_choice_among_equal_scores_is_said_once(interval, warned, recwarn):
+    model = build("bert")
+    adapt(model, PRILoRAConfig(first_rank=2, last_rank=5, interval=interval, importance=weight_times_gradient))
+    pruner = Pruner(model.train())
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    for _ in range(4):
+        model(**batch()).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        pruner.step()
+    said = [w for w in recwarn if "the same importance in" in str(w.message)]
+    assert len(said) == warned
+
+
+def test_gradients_that_no_backward_pass_left_are_named():
+    model = build("bert")
+    adapt(model, PRILoRAConfig(first_rank=2, last_rank=5, interval=1, importance=weight_times_gradient))
+    pruner, trained = Pruner(model.train()), [p for p in model.parameters() if p.requires_grad]
+    torch.autograd.grad(model(**batch()).loss, trained, allow_unused=True)
+    with pytest.raises(RuntimeError, match=r"no gradient has reached .*torch\.autograd\.grad does not"):
+        pruner.step()

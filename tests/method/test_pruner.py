@@ -1433,3 +1433,50 @@ def test_tokens_that_the_mask_does_not_count_are_refused_with_the_way_out():
     Pruner(model)
     with pytest.raises(ValueError, match="makes other tokens than those its mask counts"):
         model(torch.randn(2, 400), attention_mask=torch.ones(2, 400, dtype=torch.long))
+
+
+@pytest.mark.parametrize(
+    "real", [torch.tensor([1, 1, 0, 0, 1]), torch.ones(1, 5, dtype=torch.bool), torch.ones(4, dtype=torch.bool)]
+)
+def test_a_mask_of_another_form_is_refused_with_the_way_to_the_right_one(real):
+    with pytest.raises(ValueError, match=r"a truth value for each of 5 tokens.*attention_mask\.flatten\(\)\.bool"):
+        InputNorms(3).add(torch.randn(1, 5, 3), real)
+
+
+def test_an_input_of_another_width_is_refused():
+    with pytest.raises(ValueError, match=r"expected an input of 4 features, got one of shape \(5, 1\)"):
+        InputNorms(4).add(torch.randn(5, 1))
+
+
+def test_an_A_that_is_computed_anew_in_each_pass_is_refused():
+    model = build("bert")
+    adapt(model, PRILoRAConfig.lora(2, ratio=0.5))
+    layer = next(m for m in model.modules() if isinstance(m, LoRALinear))
+    torch.nn.utils.parametrize.register_parametrization(layer, "lora_A", torch.nn.Identity())
+    with pytest.raises(ValueError, match="is computed anew in each pass, by a parametrization"):
+        Pruner(model)
+
+
+def test_an_input_by_keyword_is_named():
+    class ByKeyword(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = torch.nn.ModuleList([torch.nn.ModuleDict({"fc": torch.nn.Linear(4, 4)})])
+
+        def forward(self, x):
+            return self.layers[0]["fc"](x) if not self.training else self.layers[0]["fc"](x=x)
+
+    model = ByKeyword()
+    adapt(model, PRILoRAConfig.lora(2, ratio=0.5))
+    Pruner(model.train())
+    with pytest.raises(TypeError, match=r"layers\.0\.fc is called with its input by keyword"):
+        model(torch.randn(2, 4))
+
+
+def test_layers_of_adapt_inside_pefts_are_refused():
+    peft = pytest.importorskip("peft")
+    model = build("bert")
+    adapt(model, PRILoRAConfig.lora(2, ratio=0.5))
+    both = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=["base"]))
+    with pytest.raises(ValueError, match=r"layers of adapt\(\) and of PEFT's get_peft_model"):
+        Pruner(both)

@@ -323,3 +323,30 @@ def test_each_layer_of_models_outside_the_table_counts_its_own_input(name):
             a.shape[-1] == b.shape[-1] and (a.shape != b.shape or not torch.equal(a, b))
             for inside in children.values() for a in inside.values() for b in inside.values()
         )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["encoder_of_pairs", "cross_encoder"])
+def test_what_a_model_is_called_inside_ones_own_does_not_matter(name):
+    config = hf.BertConfig(
+        vocab_size=50, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=20
+    )
+
+    class Pair(hf.PreTrainedModel):
+        config_class = hf.BertConfig
+
+        def __init__(self, config):
+            super().__init__(config)
+            setattr(self, name, hf.BertModel(config))
+            self.score = torch.nn.Linear(16, 2)
+            self.post_init()
+
+        def forward(self, input_ids, attention_mask=None):
+            return self.score(getattr(self, name)(input_ids, attention_mask=attention_mask).last_hidden_state[:, 0])
+
+    model = Pair(config)
+    adapt(model, PRILoRAConfig.lora(2, ratio=0.5))
+    pruner = Pruner(model.train())
+    mask = torch.ones(4, 10, dtype=torch.long)
+    mask[:, 5:] = 0
+    model(torch.randint(1, 50, (4, 10)), attention_mask=mask).sum().backward()
+    assert {float(norms.tokens) for norms in pruner.norms.values()} == {20.0}

@@ -465,3 +465,37 @@ def test_wavlm_hands_its_weights_past_the_layers():
     )  # fmt: skip
     with pytest.raises(ValueError, match="without calling the layers"):
         adapt(hf.WavLMForSequenceClassification(config), CONFIG)
+
+
+def test_a_layer_whose_name_only_ends_like_one_of_positions_is_adapted():
+    class Layer(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.compos_proj, self.pos_proj = torch.nn.Linear(4, 4), torch.nn.Linear(4, 4)
+
+    model = torch.nn.ModuleDict({"layers": torch.nn.ModuleList([Layer()])})
+    adapt(model, PRILoRAConfig.lora(2))
+    assert [name for name, m in model.named_modules() if isinstance(m, LoRALinear)] == ["layers.0.compos_proj"]
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_all_beside_the_one_model_inside_is_the_head_at_any_depth(nested):
+    config = hf.ElectraConfig(
+        vocab_size=50, embedding_size=8, hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
+        intermediate_size=20,
+    )  # fmt: skip
+
+    class Own(hf.PreTrainedModel):
+        config_class = hf.ElectraConfig
+
+        def __init__(self, config):
+            super().__init__(config)
+            inner = hf.ElectraModel(config)
+            self.text = torch.nn.ModuleDict({"inner": inner}) if nested else inner
+            self.score = torch.nn.Linear(16, 2)
+            self.post_init()
+
+    model = Own(config)
+    adapt(model, PRILoRAConfig.lora(2))
+    trained = [name for name, p in model.named_parameters() if p.requires_grad and "lora" not in name]
+    assert trained == ["score.weight", "score.bias"]

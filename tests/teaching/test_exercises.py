@@ -18,9 +18,9 @@ from nbclient.exceptions import CellExecutionError
 
 from prilora_lite import exercises as check
 from prilora_lite.teaching.exercises.mine import PIECES
-from tests.teaching.answers import importance, layer, norms, pruning, ranks, results, runs
+from tests.teaching.answers import importance, layer, norms, pruning, ranks, results, runs, training
 
-PAGES = (layer, results, ranks, importance, norms, pruning, runs)
+PAGES = (layer, results, ranks, importance, norms, pruning, runs, training)
 CHECKS = [getattr(check, name) for name in check.__all__ if name not in ("WrongAnswer", "my_pieces")]
 
 
@@ -78,8 +78,8 @@ def test_the_truth_itself_passes(exercise, capsys):
 # What is the solution, in code or as a formula: no message may hold it.
 SOLUTIONS = {
     "full_parameters": ("m * n",),
-    "lora_parameters": ("r * n + m * r", "r * (m + n)"),
     "lora_forward": ("x @ W0.T", "W0 x + s B A x", "x @ A.T"),
+    "starting_weights": ("torch.zeros(m", "torch.randn(r"),
     "merged_weight": ("W0 + s * B @ A", "W0 + s B A"),
     "truncate": ("u[:, :r] * s[:r]",),
     "paired_interval": ("stats.t.ppf", "std(ddof=1)"),
@@ -98,6 +98,7 @@ SOLUTIONS = {
     "nonzero_share": ("(1 - ratio) * n + m",),
     "sparsify_for_good": ("weight.data[~alive] = 0",),
     "adapter_layers": ("isinstance",),
+    "train_step": ("loss.backward()", "optimizer.step()"),
     "packed_bytes": ("4 * nonzero", "total / 8"),
     "number_of_prunes": ("rows / batch_size", "steps / interval"),
     "matthews": ("tp * tn - fp * fn",),

@@ -118,5 +118,24 @@ def test_the_file_is_a_module_of_its_own():
 
 def test_every_piece_is_named_once():
     names = [check.exercise.truth.__name__ for check in mine.PIECES]
-    assert len(set(names)) == len(names) == 6
+    assert len(set(names)) == len(names) == 7
     assert vars(exercises.my_pieces()).keys() == set(names)
+
+
+def test_a_decorated_piece_is_kept():
+    exercises.lora_forward(cell("import torch\n\n\n@torch.enable_grad()\n" + RIGHT)["lora_forward"])
+    assert "@torch.enable_grad()\n" + RIGHT in kept()
+
+
+def test_a_line_that_begins_with_a_percent_sign_is_no_ipython_line_within_an_expression():
+    odd = RIGHT.replace("    return ", "    s = (s\n% 1000)\n    return ")
+    exercises.lora_forward(cell(odd)["lora_forward"])
+    assert odd in kept()
+
+
+def test_a_piece_whose_cell_can_not_be_found_says_so_in_a_notebook(monkeypatch, capsys):
+    names = {}
+    exec(RIGHT, names)
+    monkeypatch.setattr(pieces, "_in_notebook", lambda: True)
+    exercises.lora_forward(names["lora_forward"])
+    assert "well done (not kept for notebook 06: its cell can't be found" in capsys.readouterr().out

@@ -9,8 +9,8 @@ from prilora_lite.teaching.exercises.importance import fold, importance_scores, 
 from prilora_lite.teaching.exercises.layer import (
     full_parameters,
     lora_forward,
-    lora_parameters,
     merged_weight,
+    starting_weights,
     truncate,
 )
 from prilora_lite.teaching.exercises.mine import my_pieces
@@ -21,6 +21,7 @@ from prilora_lite.teaching.exercises.reading import WrongAnswer
 from prilora_lite.teaching.exercises.results import decision, holm, interaction, paired_interval, verdict
 from prilora_lite.teaching.exercises.runs import adapter_layers, matthews, number_of_prunes, packed_bytes
 from prilora_lite.teaching.exercises.sentence import report_sentence
+from prilora_lite.teaching.exercises.training import train_step
 
 __all__ = [
     "WrongAnswer",
@@ -35,7 +36,6 @@ __all__ = [
     "keep_in_matrix",
     "keep_rows",
     "lora_forward",
-    "lora_parameters",
     "matthews",
     "merged_weight",
     "my_pieces",
@@ -50,6 +50,8 @@ __all__ = [
     "running_mean_square",
     "scalings",
     "sparsify_for_good",
+    "starting_weights",
+    "train_step",
     "truncate",
     "verdict",
 ]

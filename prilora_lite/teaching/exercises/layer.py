@@ -49,29 +49,56 @@ def full_parameters(m: int, n: int) -> int:
     return torch.empty(m, n).numel()
 
 
+def _facts(value: Any, r: int, n: int, m: int) -> str:
+    """What a start of A and B lets the layer do, in words."""
+    if value is None:
+        raise WrongAnswer("Nothing came back, only None: is there a return?")
+    if not (isinstance(value, (tuple, list)) and len(value) == 2 and all(map(torch.is_tensor, value))):
+        raise WrongAnswer(f"Return two tensors, A and B; what came back is of type {type(value).__name__}.")
+    A, B = (part.detach().double() for part in value)
+    if (A.shape, B.shape) != ((r, n), (m, r)):
+        shapes = f"A of shape {tuple(A.shape)} and B of {tuple(B.shape)}"
+        raise WrongAnswer(f"A should be of shape {(r, n)} and B of {(m, r)}; you have {shapes}.")
+    if not (A.isfinite().all() and B.isfinite().all()):
+        raise WrongAnswer("An entry is no finite number.")
+    if (B @ A).any():
+        return "the layer does not begin as its base"
+    if not A.any() and not B.any():
+        return "the layer begins as its base, and never learns"
+    apart = max(torch.linalg.matrix_rank(A).item(), torch.linalg.matrix_rank(B).item())
+    return f"the layer begins as its base and learns, in directions that start apart: {apart} of {r}"
+
+
 @check(
-    cases=((4, 3, 2), (5, 7, 3), (128, 256, 8), (256, 128, 4)),
-    hint="Count the entries of A and of B apart, each by its shape; then think what to do with the two counts.",
+    cases=((2, 6, 4), (3, 8, 5)),
+    hint="B A must be zero, but not because both are; and no row of A may be a copy of another.",
+    reads=_facts,
     slips={
-        "You multiplied all three sides. A and B are two thin matrices: count each by itself.": lambda m, n, r: (
-            r * m * n
+        "Both are zero: each one's gradient is multiplied by the other, so neither ever moves.": lambda r, n, m: (
+            torch.zeros(r, n),
+            torch.zeros(m, r),
         ),
-        "That is the count of the frozen weight; A and B are much smaller.": lambda m, n, r: m * n,
-        "That is A alone. Where is B?": lambda m, n, r: r * n,
-        "That is B alone. Where is A?": lambda m, n, r: m * r,
-        "You counted the frozen weight as well; the question is about A and B.": lambda m, n, r: m * n + r * (m + n),
-        "You gave B the shape of A; B has a row for each output.": lambda m, n, r: 2 * r * n,
-        "You gave A the shape of B; A has a column for each input.": lambda m, n, r: 2 * r * m,
-        "You added up the sides of A and B; count what is inside.": lambda m, n, r: m + n + 2 * r,
-        "You left the rank out: how many rows has A, how many columns has B?": lambda m, n, r: m + n,
-        "You multiplied the two counts, but A and B stand beside each other.": lambda m, n, r: r * n * m * r,
-        "That is what LoRA saves; the question is what it has.": lambda m, n, r: m * n - r * (m + n),
+        "Both are drawn, so training starts from a disturbed model: what would make B A zero?": lambda r, n, m: (
+            torch.randn(r, n),
+            torch.randn(m, r),
+        ),
+        "All rows are alike: they would all get the same gradient, and stay one single direction.": (
+            lambda r, n, m: (torch.ones(r, n), torch.zeros(m, r)),
+            lambda r, n, m: (torch.zeros(r, n), torch.ones(m, r)),
+            lambda r, n, m: (torch.randn(n).expand(r, n), torch.zeros(m, r)),
+        ),
+        "You gave A and B in the other order: A comes first.": lambda r, n, m: (torch.zeros(m, r), torch.randn(r, n)),
+        "You swapped rows and columns: A has a row for each direction, B a column.": lambda r, n, m: (
+            torch.randn(n, r),
+            torch.zeros(r, m),
+        ),
+        "You returned one tensor; A and B are wanted, in this order.": lambda r, n, m: torch.randn(r, n),
     },
 )
-def lora_parameters(m: int, n: int, r: int) -> int:
-    """01: entries of A (r x n) and B (m x r)."""
-    layer = _layer(torch.empty(m, n), torch.empty(r, n), torch.empty(m, r), 1.0)
-    return layer.lora_A.numel() + layer.lora_B.numel()
+def starting_weights(r: int, n: int, m: int) -> tuple[Tensor, Tensor]:
+    """01: A (r x n) and B (m x r) with which a layer begins as its base, and learns."""
+    layer = LoRALinear(torch.nn.Linear(n, m), r, scaling=1.0)
+    return layer.lora_A.detach(), layer.lora_B.detach()
 
 
 def _output_or_gradients(y: Any, x: Tensor, W0: Tensor, A: Tensor, B: Tensor, s: float) -> np.ndarray:

@@ -9,8 +9,9 @@ from prilora_lite.teaching.exercises.importance import fold, importance_scores, 
 from prilora_lite.teaching.exercises.layer import lora_forward
 from prilora_lite.teaching.exercises.pruning import pruner_step
 from prilora_lite.teaching.exercises.ranks import rank_schedule
+from prilora_lite.teaching.exercises.training import train_step
 
-PIECES = (lora_forward, rank_schedule, importance_scores, keep_rows, fold, pruner_step)  # in the order of the pages
+PIECES = (lora_forward, rank_schedule, importance_scores, keep_rows, fold, pruner_step, train_step)  # as on the pages
 
 
 def my_pieces() -> SimpleNamespace:

@@ -7,9 +7,11 @@ plain Python, so it can be read, run, and carried to another machine.
 from __future__ import annotations
 
 import ast
+import inspect
 import linecache
 import os
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -42,13 +44,19 @@ def keep(name: str, answer: Callable[..., Any], problem: Problem) -> str:
     Returns:
         What to add to "well done": where the piece is kept, or why it could not be; nothing outside a notebook.
     """
-    code = getattr(answer, "__code__", None)
+    code = getattr(inspect.unwrap(answer), "__code__", None)  # a decorator's function hides it
     source = "".join(linecache.getlines(code.co_filename)) if code else ""
-    if not source or (Path(code.co_filename).exists() and "ipykernel" not in code.co_filename):  # no cell
+    if code and Path(code.co_filename).exists() and "ipykernel" not in code.co_filename:  # no cell
         return ""
-    given, cell = answer.__name__, _definitions(source)
+    given = getattr(answer, "__name__", "<lambda>")
     if given == "<lambda>":
         return " (not kept for notebook 06: write it with def, so that it has a name)"
+    if not source:
+        return " (not kept for notebook 06: its cell can't be found; leave out %%time and the like)" * _in_notebook()
+    try:
+        cell = _definitions(source)
+    except SyntaxError as error:
+        return f" (not kept for notebook 06: its cell can't be read as Python: {error})"
     if given != name:
         cell += f"\n\n{name} = {given}"
     found = _problem(name, cell, problem)
@@ -81,15 +89,24 @@ def load(ours: dict[str, tuple[Callable[..., Any], Problem]]) -> SimpleNamespace
 
 def _definitions(source: str) -> str:
     """The imports, functions, classes and values of a cell, without what it only shows or does."""
-    source = re.sub(r"^\s*[%!].*$", "", source, flags=re.M)  # IPython's own lines
+    try:
+        tree = ast.parse(source)
+    except SyntaxError:  # of IPython's own lines, which nothing that is kept needs
+        source = re.sub(r"^\s*[%!].*$", "", source, flags=re.M)
+        tree = ast.parse(source)
     kinds = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef, ast.Assign, ast.AnnAssign)
     lines, kept = source.split("\n"), []
-    for node in ast.parse(source).body:
+    for node in tree.body:
         if isinstance(node, kinds):
             first = min([node.lineno, *(decorator.lineno for decorator in getattr(node, "decorator_list", []))])
             blank = "\n\n" if kept and isinstance(node, (ast.FunctionDef, ast.ClassDef)) else ""
             kept.append(blank + "\n".join(lines[first - 1 : node.end_lineno]))
     return "\n".join(kept)
+
+
+def _in_notebook() -> bool:
+    """Whether IPython runs, so that an answer may come from a cell."""
+    return "IPython" in sys.modules and sys.modules["IPython"].get_ipython() is not None
 
 
 def _cells() -> dict[str, str]:

@@ -206,9 +206,6 @@ def _train(answer: Answer, alive: Tensor, gradients: Tensor) -> Tensor:
     return weight.detach()
 
 
-Step = tuple[torch.optim.Optimizer, torch.nn.Parameter, Tensor]
-
-
 def _zero(weight: torch.nn.Parameter, where: Tensor) -> None:
     weight.data[where] = 0
 

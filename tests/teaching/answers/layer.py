@@ -1,5 +1,7 @@
 """Answers to the exercises of 00 and 01: wrong ones with a part of what they are told, right ones of other forms."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 
@@ -134,6 +136,17 @@ def eigenvectors(update, r):
 
 
 WRONG = [
+    (check.starting_weights, lambda r, n, m: (1e-3 * torch.randn(r, n), 1e-3 * torch.randn(m, r)), "disturbed model"),
+    (check.starting_weights, lambda r, n, m: (torch.zeros(r, n), torch.zeros(m, r)), "neither ever moves"),
+    (check.starting_weights, lambda r, n, m: (torch.full((r, n), 0.1), torch.zeros(m, r)), "one single direction"),
+    (
+        check.starting_weights,
+        lambda r, n, m: (torch.empty(r, n).fill_(math.nan), torch.zeros(m, r)),
+        "no finite number",
+    ),
+    (check.starting_weights, lambda r, n, m: (torch.randn(2, n), torch.zeros(m, 2)), "A should be of shape .3, 8."),
+    (check.starting_weights, lambda r, n, m: torch.zeros(m, r) @ torch.randn(r, n), "one tensor"),
+    (check.starting_weights, lambda r, n, m: torch.nn.Linear(n, r), "Return two tensors"),
     (check.full_parameters, lambda m, n: m + n, "added the two sides(.|\n)*expected 6, got 5"),
     (check.full_parameters, lambda m, n: 2 * (m + n), "around the edge"),
     (check.full_parameters, lambda m, n: m * m, "squared m"),
@@ -151,20 +164,6 @@ WRONG = [
     (check.full_parameters, lambda m, n: torch.ones(m, n), "expected a single number"),
     (check.full_parameters, lambda m: m * m, "Keep the arguments of the stub"),
     (check.full_parameters, lambda m, n: rows * n, "Is this name imported"),  # noqa: F821
-    (check.lora_parameters, lambda m, n, r: r * m * n, "multiplied all three"),
-    (check.lora_parameters, lambda m, n, r: m * n, "frozen weight"),
-    (check.lora_parameters, lambda m, n, r: r * n, "A alone"),
-    (check.lora_parameters, lambda m, n, r: m * r, "B alone"),
-    (check.lora_parameters, lambda m, n, r: m * n + r * n + m * r, "frozen weight as well"),
-    (check.lora_parameters, lambda m, n, r: r * n + r * n, "gave B the shape of A"),
-    (check.lora_parameters, lambda m, n, r: m * r * 2, "gave A the shape of B"),
-    (check.lora_parameters, lambda m, n, r: (r + n) + (m + r), "added up the sides"),
-    (check.lora_parameters, lambda m, n, r: (r * n) * (m * r), "multiplied the two counts"),
-    (check.lora_parameters, lambda m, n, r: m + n, "left the rank out"),
-    (check.lora_parameters, lambda m, n, r: m * n - r * (m + n), "LoRA saves"),
-    (check.lora_parameters, lambda m, n, r: 14, "the same whatever is asked"),
-    (check.lora_parameters, lambda m, n, r: r * n + m * r + r, "Count the entries of A and of B apart"),
-    (check.lora_parameters, lambda m, n, r: [r * n, m * r], "expected a single number"),
     (
         check.lora_forward,
         lambda *given: check.lora_forward.exercise.truth(*given).float(),
@@ -266,11 +265,12 @@ def merged_by_the_library(W0, A, B, s):
 
 
 RIGHT = [
+    (check.starting_weights, lambda r, n, m: (torch.randn(r, n), torch.zeros(m, r))),
+    (check.starting_weights, lambda r, n, m: [torch.zeros(r, n), torch.rand(m, r, dtype=torch.float64)]),
+    (check.starting_weights, lambda r, n, m: (torch.eye(r, n), torch.nn.Parameter(torch.zeros(m, r)))),
     (check.full_parameters, lambda m, n: m * n),
     (check.full_parameters, lambda m, n: torch.zeros(m, n).numel()),
     (check.full_parameters, lambda m, n: float(m * n)),
-    (check.lora_parameters, lambda m, n, r: r * (m + n)),
-    (check.lora_parameters, lambda m, n, r: torch.tensor(r * n + m * r)),
     (check.lora_forward, lambda x, W0, A, B, s: x @ W0.T + s * (x @ A.T) @ B.T),
     (check.lora_forward, lambda x, W0, A, B, s: x @ (W0 + s * B @ A).T),
     (check.lora_forward, lambda x, W0, A, B, s: (W0 @ x.T + s * B @ A @ x.T).T),
