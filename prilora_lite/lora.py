@@ -31,7 +31,7 @@ class LoRALinear(nn.Module):
 
     Raises:
         TypeError: ``base`` is another kind of layer, or its weight is quantized.
-        ValueError: a rank, scaling or dropout outside its range.
+        ValueError: a rank, scaling or dropout outside its range. (Later a RuntimeError, if it is trained while merged.)
 
     Source: LoRA (Hu et al. 2021), section 4.1.
     """

@@ -33,7 +33,7 @@ from prilora_lite.shared.files import given_path
 from prilora_lite.shared.records import Records, read_records
 from prilora_lite.shared.workers import in_worker
 
-RECORD = (  # what the record of a finished run has, besides its key
+RECORD = (  # what the record of a finished run must have, besides its key: those of older versions, too
     "name", "encoder", "settings", "task", "method", "seed", "metrics", "curve", "pruning", "counts", "steps",
     "seconds_per_step", "seconds", "environment",
 )  # fmt: skip
