@@ -65,6 +65,11 @@ def plot_ablation(runs: pd.DataFrame, labels: dict[str, str] | None = None) -> F
         axes.tick_params(axis="y", length=0)
     axes.set_yticks(range(len(methods)), [labels.get(method, method) for method in methods])
     axes.set_ylim(len(methods) - 0.5, -0.5)
+    if len(methods) == 2:  # scatter is what one looks at then: a point is as wide on each task
+        ends = {axes: axes.get_xlim() for axes in figure.axes}
+        widest = max(high - low for low, high in ends.values())
+        for axes, (low, high) in ends.items():
+            axes.set_xlim((low + high - widest) / 2, (low + high + widest) / 2)
     return figure
 
 

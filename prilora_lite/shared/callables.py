@@ -67,6 +67,8 @@ def _parts(value: object) -> tuple[object, ...] | list[object]:
         return told + tuple(_used_globals(value).items())
     if isinstance(value, MethodType):
         return value.__func__, *_of_object(value.__self__)
+    if isinstance(value, (staticmethod, classmethod)):
+        return (value.__func__,)
     if isinstance(value, functools.partial):
         return value.func, value.args, value.keywords
     return ()

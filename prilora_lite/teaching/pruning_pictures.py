@@ -104,7 +104,7 @@ def draw_row(row: np.ndarray, mean_square: np.ndarray, ratio: float) -> tuple[Fi
     panels = figure.subplots(4, 1, sharex=True, gridspec_kw=margins)
     everything = np.ones(len(keep), dtype=bool)
     for axes, values, filled, colour, name in (
-        (panels[0], sizes, everything, _KEPT, "before\n$|A_j|$"),
+        (panels[0], sizes, everything, "0.45", "before\n$|A_j|$"),
         (panels[1], norms, everything, GREY, "times\n$\\sqrt{s_j}$"),
         (panels[2], products, keep, _KEPT, "importance\n$S_j$"),
         (panels[3], sizes, keep, _KEPT, "after\n$|A_j|$"),

@@ -63,3 +63,8 @@ def test_in_the_recorded_runs_adalora_puts_its_rank_at_the_bottom():
         assert (
             slopes(allocations(read_records(RESULTS / f"{name}.jsonl")))["slope"].groupby(lambda _: 0).mean() < 0
         ).all()
+
+
+def test_a_tasks_name_keeps_to_its_cell():
+    lines = markdown(allocations([run("a|b", 0, [7, 5, 3])])).splitlines()
+    assert lines[2].startswith(r"| a\|b |")

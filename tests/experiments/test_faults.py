@@ -313,6 +313,17 @@ def test_a_disk_that_is_full_when_training_is_done_costs_no_metrics(save_steps, 
     assert again.path.read_bytes() == whole.path.read_bytes()
 
 
+def test_a_folder_that_another_run_takes_meanwhile_is_left_to_it(options, tmp_path):
+    class Taken(hf.TrainerCallback):
+        def on_train_begin(self, args, state, control, **kwargs):
+            (tmp_path / "run.json").write_text('{"seed": 1}', encoding="utf-8")
+
+    with pytest.warns(UserWarning, match="another run took .* meanwhile; give each run an output_dir of its own"):
+        result = finetune(**options | {"save_steps": None}, output_dir=tmp_path, callbacks=[Taken()])
+    assert (result.path, result.metrics != {}) == (None, True)
+    assert not (tmp_path / "adapter.safetensors").exists()
+
+
 def test_a_tokenizer_that_finds_the_disk_full_costs_no_metrics(options, tmp_path, monkeypatch):
     def full(*args, **kwargs):
         raise Exception("No space left on device (os error 28)")  # as the tokenizers have it

@@ -449,6 +449,7 @@ def test_a_study_file_is_found_however_its_path_is_written(path, encoder, rows, 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("learning_rate = 1e-3", "{file}: learning_rate is one of the settings of training: write it under [set]"),
         ("seed = [0]", "unknown option in {file}: 'seed': did you mean 'seeds'?"),
         ("seeds = [0", "is not TOML"),
         ('tasks = ["colla"]', "did you mean 'cola'?"),

@@ -1,6 +1,7 @@
 """Ranks for PEFT that match no layer are an error: PEFT would give every layer its one rank r, without a word."""
 
 import re
+import warnings
 
 import pytest
 import transformers as hf
@@ -207,3 +208,12 @@ def test_what_is_said_of_a_model_with_two_towers_gives_one_its_ranks():
     get_peft_model(getattr(model, said), LoraConfig(target_modules=["q_proj"], **patterns))
     ranks = {name: layer.rank for name, layer in Pruner(model.train()).layers.items()}
     assert ranks == {f"text_model.encoder.layers.{l}.self_attn.q_proj": 2 + l for l in range(3)}
+
+
+@pytest.mark.parametrize("ratio", [0, 0.5])
+def test_the_callback_says_it_once(ratio, tmp_path):
+    model = wrapped(rank_pattern_for(build("bert"), 2, 5), lora_alpha=32)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        begun(tmp_path, model, PRILoRAConfig(ratio=ratio)).train()
+    assert len([w for w in told if "lora_alpha=32 has no effect" in str(w.message)]) == 1
