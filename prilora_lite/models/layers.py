@@ -177,6 +177,7 @@ def check_patterns(model: nn.Module, layers: dict[str, LoRALinear | PeftLayer]) 
                     f"called {names[0]!r} and the like, so none of them has the rank that it was to have: call "
                     "rank_pattern_for with the very model that get_peft_model is given, before it is"
                 )
+        _warn_of_no_rank(config, names)
         _check_alpha(config, names)
         _warn_of_another_rank(config, names, next(iter(layers.values())).rank)
 
@@ -191,6 +192,17 @@ def _lora_configs(model: nn.Module, layers: dict[str, LoRALinear | PeftLayer]) -
 def _from_schedule(pattern: dict[str, float] | None) -> dict[str, float]:
     """What of a rank_pattern or an alpha_pattern rank_pattern_for made."""
     return {key: value for key, value in (pattern or {}).items() if re.fullmatch(r"\^.*\\\.\.\+", key)}
+
+
+def _warn_of_no_rank(config: Any, names: list[str]) -> None:
+    """Warn where rank_pattern_for was given a model with fewer layers than PEFT's: the others get LoraConfig's r."""
+    ranks = _from_schedule(config.rank_pattern)
+    without = [n for n in names if re.search(r"\.\d+\.", n) and not any(re.match(key, n) for key in ranks)]
+    if ranks and without:
+        warn(
+            f"rank_pattern_for gave no rank to {first_of(without)}, so LoraConfig's r={config.r} is theirs: call it "
+            "with the very model that get_peft_model is given"
+        )
 
 
 def _check_alpha(config: Any, names: list[str]) -> None:

@@ -217,3 +217,10 @@ def test_the_callback_says_it_once(ratio, tmp_path):
         warnings.simplefilter("always")
         begun(tmp_path, model, PRILoRAConfig(ratio=ratio)).train()
     assert len([w for w in told if "lora_alpha=32 has no effect" in str(w.message)]) == 1
+
+
+def test_layers_that_the_schedules_model_did_not_have_are_named():
+    pattern = rank_pattern_for(build("bert"), 2, 5)
+    fewer = {key: {k: v for k, v in values.items() if r"\.0\." in k} for key, values in pattern.items()}
+    with pytest.warns(UserWarning, match=r"rank_pattern_for gave no rank to .*layer\.1\..* r=\d+ is theirs"):
+        Pruner(wrapped(fewer))
