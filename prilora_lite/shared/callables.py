@@ -94,11 +94,12 @@ def _used_globals(function: FunctionType) -> dict[str, object]:
     codes = [function.__code__]
     for code in codes:
         codes += [constant for constant in code.co_consts if isinstance(constant, CodeType)]
-        for step in dis.get_instructions(code):
-            value = function.__globals__.get(step.argval, dis) if step.opname == "LOAD_GLOBAL" else dis
+        names = [step.argval for step in dis.get_instructions(code) if step.opname == "LOAD_GLOBAL"]
+        for name in [name for name in names if name in function.__globals__]:  # the others are Python's own
+            value = function.__globals__[name]
             foreign = isinstance(value, FunctionType) and _package(value) != _package(function)
             if value is not function and not foreign and not isinstance(value, (type, ModuleType)):
-                used[step.argval] = value
+                used[name] = value
     return used
 
 

@@ -1464,7 +1464,7 @@ def test_an_input_by_keyword_is_named():
             self.layers = torch.nn.ModuleList([torch.nn.ModuleDict({"fc": torch.nn.Linear(4, 4)})])
 
         def forward(self, x):
-            return self.layers[0]["fc"](x) if not self.training else self.layers[0]["fc"](x=x)
+            return self.layers[0]["fc"](x=x)
 
     model = ByKeyword()
     adapt(model, PRILoRAConfig.lora(2, ratio=0.5))
