@@ -309,15 +309,15 @@ WRONG = {
             ),
             "no effect": (
                 ("ratio=0.75", "ratio=0, importance='random'"),
-                {"a4_methods_test", "a4_table_test", "a4_runs_test", "a4_claim_test"},
+                {"a4_methods_test", "a4_table_test", "a4_runs_test"},
             ),
             "a scaling that has no effect": (
                 ("ratio=0.75", "ratio=0, scaling='sqrt'"),
-                {"a4_methods_test", "a4_table_test", "a4_runs_test", "a4_claim_test"},
+                {"a4_methods_test", "a4_table_test", "a4_runs_test"},
             ),
             "no change": (
                 ("ratio=0.75", "ratio=0"),
-                {"a4_methods_test", "a4_table_test", "a4_runs_test", "a4_claim_test"},
+                {"a4_methods_test", "a4_table_test", "a4_runs_test"},
             ),
             "another baseline": (("lora(8),", "lora(8, ratio=0.25),"), {"a4_methods_test"}),
         },
@@ -358,10 +358,11 @@ WRONG = {
             ),
         },
         "a4_claim": {
-            "above, whatever": ("CLAIM = 'mine is above'", {"a4_claim_test"}),
-            "below, whatever": ("CLAIM = 'mine is below'", {"a4_claim_test"}),
-            "by the mean alone": ("CLAIM = 'mine is above' if mean > 0 else 'mine is below'", {"a4_claim_test"}),
-            "no effect": ("CLAIM = 'mine has no effect'", {"a4_claim_test"}),
+            "above, whatever": (("    if low > 0:\n        return", "    return"), {"a4_claim_test"}),
+            "by the mean alone": (("if low > 0", "if low + high > 0"), {"a4_claim_test"}),
+            "by the nearer end": (("if high < 0", "if low < 0"), {"a4_claim_test"}),
+            "zero at an end": (("if low > 0", "if low >= 0"), {"a4_claim_test"}),
+            "no effect": (("no difference shown", "mine has no effect"), {"a4_claim_test"}),
         },
     },
 }
