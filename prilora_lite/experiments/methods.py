@@ -89,14 +89,16 @@ METHODS |= CONTRASTS
 
 
 def configurations(
-    ranks: Iterable[tuple[int, int]] = ((4, 12),),
-    ratios: Iterable[float] = (0.5,),
-    intervals: Iterable[int] = (40,),
-    importances: Iterable[str] = ("magnitude_input",),
-    scalings: Iterable[str] = ("layer",),
-    schedules: Iterable[str | tuple[int, ...]] = ("linear",),
+    ranks: Iterable[tuple[int, int]] = ((PRILoRAConfig.first_rank, PRILoRAConfig.last_rank),),
+    ratios: Iterable[float] = (PRILoRAConfig.ratio,),
+    intervals: Iterable[int] = (PRILoRAConfig.interval,),
+    importances: Iterable[str] = (PRILoRAConfig.importance,),
+    scalings: Iterable[str] = (PRILoRAConfig.scaling,),
+    schedules: Iterable[str | tuple[int, ...]] = (PRILoRAConfig.ranks,),
 ) -> list[Method]:
     """Every schedule with every pruning: configurations crossed, each once, those that have a name under that name.
+
+    What is left out is PRILoRA's own.
 
     Args:
         ranks: first and last rank: (12, 4) falls, (8, 8) is flat, (4, 12) rises, all at the same budget if they are

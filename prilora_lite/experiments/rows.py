@@ -58,7 +58,7 @@ def check_rows(
         _check_texts(task, split, data)
         checked[split] = _with_numbers(task, split, data)
     if "train" in checked:
-        _check_classes(task, checked)
+        _check_labels(task, checked)
         for split in task.splits:
             _check_apart(task, split, checked)
     for split in task.splits:
@@ -77,7 +77,7 @@ def drawn_rows(task: Task, rows: dict[str, Dataset], count: int | None, seed: in
     if count > (have := len(rows["train"])):
         raise ValueError(f"train_rows={count}, but {task.name} has only {have} training rows: give {have} or fewer")
     some = rows | {"train": rows["train"].shuffle(seed=seed).select(range(count))}
-    _check_classes(task, some)
+    _check_labels(task, some)
     return some
 
 
@@ -168,10 +168,13 @@ def _with_numbers(task: Task, split: str, data: Dataset) -> Dataset:
     feature, read = data.features["label"], plain(list(data["label"][:]))
     given = read
     names = feature.names if isinstance(feature, ClassLabel) else None
-    if names is not None and tuple(names) != task.labels:
+    if names is not None:
         given = [names[label] if isinstance(label, int) and 0 <= label < len(names) else label for label in given]
-    by_name = any(map(_is_number, task.labels))  # such as 1 to 5 stars: then a number is no place
-    labels = [_number(task, split, row, label, by_name) for row, label in enumerate(given)]
+    by_name = any(map(_is_number, task.labels))  # such as 1 to 5 stars: then a number is no place, but in a ClassLabel
+    labels = [
+        _number(task, split, row, label, by_name and not (names and isinstance(label, int)))
+        for row, label in enumerate(given)
+    ]
     same = labels == read and all(map(is_number, read))  # True equals 1, but is no number
     same = same and not (task.labels and any(isinstance(label, float) for label in read))  # as pandas makes of a gap
     return data if same else data.remove_columns("label").add_column("label", labels)
@@ -213,13 +216,20 @@ def _number(task: Task, split: str, row: int, label: Any, by_name: bool) -> int 
     return int(number)
 
 
-def _check_classes(task: Task, rows: dict[str, Dataset]) -> None:
-    """Warn of training rows that are all of one class, and of classes that only validation rows have."""
+def _check_labels(task: Task, rows: dict[str, Dataset]) -> None:
+    """Warn of training labels that are all alike or large numbers, and of classes that only validation rows have."""
     trained = set(rows["train"]["label"][:])
-    if task.labels and len(rows["train"]) > 1 and len(trained) == 1:
-        label = task.labels[trained.pop()]
+    if len(rows["train"]) > 1 and len(trained) == 1:
+        (label,) = (task.labels[label] if task.labels else label for label in trained)
         warn(f"all train rows of {task.name} have the label {label!r}, so nothing can be told apart")
         return
+    if not task.labels:
+        labels = rows["train"]["label"][:]
+        if (far := max(abs(np.mean(labels)), np.std(labels))) > 10:
+            warn(
+                f"the labels of {task.name} are large (their mean or sd is {far:.3g}), and a model that begins near 0 "
+                "learns them slowly: subtract their mean and divide by their sd, which changes no correlation"
+            )
     for split in task.splits if task.labels else ():
         if unknown := sorted(set(rows[split]["label"][:]) - trained):
             names = ", ".join(repr(task.labels[label]) for label in unknown)

@@ -22,6 +22,7 @@ from prilora_lite.integrations.trained import TRAINED, digests, keep_what_is_lac
 from prilora_lite.integrations.trainer_arguments import check_checkpoints, check_optimizer, check_processes
 from prilora_lite.lora import LoRALinear
 from prilora_lite.models.layers import PeftLayer, check_patterns, configuration_of, lora_layers
+from prilora_lite.models.listener import warn_if_untrained
 from prilora_lite.pruner import Pruner
 from prilora_lite.shared.errors import first_of
 
@@ -164,6 +165,7 @@ class PRILoRACallback(SealCheckpoints, ExportableState):
             return
         best = self._restore_best(state) if args.load_best_model_at_end else None
         if self.pruner is None:
+            warn_if_untrained(self._layers, state.global_step)
             return
         self.pruner.detach()
         if self.pruner.steps == 0:

@@ -143,7 +143,8 @@ class Listener:
             )
         said = f"no training pass has reached {first_of(lacking or unreached)} in {step} steps, so its entries "
         said += "can't be scored"
-        way = "call train() on such layers, or leave them out with targets (target_modules in PEFT)"
+        way = "call train() on such layers (and enable_input_require_grads() on a model whose layers run inside a "
+        way += "function of their own, as Reformer's do), or leave them out with targets (target_modules in PEFT)"
         if lacking:
             raise RuntimeError(f"{said}: {way}, or use importance='magnitude'")
         if not self._warned:
@@ -164,15 +165,10 @@ class Listener:
             )
 
     def warn_if_untrained(self, layers: Mapping[str, LoRALinear | PeftLayer], steps: int) -> None:
-        """Warn, once, if B is still zero after some steps; the first may be a warm-up's, or a GradScaler's."""
-        if self._looked_at_B or steps < SOME_STEPS:
-            return
-        if not stacked(layer.lora_B.any() for layer in layers.values()).any():
-            warn(
-                f"lora_B of all layers is still zero after {steps} steps, so no adapter has been trained: make the "
-                "optimizer after the model was adapted, and call its step before the pruner's"
-            )
-        self._looked_at_B = True
+        """:func:`warn_if_untrained`, once."""
+        if not self._looked_at_B:
+            warn_if_untrained(layers, steps)
+            self._looked_at_B = steps >= SOME_STEPS
 
     def forget_pending(self) -> None:
         """Drop what was counted since the last step."""
@@ -309,6 +305,16 @@ def _sum_over_processes(parts: list[Tensor]) -> None:
     torch.distributed.all_reduce(flat)
     for part, total in zip(parts, flat.split([part.numel() for part in parts]), strict=True):
         part.copy_(total.view(part.shape))
+
+
+def warn_if_untrained(layers: Mapping[str, LoRALinear | PeftLayer], steps: int) -> None:
+    """Warn if B is still zero after some steps; the first may be a warm-up's, or a GradScaler's."""
+    if steps >= SOME_STEPS and not stacked(layer.lora_B.any() for layer in layers.values()).any():
+        warn(
+            f"lora_B of all layers is still zero after {steps} steps, so no adapter has been trained: make the "
+            "optimizer after the model was adapted, and call its step before the pruner's; if the layers run inside a "
+            "function of their own, as Reformer's do, call model.enable_input_require_grads() before training"
+        )
 
 
 def check_finite(name: str, step: int, lora_A: Tensor, gradient: Tensor | None, scores: Tensor) -> None:

@@ -128,11 +128,13 @@ class RealTokens:
                 "nothing is padded"
             )
             return None
+        longer = x.ndim == 3 and x.shape[0] == shape[0] and x.shape[1] > shape[1]
+        pads = "if it pads rows itself, as BigBird does, give the collator its pad_to_multiple_of; else "
         raise ValueError(
             f"the input of {name} is {tuple(x.shape)}, the attention mask {tuple(shape)}: they must agree in "
             "(batch, tokens) for padding to be told from tokens; this model makes other tokens than those its mask "
-            "counts, so leave the mask out if nothing is padded, leave such layers out with targets (in PEFT with "
-            "exclude_modules), or train without pruning (ratio=0)"
+            f"counts: {pads * longer}leave the mask out if nothing is padded, leave such layers out with targets (in "
+            "PEFT with exclude_modules), or train without pruning (ratio=0)"
         )
 
     def _keeper(self, model: nn.Module) -> Callable[[nn.Module, tuple, dict], None]:
@@ -158,7 +160,8 @@ class RealTokens:
                 mask = given.get("attention_mask")
                 if source == "encoder":
                     self._withheld = mask is None and self._given is not None
-                    mask, self._given = self._given if mask is None else mask, None
+                    mask = self._given if mask is None else mask
+                self._given = None  # a decoder runs without its encoder where it is given the encoder's outputs
                 if mask is None and source == "decoder":
                     mask = _without_padding(given.get("input_ids"), self._padding_of(entry))
                 self._real[source] = _read(_after_the_cache(mask, given))

@@ -46,6 +46,9 @@ def labels_read(task, rows):
         (MINE, [2, 0, 1], ClassLabel(names=["bad", "fair", "good"])),
         (MINE, [2, 0, 1], ClassLabel(names=["0", "1", "2"])),
         (MINE, [3, 1, 2], ClassLabel(names=["awful", "bad", "fair", "good"])),
+        (STARS, [2, 0, 1], ClassLabel(names=["1", "2", "3", "4", "5"])),
+        (Task("votes", ("text",), ("-1", "0", "1")), [2, 0, 1], ClassLabel(names=["-1", "0", "1"])),
+        (Task("turned", ("text",), ("2", "1", "0")), [2, 0, 1], ClassLabel(names=["2", "1", "0"])),
         (STARS, [3, 1, 2], None),
         (STARS, ["3", "1", "2"], None),
         (STARS, [3.0, 1.0, 2.0], None),
@@ -142,10 +145,11 @@ def test_names_that_are_not_the_tasks_are_refused():
         check_rows(MINE, rows)
 
 
-def test_the_hidden_labels_of_a_test_split_are_refused_by_their_number():
-    rows = rows_of([-1, -1], feature=ClassLabel(names=["good", "fair", "bad"]))
+@pytest.mark.parametrize("names", [("good", "fair", "bad"), ("-1", "0", "1")])
+def test_the_hidden_labels_of_a_test_split_are_refused_by_their_number(names):
+    rows = rows_of([-1, -1], feature=ClassLabel(names=names))
     with pytest.raises(ValueError, match="have label -1, expected 0 to 2; -1 marks GLUE's hidden test labels"):
-        check_rows(MINE, rows)
+        check_rows(Task("mine", ("text",), names), rows)
 
 
 # Texts
@@ -370,6 +374,20 @@ def test_training_rows_of_one_class_are_warned_of():
     }
     with pytest.warns(UserWarning, match="all train rows of mine have the label 'fair'"):
         check_rows(MINE, rows)
+
+
+@pytest.mark.parametrize(
+    ("labels", "warning"),
+    [
+        ([3.5, 3.5, 3.5], "all train rows of scores have the label 3.5, so nothing can be told apart"),
+        ([49.0, 50.0, 51.0], r"labels of scores are large \(their mean or sd is 50\)"),
+        ([-90.0, 0.0, 90.0], r"labels of scores are large \(their mean or sd is 73.5\)"),
+    ],
+)
+def test_numbers_that_are_hard_to_learn_are_warned_of(labels, warning):
+    rows = {"train": rows_of(labels)["train"], "validation": rows_of([0.0, 1.0])["validation"]}
+    with pytest.warns(UserWarning, match=warning):
+        check_rows(SCORES, rows)
 
 
 def test_classes_that_only_validation_rows_have_are_warned_of():

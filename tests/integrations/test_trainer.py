@@ -14,6 +14,7 @@ from transformers import EarlyStoppingCallback, TrainerCallback
 import prilora_lite.integrations.trainer as integration
 from prilora_lite import LoRALinear, PRILoRACallback, PRILoRAConfig, adapt, latest_checkpoint, load_adapter
 from prilora_lite.integrations.checkpoints import CHECKSUMS
+from prilora_lite.models.layers import lora_layers
 from tests.small_models import BUILDERS, VOCABULARY, build, checkpoint_activations
 from tests.training import CONFIG, StopAfter, assert_same_weights, callback_of, trainer
 
@@ -57,6 +58,16 @@ def without_dropout():
             module.p = 0.0
     adapt(model, CONFIG)
     return model
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.5])
+def test_an_adapter_that_nothing_trains_is_warned_of_with_and_without_a_pruner(ratio, tmp_path):
+    model = build("bert")
+    adapt(model, replace(CONFIG, ratio=ratio))
+    for layer in lora_layers(model).values():
+        layer.lora_B.register_hook(torch.zeros_like)  # as where the layers of Reformer get no gradient
+    with pytest.warns(UserWarning, match="lora_B of all layers is still zero after 1[28] steps"):
+        trainer(tmp_path, model=model).train()
 
 
 def test_evaluation_during_training_changes_nothing(tmp_path):

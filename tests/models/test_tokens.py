@@ -287,6 +287,38 @@ def test_a_decoder_that_is_adapted_by_itself_counts_its_own_tokens_and_those_of_
     assert_own_statistics(model, rows, lambda name: source if name.endswith(of_source) else target)
 
 
+def test_a_mask_counts_in_its_own_pass_alone_where_the_encoder_was_called_before():
+    torch.manual_seed(0)
+    model = hf.T5ForConditionalGeneration(
+        hf.T5Config(vocab_size=99, d_model=24, d_kv=12, d_ff=40, num_layers=2, num_heads=2, decoder_start_token_id=0)
+    )
+    adapt(model, CONFIG)
+    pruner, mask = Pruner(model.train()), torch.ones(2, 6, dtype=torch.long)
+    mask[1, 1:] = 0
+    for counted in (12, 24):
+        ids = torch.randint(3, 99, (2, 6))
+        outputs = model.encoder(input_ids=ids)  # nothing is padded here
+        model(encoder_outputs=outputs, attention_mask=mask, decoder_input_ids=ids)
+        assert pruner.norms["encoder.block.0.layer.0.SelfAttention.q"].tokens == counted
+
+
+def test_rows_that_a_model_pads_itself_are_refused_with_the_way_out():
+    torch.manual_seed(0)
+    config = hf.BigBirdConfig(
+        vocab_size=99, hidden_size=24, num_hidden_layers=2, num_attention_heads=2, intermediate_size=40, block_size=4,
+        num_random_blocks=1,
+    )  # fmt: skip
+    model = hf.BigBirdForSequenceClassification(config)
+    adapt(model, CONFIG)
+    pruner = Pruner(model.train())
+    rows = {"input_ids": torch.randint(3, 99, (2, 71)), "attention_mask": torch.ones(2, 71, dtype=torch.long)}
+    with pytest.raises(ValueError, match="as BigBird does, give the collator its pad_to_multiple_of"):
+        model(**rows)
+    padded = {name: nn.functional.pad(value, (0, 1)) for name, value in rows.items()}
+    model(**padded)
+    assert pruner.norms["bert.encoder.layer.1.attention.self.query"].tokens == 142
+
+
 def test_a_decoder_without_a_padding_token_is_padded_with_the_whole_models():
     torch.manual_seed(0)
     vision = hf.ViTConfig(
