@@ -116,6 +116,34 @@ def test_the_file_is_a_module_of_its_own():
     assert callable(names["lora_forward"])
 
 
+def test_a_check_in_the_same_cell_is_not_kept_with_its_piece(capsys):
+    mine_ = cell(
+        f"from prilora_lite import exercises\n\n\n{RIGHT}\n\nlora_forward = exercises.lora_forward(lora_forward)\n"
+    )
+    assert "exercises." not in kept()
+    assert capsys.readouterr().out == "lora_forward: well done, and kept in my_prilora.py\n"
+    assert mine_["lora_forward"].__name__ == "lora_forward"
+
+
+def test_a_piece_that_another_function_makes_is_kept(capsys):
+    inner = RIGHT.replace("lora_forward", "inner").replace("\n", "\n    ")
+    made = cell(f"def make():\n    {inner}\n    return inner\n\n\nlora_forward = make()\n")
+    exercises.lora_forward(made["lora_forward"])
+    assert capsys.readouterr().out == "inner: well done, and kept in my_prilora.py\n"
+
+
+def test_a_piece_with_torchs_names_in_its_first_line_is_kept_in_a_file_that_can_be_imported():
+    source = RIGHT.replace("(x, W0, A, B, s)", "(x: Tensor, W0: Tensor, A: Tensor, B: Tensor, s: float) -> Tensor")
+    exercises.lora_forward(cell("from torch import Tensor\n" + source)["lora_forward"])
+    exec(compile(kept().replace("from torch import Tensor\n", ""), "kept", "exec", dont_inherit=True), {})
+
+
+def test_a_name_in_the_first_line_that_another_cell_imports_is_told_before_the_file_fails(capsys):
+    source = RIGHT.replace("s)", "s: Decimal)")
+    exercises.lora_forward(cell("from __future__ import annotations\n" + source)["lora_forward"])
+    assert "not kept" in capsys.readouterr().out
+
+
 def test_every_piece_is_named_once():
     names = [check.exercise.truth.__name__ for check in mine.PIECES]
     assert len(set(names)) == len(names) == 7

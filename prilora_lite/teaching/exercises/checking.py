@@ -48,6 +48,7 @@ ADVICE = {
     "'list'": "Lists can't be subtracted or multiplied entry by entry: make arrays of them, or go through them.",
     "NoneType": "Something is None in that line: which of your values is None at first?",
     "leaf Variable": "A weight that is trained can't be written over directly: go through its .data.",
+    "does not require grad": "No gradient can be computed: was what led there kept from torch by no_grad or detach?",
     "ZeroDivisionError": "Look at what you divide by: when is it 0?",
     "out of range": "An index is too large there: places are counted from 0.",
     "must be integers": "A slice counts in whole numbers: make its ends int.",

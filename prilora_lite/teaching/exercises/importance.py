@@ -186,6 +186,7 @@ _MASKS: dict[str, Answer | tuple[Answer, ...]] = {
         lambda rows, ratio: _least(rows.flip(1), _k(rows, ratio) or rows.shape[1]).flip(1),
         lambda rows, ratio: rows.gt(_threshold(rows, ratio)),
         lambda rows, ratio: rows.gt(rows.kthvalue(_k(rows, ratio), dim=1, keepdim=True).values),
+        lambda rows, ratio: rows.gt(rows.kthvalue(max(_k(rows, ratio), 1), dim=1, keepdim=True).values),
     ),
     "Your k is one too small: 0.29 times 100 is a hair below 29 in floating point, and rounding down loses the rest.": (
         lambda rows, ratio: _least(rows, int(ratio * rows.shape[1]))

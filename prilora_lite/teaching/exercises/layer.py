@@ -53,8 +53,13 @@ def _facts(value: Any, r: int, n: int, m: int) -> str:
     """What a start of A and B lets the layer do, in words."""
     if value is None:
         raise WrongAnswer("Nothing came back, only None: is there a return?")
-    if not (isinstance(value, (tuple, list)) and len(value) == 2 and all(map(torch.is_tensor, value))):
+    if not (isinstance(value, (tuple, list)) and len(value) == 2):
         raise WrongAnswer(f"Return two tensors, A and B; what came back is of type {type(value).__name__}.")
+    if not all(map(torch.is_tensor, value)):
+        kinds = " and ".join(type(part).__name__ for part in value)
+        raise WrongAnswer(f"Return two tensors, A and B; what came back are two things of type {kinds}.")
+    if not all(part.is_floating_point() for part in value):
+        raise WrongAnswer("Whole numbers can't be trained: A and B must hold floating-point numbers.")
     A, B = (part.detach().double() for part in value)
     if (A.shape, B.shape) != ((r, n), (m, r)):
         shapes = f"A of shape {tuple(A.shape)} and B of {tuple(B.shape)}"
@@ -71,7 +76,7 @@ def _facts(value: Any, r: int, n: int, m: int) -> str:
 
 @check(
     cases=((2, 6, 4), (3, 8, 5)),
-    hint="B A must be zero, but not because both are; and no row of A may be a copy of another.",
+    hint="B A must be zero, but not because both are; and no row of A may be made of others, as a copy or a sum is.",
     reads=_facts,
     slips={
         "Both are zero: each one's gradient is multiplied by the other, so neither ever moves.": lambda r, n, m: (
@@ -82,7 +87,7 @@ def _facts(value: Any, r: int, n: int, m: int) -> str:
             torch.randn(r, n),
             torch.randn(m, r),
         ),
-        "All rows are alike: they would all get the same gradient, and stay one single direction.": (
+        "All rows are alike, or multiples of one: they would be trained alike, and stay one single direction.": (
             lambda r, n, m: (torch.ones(r, n), torch.zeros(m, r)),
             lambda r, n, m: (torch.zeros(r, n), torch.ones(m, r)),
             lambda r, n, m: (torch.randn(n).expand(r, n), torch.zeros(m, r)),

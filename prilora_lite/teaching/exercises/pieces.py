@@ -28,7 +28,7 @@ import math
 from fractions import Fraction
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 '''
 _MARK = "# %% "  # the mark of a cell that editors know
 
@@ -57,7 +57,7 @@ def keep(name: str, answer: Callable[..., Any], problem: Problem) -> str:
         cell = _definitions(source)
     except SyntaxError as error:
         return f" (not kept for notebook 06: its cell can't be read as Python: {error})"
-    if given != name:
+    if given != name and given in _defined(cell):
         cell += f"\n\n{name} = {given}"
     found = _problem(name, cell, problem)
     if found:
@@ -97,11 +97,22 @@ def _definitions(source: str) -> str:
     kinds = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef, ast.Assign, ast.AnnAssign)
     lines, kept = source.split("\n"), []
     for node in tree.body:
-        if isinstance(node, kinds):
+        if isinstance(node, kinds) and not _is_check(node):
             first = min([node.lineno, *(decorator.lineno for decorator in getattr(node, "decorator_list", []))])
             blank = "\n\n" if kept and isinstance(node, (ast.FunctionDef, ast.ClassDef)) else ""
             kept.append(blank + "\n".join(lines[first - 1 : node.end_lineno]))
     return "\n".join(kept)
+
+
+def _is_check(node: ast.stmt) -> bool:
+    """Whether a line asks for a check and gives what comes back a name."""
+    asked = getattr(node, "value", None)
+    return isinstance(asked, ast.Call) and ast.unparse(asked.func).startswith("exercises.")
+
+
+def _defined(cell: str) -> set[str]:
+    """The functions and classes that a cell defines, and no others inside them."""
+    return {node.name for node in ast.parse(cell).body if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
 
 
 def _in_notebook() -> bool:
@@ -120,7 +131,7 @@ def _cells() -> dict[str, str]:
 def _run(cell: str) -> dict[str, Any]:
     """The names that a cell defines, after the imports at the head of the file."""
     names: dict[str, Any] = {"__name__": FILE.stem}
-    exec(compile(_HEAD + cell, str(FILE), "exec"), names)
+    exec(compile(_HEAD + cell, str(FILE), "exec", dont_inherit=True), names)  # with no __future__ of this file
     return names
 
 

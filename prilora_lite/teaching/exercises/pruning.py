@@ -93,7 +93,7 @@ def _otherwise(other: Callable[[Tensor], Tensor | None]) -> Answer:
         "You return the mask; return A with zeros in it.": (
             _how(lambda A, s, ratio: keep_mask(importance(A, s), ratio)),
             _how(lambda A, s, ratio: keep_mask(importance(A, s), ratio).int()),
-            _how(lambda A, s, ratio: keep_mask(importance(A, s), ratio).float()),
+            _how(lambda A, s, ratio: keep_mask(importance(A, s), ratio).to(A)),
         ),
         "You return the scores that are left; return A with zeros in it.": _how(
             lambda A, s, ratio: _pruned(importance(A, s), importance(A, s), ratio)
@@ -121,7 +121,13 @@ _after = torch.tensor([False] * 4 + [True] * 4 + [False, False, True])
 
 
 @check(
-    cases=((_before, _after), (_after, _before), (_before, _before), (~_before, _before)),
+    cases=(
+        (_before, _after),
+        (_after, _before),
+        (_before, _before),
+        (~_before, _before),
+        (torch.stack([_before, _before]), torch.stack([_after, _before])),
+    ),
     hint="Count with the two masks below: how many zeros are there after the prune, and how many of them are new?",
     slips={
         "You divided by the zeros before the prune; the question is about the zeros after it.": lambda before, after: (

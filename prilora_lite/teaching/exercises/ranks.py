@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
@@ -136,7 +137,7 @@ def _sqrt(s: Callable[[float, int, float], float]) -> Answer:
 
 
 @check(
-    cases=[(ranks, alpha, rule) for ranks, alpha in (([2, 4, 12], 12), ([4, 5, 8], 16))
+    cases=[(ranks, alpha, rule) for ranks, alpha in (([2, 4, 12], 12), ([4, 5, 8, 9], 16))
            for rule in ("mean", "layer", "sqrt")],
     hint="Alpha stands above in all three. What stands below: for 'layer', for 'mean', and for 'sqrt'?",
     slips={
@@ -146,7 +147,8 @@ def _sqrt(s: Callable[[float, int, float], float]) -> Answer:
             lambda ranks, alpha: [alpha / (sum(ranks) // len(ranks))] * len(ranks)
         ),
         "You took the median; the mean rank is the sum over the number.": (
-            lambda ranks, alpha, rule: [alpha / sorted(ranks)[len(ranks) // 2]] * len(ranks),
+            lambda ranks, alpha, rule: [alpha / statistics.median(ranks)] * len(ranks),
+            _mean_rule(lambda ranks, alpha: [alpha / statistics.median(ranks)] * len(ranks)),
             _mean_rule(lambda ranks, alpha: [alpha / sorted(ranks)[len(ranks) // 2]] * len(ranks)),
         ),
         "For 'mean' you give one number; give a list, with an s for each layer.": _mean_rule(
@@ -230,7 +232,10 @@ def _within_budget(ranks: Any, num_layers: int, mean: int, slope: int) -> np.nda
 
 
 @check(
-    cases=[(L, 8, d) for L, d in ((5, 8), (12, 8), (4, -9), (4, 9), (6, 0), (2, 3), (12, -5), (12, 11), (24, 13))],
+    cases=[
+        (5, 8, 8), (12, 8, 8), (4, 8, -9), (4, 8, 9), (6, 8, 0), (2, 8, 3), (12, 8, -5), (12, 8, 11), (24, 8, 13),
+        (5, 7, 6), (12, 9, 7),
+    ],
     hint="Start from the exact line from m - d/2 to m + d/2, and round all of it down. Who gets what is left over?",
     reads=_within_budget,
     slips={
@@ -274,7 +279,7 @@ def _within_budget(ranks: Any, num_layers: int, mean: int, slope: int) -> np.nda
             math.floor(r) for r in _line(L, m - d, m + d)
         ],
     },
-)
+)  # fmt: skip
 def ranks_at_budget(num_layers: int, mean: int, slope: int) -> list[int]:
     """03: a line of any slope whose ranks add up to L m."""
     return budget_ranks(num_layers, mean, slope)

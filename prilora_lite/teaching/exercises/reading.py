@@ -33,7 +33,8 @@ def numbers(value: Any, *_: Any) -> np.ndarray:
     except Exception:  # whatever the learner's object raises when it is read
         array = None
     if array is None or array.dtype.kind not in "biuf":
-        raise WrongAnswer(f"What came back is not made of numbers alone: {shown(value)}.")
+        wanted = " Make a list of it." if hasattr(value, "__next__") else ""
+        raise WrongAnswer(f"What came back is not made of numbers alone: {shown(value)}.{wanted}")
     return array
 
 
@@ -99,7 +100,9 @@ def is_rounded(given: np.ndarray | str, expected: np.ndarray | str) -> bool:
     """Whether a result is the expected one with fewer decimals."""
     if isinstance(given, str) or isinstance(expected, str) or given.shape != expected.shape:
         return False
-    return expected.dtype.kind == "f" and any(agree(given, np.round(expected, places)) for places in range(6))
+    if expected.dtype.kind != "f" or not given.any():  # nothing of the result is left in zeros
+        return False
+    return any(agree(given, np.round(expected, places)) for places in range(6))
 
 
 def _close(given: np.ndarray, expected: np.ndarray) -> np.ndarray:
@@ -114,7 +117,7 @@ def _close(given: np.ndarray, expected: np.ndarray) -> np.ndarray:
 def unchanged(before: Any, after: Any) -> bool:
     """Whether something that was handed over is still what it was."""
     if isinstance(before, torch.Tensor):
-        same = before.shape == after.shape and before.dtype == after.dtype
+        same = (before.shape, before.dtype, before.requires_grad) == (after.shape, after.dtype, after.requires_grad)
         return same and np.array_equal(_from_tensor(before), _from_tensor(after), equal_nan=True)
     if isinstance(before, torch.nn.Module):
         first, second = before.state_dict(), after.state_dict()

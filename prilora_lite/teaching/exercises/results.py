@@ -119,7 +119,8 @@ def _one_of_three(text: Any, *_: Any) -> str:
 
 
 @check(
-    cases=((2, 1), (-2, 1), (0.5, 1), (-0.9, 1), (2, 3), (-2, 3), (0.5, 0.2), (-0.5, 0.2), (1, 1), (-1, 1), (0, 0.5)),
+    cases=((2, 1), (-2, 1), (0.5, 1), (-0.9, 1), (2, 3), (-2, 3), (0.5, 0.2), (-0.5, 0.2), (1, 1), (-1, 1), (0, 0.5),
+           (1.5, 1), (-1.5, 1), (0.03, 0.01)),
     hint="Draw the interval from mean - half to mean + half on a line, and mark zero.",
     reads=_one_of_three,
     slips={
@@ -157,11 +158,18 @@ def _one_of_three(text: Any, *_: Any) -> str:
         "You halved the half width once more: it reaches from the mean to one end already.": lambda mean, half: (
             "first" if mean > half / 2 else "second" if mean < -half / 2 else NONE
         ),
+        "The half width is t times the standard error already: compare the mean with it as it is.": (
+            lambda mean, half: "first" if mean > 1.96 * half else "second" if mean < -1.96 * half else NONE,
+            lambda mean, half: "first" if mean > 2 * half else "second" if mean < -2 * half else NONE,
+        ),
         "You compare the mean with a fixed number; what counts is the half width.": lambda mean, half: (
             "first" if mean > 1 else "second" if mean < -1 else NONE
         ),
+        "You compare the ends of the interval with a number of your own; compare them with zero.": lambda mean, half: (
+            "first" if mean - half > 0.05 else "second" if mean + half < -0.05 else NONE
+        ),
     },
-)
+)  # fmt: skip
 def verdict(mean: float, half: float) -> str:
     """02: what an interval allows one to say."""
     return "first" if mean - half > 0 else "second" if mean + half < 0 else NONE
@@ -203,6 +211,7 @@ def _lies_inside(mean: float, half: float, inner: float, margin: float) -> bool:
         (6.3, 2.9, 2.2, 1), (0.0, 0.4, 0.3, 1), (0.9, 1.7, 1.3, 1), (-0.5, 0.55, 0.45, 1), (-6.3, 2.9, 2.2, 1),
         (0.5, 0.2, 0.15, 1), (0.2, 1.1, 0.79, 1), (-0.1, 1.0, 0.85, 2), (0.5, 0.6, 0.5, 1), (0.1, 0.5, 0.4, 0.3),
         (1.5, 2.0, 1.6, 1), (-2.0, 2.5, 2.1, 1), (-0.5, 1.2, 0.9, 1), (0.6, 0.6, 0.5, 1), (1.5, 0.9, 0.7, 1),
+        (-0.5, 0.6, 0.5, 1), (-0.6, 0.6, 0.5, 1),
     ),
     hint="Draw both intervals on a line, and mark zero, minus the margin and plus the margin.",
     reads=_one_decision,
@@ -237,8 +246,9 @@ def _lies_inside(mean: float, half: float, inner: float, margin: float) -> bool:
         "Where both are true, return 'difference'.": _decided(
             lambda *given: _leaves_out_zero(*given) and not _lies_inside(*given), _lies_inside
         ),
-        "Only one end was compared with the margin; the interval has two.": _decided(
-            _leaves_out_zero, lambda mean, half, inner, margin: mean + inner < margin
+        "Only one end was compared with the margin; the interval has two.": (
+            _decided(_leaves_out_zero, lambda mean, half, inner, margin: mean + inner < margin),
+            _decided(_leaves_out_zero, lambda mean, half, inner, margin: mean - inner > -margin),
         ),
     },
 )  # fmt: skip

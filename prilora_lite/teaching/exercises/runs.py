@@ -18,8 +18,8 @@ def _model() -> nn.Module:
     """LoRA layers at the top, deeper, and below a plain linear layer's neighbour."""
     with torch.random.fork_rng(devices=[]):
         inner = nn.ModuleDict({"wide": LoRALinear(nn.Linear(2, 4), 2, scaling=1.0), "plain": nn.Linear(4, 2)})
-        layers = nn.Linear(3, 3), LoRALinear(nn.Linear(3, 3), 1, scaling=1.0), nn.Sequential(nn.ReLU(), inner)
-        return nn.Sequential(*layers)
+        first, last = (LoRALinear(nn.Linear(3, n), 1, scaling=1.0) for n in (3, 2))
+        return nn.Sequential(nn.Linear(3, 3), first, nn.Sequential(nn.ReLU(), inner), last)
 
 
 def _names(layers: Any, model: nn.Module) -> str:
@@ -50,6 +50,9 @@ def _named(model: nn.Module, kind: type | tuple[type, ...]) -> dict[str, nn.Modu
         "You looked one level deep; layers can sit inside other modules.": lambda model: {
             name: module for name, module in model.named_children() if isinstance(module, LoRALinear)
         },
+        "You return inside the loop, after the first layer: what comes later is never looked at.": lambda model: dict(
+            list(_named(model, LoRALinear).items())[:1]
+        ),
         "You took plain linear layers as well, even those inside the LoRA layers.": lambda model: _named(
             model, (nn.Linear, LoRALinear)
         ),

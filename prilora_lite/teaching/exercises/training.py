@@ -22,7 +22,8 @@ class _Model(nn.Module):
 
     def forward(self, x: Tensor) -> SimpleNamespace:
         loss = (self.weight * x).sum()
-        loss.register_hook(lambda _: self.done.update(["gradient"]))
+        if loss.requires_grad:
+            loss.register_hook(lambda _: self.done.update(["gradient"]))
         return SimpleNamespace(loss=loss)
 
 
@@ -79,7 +80,10 @@ def _in_order(*parts: str) -> Answer:
         "The gradients of all batches so far add up: each step should take those of its own batch.": (
             _in_order("gradient", "move", "prune")
         ),
-        "The gradients are gone before the optimizer has used them.": _in_order("gradient", "zero", "move", "prune"),
+        "When the optimizer steps, there are no gradients: they are gone already, or not there yet.": (
+            _in_order("gradient", "zero", "move", "prune"),
+            _in_order("zero", "move", "gradient", "prune"),
+        ),
         "The weight never moves: who takes the step?": (
             _in_order("gradient", "zero", "prune"),
             _in_order("gradient", "prune"),

@@ -147,6 +147,8 @@ WRONG = [
     (check.starting_weights, lambda r, n, m: (torch.randn(2, n), torch.zeros(m, 2)), "A should be of shape .3, 8."),
     (check.starting_weights, lambda r, n, m: torch.zeros(m, r) @ torch.randn(r, n), "one tensor"),
     (check.starting_weights, lambda r, n, m: torch.nn.Linear(n, r), "Return two tensors"),
+    (check.starting_weights, lambda r, n, m: (torch.randn(r, n), 0), "two things of type Tensor and int"),
+    (check.starting_weights, lambda r, n, m: (torch.eye(r, n).long(), torch.zeros(m, r)), "Whole numbers can't"),
     (check.full_parameters, lambda m, n: m + n, "added the two sides(.|\n)*expected 6, got 5"),
     (check.full_parameters, lambda m, n: 2 * (m + n), "around the edge"),
     (check.full_parameters, lambda m, n: m * m, "squared m"),

@@ -9,6 +9,7 @@ import torch
 
 from prilora_lite import PRILoRAConfig, linear_ranks
 from prilora_lite import exercises as check
+from prilora_lite.experiments.budget import budget_ranks
 
 
 def line(num_layers, first, last):
@@ -227,17 +228,21 @@ WRONG = [
     (check.scalings, median_for_mean, "took the median"),
     (check.scalings, lambda ranks, alpha, rule: [alpha] * len(ranks), "alpha itself: divide"),
     (check.scalings, lambda ranks, alpha, rule: [r / alpha for r in ranks], "alpha stands above"),
-    (check.scalings, lambda ranks, alpha, rule: [alpha / sorted(ranks)[1]] * 3, "took the median"),
+    (check.scalings, lambda ranks, alpha, rule: [alpha / statistics.median(ranks)] * len(ranks), "took the median"),
     (check.scalings, lambda ranks, alpha, rule: [alpha / r for r in ranks], "what 'layer' gives(.|\n)*rule='mean'"),
-    (check.scalings, lambda ranks, alpha, rule: [alpha * 3 / sum(ranks)] * 3, "what 'mean' gives(.|\n)*rule='layer'"),
+    (
+        check.scalings,
+        lambda ranks, alpha, rule: [alpha * len(ranks) / sum(ranks)] * len(ranks),
+        "what 'mean' gives(.|\n)*rule='layer'",
+    ),
     (
         check.scalings,
         lambda ranks, alpha, rule: with_root(lambda r, m: (r * m) ** 0.5)(ranks, alpha, "sqrt"),
         "'sqrt' gives",
     ),
-    (check.scalings, lambda ranks, alpha, rule: alpha * 3 / sum(ranks), "That is one number"),
-    (check.scalings, lambda ranks, alpha, rule: [alpha / sum(ranks)] * 3, "sum of the ranks"),
-    (check.scalings, lambda ranks, alpha, rule: [alpha / len(ranks)] * 3, "number of layers"),
+    (check.scalings, lambda ranks, alpha, rule: alpha * len(ranks) / sum(ranks), "That is one number"),
+    (check.scalings, lambda ranks, alpha, rule: [alpha / sum(ranks)] * len(ranks), "sum of the ranks"),
+    (check.scalings, lambda ranks, alpha, rule: [alpha / len(ranks)] * len(ranks), "number of layers"),
     (check.scalings, with_root(lambda r, mean: r), "what 'layer' gives(.|\n)*rule='sqrt'"),
     (check.scalings, with_root(lambda r, mean: mean), "what 'mean' gives(.|\n)*rule='sqrt'"),
     (check.scalings, with_root(lambda r, mean: r**0.5), "would not agree with LoRA's rule"),
@@ -281,6 +286,8 @@ WRONG = [
     (check.ranks_at_budget, lambda L, m, d: [math.floor(m - d / 2) + d * l for l in range(L)], "not the step"),
     (check.ranks_at_budget, lambda L, m, d: [m + l for l in range(L)], r"add up to 50, but the budget L m is 40"),
     (check.ranks_at_budget, exact_line, "of type Fraction"),
+    (check.ranks_at_budget, lambda L, mean, d: budget_ranks(L, 8, d), "add up to 40, but the budget L m is 35"),
+    (check.scalings, lambda ranks, alpha, rule: map(alpha.__truediv__, ranks), "Make a list of it"),
     (check.ranks_at_budget, lambda L, m, d: [str(m)] * L, "not made of numbers"),
     (check.ranks_at_budget, lambda L, m, d: [None] * L, "not made of numbers"),
     (check.ranks_at_budget, lambda L, m, d: None, "is there a return"),

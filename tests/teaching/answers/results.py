@@ -178,6 +178,26 @@ def rounded(first, second):
     return tuple(round(part, 3) for part in check.paired_interval.exercise.truth(first, second))
 
 
+def decided(difference, equal):
+    def decision(mean, half, inner, margin):
+        given = mean - half, mean + half, mean - inner, mean + inner, margin
+        return "difference" if difference(*given) else "equal" if equal(*given) else "not decided"
+
+    return decision
+
+
+def leaves_out_zero(low, high, *_):
+    return low > 0 or high < 0
+
+
+its_upper_end_alone = decided(leaves_out_zero, lambda low, high, left, right, margin: right < margin)
+its_lower_end_alone = decided(leaves_out_zero, lambda low, high, left, right, margin: left > -margin)
+down_to_the_margin = decided(leaves_out_zero, lambda low, high, left, right, margin: -margin <= left and right < margin)
+down_to_zero = decided(
+    lambda low, high, *_: low > 0 or high <= 0, lambda low, high, left, right, margin: -margin < left and right < margin
+)
+
+
 WRONG = [
     (
         check.paired_interval,
@@ -229,6 +249,10 @@ WRONG = [
     (check.decision, lambda mean, half, inner, margin: None, "is there a return for every case"),
     (check.decision, lambda mean, half, inner, margin: "not decided", "the same whatever is asked"),
     (check.decision, equal_first, "Where both are true"),
+    (check.decision, its_upper_end_alone, "Only one end"),
+    (check.decision, its_lower_end_alone, "Only one end"),
+    (check.decision, down_to_the_margin, "Draw both intervals|exactly on the margin"),
+    (check.decision, down_to_zero, "Draw both intervals|exactly zero"),
     (check.decision, beyond_the_margin, "for a difference it has to leave out zero"),
     (check.decision, by_one_interval, "95 % interval for both"),
     (
@@ -244,6 +268,13 @@ WRONG = [
     (check.verdict, lambda mean, half: None, "is there a return for every case"),
     (check.verdict, one_branch_without_return, "is there a return for every case"),
     (check.verdict, prints, "is there a return"),
+    (
+        check.verdict,
+        lambda m, h: "first" if m / h > 1.96 else "second" if m / h < -1.96 else NONE,
+        "standard error already",
+    ),
+    (check.verdict, lambda m, h: "first" if m > 2 * h else "second" if m < -2 * h else NONE, "standard error already"),
+    (check.verdict, lambda m, h: "first" if m - h > 0.05 else "second" if m + h < -0.05 else NONE, "of your own"),
     (check.verdict, touching_is_enough, "zero is still in it"),
     (check.verdict, below_zero_touching_is_enough, "zero is still in it"),
     (check.verdict, lambda mean, half: "second" if mean > half else "first" if mean < -half else NONE, "swapped"),
@@ -271,6 +302,7 @@ WRONG = [
     (check.interaction, lambda a, b, c, d: (d - c) / (b - a), "Compare the two gains"),
     (check.interaction, lambda a, b, c, d: d / (b * c) * a, "Compare the two gains"),
     (check.interaction, lambda a, b, c, d: "3 points", "not made of numbers"),
+    (check.holm, lambda p: [0.0] * len(p), "Whatever|smallest"),
     (check.holm, holm_sorted, "in the order they came in"),
     (check.holm, holm_in_place, "changes p"),
     (check.holm, lambda p: [min(1, len(p) * value) for value in p], "Bonferroni"),

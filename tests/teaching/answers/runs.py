@@ -57,6 +57,7 @@ def guarded(function):
 
 WRONG = [
     (check.adapter_layers, lambda model: dict(model.named_modules()), "You took all modules"),
+    (check.adapter_layers, lambda model: dict([next(iter(lora(model).items()))]), "return inside the loop"),
     (
         check.adapter_layers,
         lambda model: {n: m for n, m in model.named_children() if type(m) is LoRALinear},

@@ -1,5 +1,7 @@
 """Answers to the exercise of 06 on a step of training: wrong ones with a part of what they are told, right ones."""
 
+import torch
+
 from prilora_lite import exercises as check
 
 
@@ -43,6 +45,20 @@ def has_no_gradient(model, batch, optimizer, pruner):
     pruner.step()
 
 
+def clears_and_steps(model, batch, optimizer, pruner):
+    optimizer.zero_grad()
+    loss = model(**batch).loss
+    optimizer.step()
+    loss.backward()
+    pruner.step()
+
+
+def without_gradients(model, batch, optimizer, pruner):
+    with torch.no_grad():
+        loss = model(**batch).loss
+    loss.backward()
+
+
 def calls_the_loss(model, batch, optimizer, pruner):
     model(**batch).backward()
 
@@ -54,10 +70,12 @@ def passes_the_batch_whole(model, batch, optimizer, pruner):
 WRONG = [
     (check.train_step, prunes_first, "which of the two comes last"),
     (check.train_step, adds_up, "add up"),
-    (check.train_step, zeroes_too_early, "gone before the optimizer"),
+    (check.train_step, zeroes_too_early, "they are gone already"),
     (check.train_step, never_prunes, "the pruner's turn"),
     (check.train_step, never_steps, "who takes the step"),
     (check.train_step, has_no_gradient, "the loss alone does not compute it"),
+    (check.train_step, clears_and_steps, "not there yet"),
+    (check.train_step, without_gradients, "kept from torch by no_grad"),
     (check.train_step, calls_the_loss, "backward"),
     (check.train_step, passes_the_batch_whole, "model.batch."),
     (check.train_step, lambda model, batch, optimizer, pruner: None, "slip of paper"),
