@@ -48,6 +48,13 @@ WRONG = {
             "gradient cut at B": (("self.lora_B.T", "self.lora_B.data.T"), {"a1_training_test"}),
         },
         "a1_join": {
+            "scaled in place": (
+                (
+                    "torch.cat([A1, A2]), torch.cat([s1 * B1, s2 * B2], dim=1)",
+                    "torch.cat([A1, A2]), torch.cat([B1.mul_(s1), B2.mul_(s2)], dim=1)",
+                ),
+                {"a1_join_test"},
+            ),
             "sums of A and B": (
                 ("torch.cat([A1, A2]), torch.cat([s1 * B1, s2 * B2], dim=1)", "A1 + A2, s1 * B1 + s2 * B2"),
                 {"a1_join_test"},
@@ -61,6 +68,10 @@ WRONG = {
             ),
         },
         "a1_saving": {
+            "by a fraction, rounded down": (
+                ("(m * n - 1) // (m + n)", "math.floor((m * n - 1) / (m + n))"),
+                {"a1_saving_test"},
+            ),
             "as many is fewer": (("(m * n - 1)", "m * n"), {"a1_saving_test"}),
             "rounded to nearest": (("(m * n - 1) // (m + n)", "round(m * n / (m + n))"), {"a1_saving_test"}),
             "by a fraction": (
@@ -74,6 +85,10 @@ WRONG = {
     },
     "a2_rank_schedule": {
         "a2_line": {
+            "a share of the way in floating point": (
+                ("(last - first) * l / (num_layers - 1)", "(last - first) * (l / (num_layers - 1))"),
+                {"a2_line_test"},
+            ),
             "rounded down": (("round(", "int("), {"a2_line_test"}),
             "ranks falling": (("first + (last - first)", "last + (first - last)"), {"a2_line_test"}),
             "L for L - 1": (("(num_layers - 1)", "num_layers"), {"a2_line_test"}),
@@ -163,6 +178,17 @@ WRONG = {
     },
     "a3_pruner": {
         "a3_mean_square": {
+            "padding zeroed in place": (
+                (
+                    "    return torch.cat([x[mask]",
+                    "    for x, mask in batches:\n        x[~mask] = 0\n    return torch.cat([x[mask]",
+                ),
+                {"a3_mean_square_test"},
+            ),
+            "batches taken out of the list": (
+                ("[x[mask] for x, mask in batches]", "[x[mask] for x, mask in [batches.pop() for _ in [*batches]]]"),
+                {"a3_mean_square_test"},
+            ),
             "padding counted": (("x[mask] for", "x.flatten(0, 1) for"), {"a3_mean_square_test"}),
             "padding multiplied by zero": (
                 ("x[mask] for", "(x * mask[..., None]).flatten(0, 1) for"),
@@ -322,6 +348,7 @@ WRONG = {
             "another baseline": (("lora(8),", "lora(8, ratio=0.25),"), {"a4_methods_test"}),
         },
         "a4_table": {
+            "rounded": (("100 * value", "round(100 * value, 1)"), {"a4_table_test"}),
             "a share, no percent": (("100 * value", "value"), {"a4_table_test", "a4_runs_test"}),
             "the last metric": (
                 ('next(iter(record["metrics"].values()))', 'list(record["metrics"].values())[-1]'),
@@ -344,6 +371,13 @@ WRONG = {
             ),
         },
         "a4_interval": {
+            "sorted in place": (
+                (
+                    "    differences = pd.Series(mine)",
+                    "    mine.sort()\n    lora.sort()\n    differences = pd.Series(mine)",
+                ),
+                {"a4_interval_test"},
+            ),
             "the normal's 1.96": (("stats.t.ppf(0.975, n - 1)", "1.96"), {"a4_interval_test"}),
             "sd of a population": (("differences.std()", "differences.std(ddof=0)"), {"a4_interval_test"}),
             "no root of n": ((" / math.sqrt(n)", ""), {"a4_interval_test"}),
