@@ -43,6 +43,7 @@ trainer = Trainer(
 trainer.train()
 
 print(f"accuracy: {trainer.evaluate()['eval_accuracy']:.3f}")
-path = save_adapter(model, f"{options.output}/adapter.safetensors")
-counts = report(model)
-print(f"{counts.adapter_nonzero:,} of the adapter's {counts.adapter:,} entries are not zero; saved to {path}")
+if trainer.is_world_process_zero():  # under torchrun one process writes
+    path = save_adapter(model, f"{options.output}/adapter.safetensors")
+    counts = report(model)
+    print(f"{counts.adapter_nonzero:,} of the adapter's {counts.adapter:,} entries are not zero; saved to {path}")

@@ -129,11 +129,3 @@ def test_settings_on_the_command_line_come_after_those_of_a_studys_file(tmp_path
     file.write_text("[set]\nepochs = 1\nwarmup = 2\n", encoding="utf-8")
     options = _parser().parse_args(["ablate", str(file), "--set", "epochs=3"])
     assert study_options.read_settings(study_options.told(options)["set"]) == {"epochs": 3, "warmup": 2}
-
-
-@pytest.mark.parametrize(("step", "told"), [(13, "prilora (13 steps, interval 40)"), (12, "")])
-def test_methods_that_were_pruned_in_their_last_step_alone_are_named(step, told):
-    record = {"name": "prilora", "steps": 13, "method": {"interval": 40}, "pruning": [{"step": step}]}
-    other = {"name": "lora", "steps": 13, "method": {"interval": 40}, "pruning": []}
-    text = " ".join(commands._pruned_too_late([record, other, {"name": "full", "steps": 13, "method": "full"}]).split())
-    assert (f"with no step to recover: {told}. Train" in text) if told else text == ""

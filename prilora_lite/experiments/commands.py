@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-import textwrap
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,6 +84,7 @@ def add_to(commands: argparse._SubParsersAction) -> None:
 def _ablate(options: argparse.Namespace) -> int:
     from prilora_lite.experiments import crashes, published, reporting, study
     from prilora_lite.experiments.device import PROCESS
+    from prilora_lite.experiments.remarks import remarks
     from prilora_lite.experiments.stored import main_metric
 
     told = study_options.told(options)
@@ -134,29 +134,15 @@ def _ablate(options: argparse.Namespace) -> int:
         margin = told.get("margin", reporting.MARGIN)
         if text := reporting.conclusion(frame, margin, crashes.crashed_runs(records, crashed)):
             print(f"{text}\n")
-        if text := _pruned_too_late(records):
-            print(f"{text}\n")
+        print(f"{remarks(records)}\n")
         _print_paths({"runs": output} | reporting.write(output))
-        print("notebooks, from the folder of the repository: jupyter lab notebooks")
+        if "tasks" not in told:  # a first try, as README shows it
+            print("notebooks, from the folder of the repository: jupyter lab notebooks")
     if crashed:
         first = crashed[0]["error"]
         tell(f"{len(crashed)} of {len(runs)} runs crashed: {first}; {output} says how, and the same command tries "
              "them again")  # fmt: skip
     return 1 if crashed else 0
-
-
-def _pruned_too_late(records: Iterable[dict[str, Any]]) -> str:
-    """Which methods had runs shorter than their interval: pruned in the last step alone, they could not recover."""
-    late = {}
-    for record in records:
-        prunes, steps = record.get("pruning") or [], record["steps"]
-        if len(prunes) == 1 and prunes[0]["step"] == steps < record["method"]["interval"]:
-            late[record["name"]] = f"{steps} steps, interval {record['method']['interval']}"
-    if not late:
-        return ""
-    said = ", ".join(f"{name} ({why})" for name, why in late.items())
-    text = f"Pruned only once, in the last step, with no step to recover: {said}. Train longer, or prune more often."
-    return textwrap.fill(text, 80)
 
 
 def _methods(told: dict[str, Any]) -> list[str | Method]:
@@ -176,6 +162,7 @@ def _methods(told: dict[str, Any]) -> list[str | Method]:
 
 def _report(options: argparse.Namespace) -> int:
     from prilora_lite.experiments import reporting, study
+    from prilora_lite.experiments.remarks import remarks
 
     if options.file.suffix == ".toml":
         if options.margin is not None:
@@ -184,7 +171,10 @@ def _report(options: argparse.Namespace) -> int:
     if not options.file.is_file():
         raise ValueError(f"there is no file {options.file}; prilora-lite ablate writes one")
     margin = options.margin or _margin_beside(options.file) or reporting.MARGIN
-    print(reporting.report(study.read_runs(options.file), study.read_crashes(options.file), margin))
+    records = study.read_runs(options.file)
+    print(reporting.report(records, study.read_crashes(options.file), margin))
+    if records:
+        print(f"\n{remarks(records)}")
     written = reporting.write(options.file, options.output)
     print()
     _print_paths(written)

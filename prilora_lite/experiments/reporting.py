@@ -88,7 +88,7 @@ def write(file: Path, folder: Path | None = None) -> dict[str, Path]:
     heads = ["# " + ", ".join(f"{name} {value}" for name, value in e.items()) + "\n" for e in environments.values()]
     write_whole(paths["table"], ("".join(heads) + runs.to_csv(index=False, lineterminator="\n")).encode())
     crashed = crashes.crashed_runs(records, read_crashes(file))
-    tables = [f"{as_title(title)}\n\n{markdown_table(part)}\n" for title, part in parts.items()]
+    tables = [f"{as_title(title)}: {_legend(part)}\n\n{markdown_table(part)}\n" for title, part in parts.items()]
     for title, here in crashed.groupby("group", sort=False):
         tables.append(
             f"{as_title(title)}: runs that crashed, and are left out\n\n{in_markdown(crashes.markdown_cells(here))}\n"
@@ -151,6 +151,11 @@ def format_table(summary: pd.DataFrame) -> str:
     if "full" in set(summary.method):
         lines.append("head: pooler and classifier; for full fine-tuning, all weights")
     return "\n".join(lines)
+
+
+def _legend(runs: pd.DataFrame) -> str:
+    """What stands in the cells of :func:`markdown_table`."""
+    return f"mean (standard deviation) over {figures.in_seeds([summarize(runs)['seeds'].max()])}; [n]: over n seeds"
 
 
 def markdown_table(runs: pd.DataFrame) -> str:

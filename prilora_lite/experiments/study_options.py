@@ -103,7 +103,7 @@ OPTIONS: dict[
         "nargs": "+",
         "action": "extend",
         "metavar": "NAME=VALUE",
-        "help": "change a training setting for all runs, such as epochs=1 or learning_rate=5e-4",
+        "help": "change training settings for all runs, as in epochs=1 learning_rate=5e-4; there are {settings}",
     },
     "precision": {
         "choices": ["auto", "fp32", "bf16"],
@@ -136,6 +136,7 @@ def names() -> dict[str, str]:
         "pocket_tasks": " ".join(task.name for task in TASKS.values() if task.in_package),
         "other_tasks": " ".join(task.name for task in TASKS.values() if not task.in_package),
         "encoders": ", ".join(PRESETS),
+        "settings": ", ".join(_kinds_of_settings()),
     }
 
 
