@@ -43,5 +43,6 @@ def check_length(model: nn.Module, max_length: int) -> None:
     positions = getattr(model.config, "max_position_embeddings", None)
     if positions and 0 < positions < max_length:  # XLNet, which has no limit, says -1
         raise ValueError(
-            f"max_length is {max_length}, but the encoder has only {positions} positions: give {positions} or less"
+            f"max_length is {max_length}, but the encoder has only {positions} positions: give {positions} or less "
+            f"(--set max_length={positions}, in Python Settings(max_length={positions}))"
         )
