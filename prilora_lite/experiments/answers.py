@@ -159,11 +159,16 @@ def table(questions: Questions) -> pd.DataFrame:
 
 
 def _progress(questions: Questions, question: Question) -> str:
+    """How far a question is, and what keeps it from being answered though its runs are made."""
     try:
         done = len(differences(questions, question))
+        pairs = _pairs(questions, question, chosen_rates(questions, question))
     except LookupError:
-        done = 0
-    return f"unfinished: {done} of {len(question.seeds)} seeds run" if done else "not run"
+        return "not run"
+    values = values_by_key(questions.runs)
+    failed = sum(not np.isfinite(values.get(run, 0)) for plus, minus in pairs.values() for run in plus + minus)
+    why = f" ({failed} without a finite score: take them out of the file to run them again)" if failed else ""
+    return f"unfinished: {done} of {len(question.seeds)} seeds run{why}" if done or failed else "not run"
 
 
 def by_task(questions: Questions) -> pd.DataFrame:

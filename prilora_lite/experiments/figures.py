@@ -122,7 +122,7 @@ def plot_answers(answers: pd.DataFrame) -> Figure:
         place += (0.24 if row["again"] else -0.1) if place in twice else 0
         _draw_answer(axes, place, row, seen, thin=row["again"])
     axes.axvline(0, color="0.3", linewidth=1)
-    axes.set_yticks(range(len(labels)), labels)
+    axes.set_yticks(range(len(labels)), map(as_written, labels))
     axes.set_ylim(max(1, len(labels)) - 0.5, -0.5)
     thin = "\nthin: at each configuration's best learning rate" if rows["again"].any() else ""
     axes.set_xlabel(f"difference in points, with its 95 % interval (grey: the margin){thin}")
@@ -162,7 +162,7 @@ def plot_chosen_answers(answers: pd.DataFrame, groups: Mapping[str, Mapping[str,
                 labels.append(label)
     figure.set_size_inches(10, 1.2 + 0.27 * len(labels))
     axes.axvline(0, color="0.3", linewidth=1)
-    axes.set_yticks(range(len(labels)), labels)
+    axes.set_yticks(range(len(labels)), map(as_written, labels))
     axes.set_ylim(len(labels) - 0.5, -0.5)
     axes.set_xlabel("difference in points (bar: 95 % interval; grey: the margin)")
     tidy(axes)

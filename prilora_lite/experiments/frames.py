@@ -13,7 +13,7 @@ from prilora_lite.config import PRILoRAConfig
 from prilora_lite.experiments.identity import as_floats, parts_of, same_method, same_settings
 from prilora_lite.experiments.methods import method_name
 from prilora_lite.experiments.presets import settings_for
-from prilora_lite.experiments.stored import main_metric
+from prilora_lite.experiments.stored import main_metric, settings_from
 
 CONFIGURATION = ("first_rank", "last_rank", "scaling", "layers", "ratio", "interval", "importance")
 # Columns only where some run's is not the default: tables of the usual runs are what they were
@@ -32,6 +32,7 @@ def to_dataframe(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
     rows = []
     for record, title, name in named(records):
         metric, value = main_metric(record)
+        settings = settings_from(record["settings"])
         config = _configuration(record["method"])
         rows.append(
             {
@@ -39,8 +40,7 @@ def to_dataframe(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
                 "method": name,
                 "seed": record["seed"], "metric": metric, "value": value,
                 **{name: config.get(name) for name in (*CONFIGURATION, *UNUSUAL)}, **record["counts"],
-                "steps": record["steps"], "epochs": record["settings"]["epochs"],
-                "learning_rate": record["settings"]["learning_rate"],
+                "steps": record["steps"], "epochs": settings.epochs, "learning_rate": settings.learning_rate,
                 "seconds_per_step": record["seconds_per_step"], "seconds": record["seconds"],
                 "machine": record["environment"].get("machine"),
             }

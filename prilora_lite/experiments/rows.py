@@ -57,6 +57,8 @@ def check_rows(
         _check_columns(task, split, data)
         _check_texts(task, split, data)
         checked[split] = _with_numbers(task, split, data)
+        if not task.labels:
+            _check_precision(task, split, checked[split]["label"][:])
     if "train" in checked:
         _check_labels(task, checked)
         for split in task.splits:
@@ -234,6 +236,16 @@ def _check_labels(task: Task, rows: dict[str, Dataset]) -> None:
         if unknown := sorted(set(rows[split]["label"][:]) - trained):
             names = ", ".join(repr(task.labels[label]) for label in unknown)
             warn(f"{split} rows of {task.name} have labels that no train row has: {names}")
+
+
+def _check_precision(task: Task, split: str, labels: list[float]) -> None:
+    """Refuse numbers that float32, in which a model reckons, can't hold or tells apart in a few steps only."""
+    given = np.asarray(labels, np.float64)
+    if not np.abs(given).max() < np.finfo(np.float32).max or 0 < given.std() < 1e-5 * abs(given.mean()):
+        raise ValueError(
+            f"labels of the {split} rows of {task.name} are too large, or too close to one another for their size, for "
+            "float32: subtract their mean and divide by their sd, which changes no correlation"
+        )
 
 
 def _check_apart(task: Task, split: str, rows: dict[str, Dataset]) -> None:

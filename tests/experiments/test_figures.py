@@ -39,6 +39,14 @@ def test_dollars_in_the_name_of_a_task_are_drawn_as_they_are(tmp_path):
         assert r"\$x^\$ a" in "".join(axes.get_title() for axes in figure.axes)
 
 
+def test_dollars_in_a_picture_of_answers_are_drawn_as_they_are(tmp_path):
+    row = {"question": "a", "difference": 1.0, "low": 0.5, "high": 1.5, "margin": 1.0, "verdict": "difference"}
+    answers = pd.DataFrame([row])
+    figure = figures.plot_chosen_answers(answers, {"at $1": {"a": "x $y_{$"}})
+    figures.write_png(tmp_path / "chosen.png", figure)
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == [r"at \$1", r"x \$y_{\$"]
+
+
 def test_of_two_methods_a_line_joins_the_runs_of_each_seed():
     values = {("lora", 0): 0.4, ("lora", 1): 0.6, ("prilora", 1): 0.5, ("prilora", 2): 0.7}
     frame = reporting.to_dataframe([record(m, seed=s, value=v) for (m, s), v in values.items()])

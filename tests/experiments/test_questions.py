@@ -390,6 +390,16 @@ def test_runs_at_other_rates_or_seeds_do_not_count(file):
     pd.testing.assert_frame_equal(table(asked), before)
 
 
+def test_a_question_that_a_run_without_a_score_keeps_open_says_so(file):
+    asked = read_questions(file)
+    records = study_of(asked)
+    lost = next(r for r in records if r["seed"] == 101)
+    lost["metrics"] = {name: float("nan") for name in lost["metrics"]}
+    write_records(asked.runs, records)
+    (verdict,) = table(asked)["verdict"]
+    assert verdict.startswith("unfinished: 2 of 3 seeds run (1 without a finite score: take them out")
+
+
 def test_a_question_whose_seeds_are_not_all_there_has_no_answer(file):
     asked = read_questions(file)
     study_of(asked, seeds=(100, 101))

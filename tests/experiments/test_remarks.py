@@ -3,12 +3,13 @@
 import pytest
 
 from prilora_lite.experiments.remarks import remarks
+from tests.experiments.stored import stored
 
-PRUNED = {"name": "prilora", "steps": 13, "method": {"interval": 40}}
 
-
-def at(rate, **record):
-    return {"name": "lora", "steps": 13, "method": {"interval": 40}, "settings": {"learning_rate": rate}} | record
+def at(rate, name="lora", task="pocket-rte", pruned_at=None, **parts):
+    """A run of 4 steps, and of an interval of 40 if it prunes."""
+    run = stored(name, task=task, settings={"learning_rate": rate}, **parts)
+    return run | {"pruning": [{"step": pruned_at}] if pruned_at else []}
 
 
 def said(*records):
@@ -17,17 +18,26 @@ def said(*records):
     return " ".join(text.split())
 
 
-@pytest.mark.parametrize(("step", "told"), [(13, "prilora (13 steps, interval 40)"), (12, "")])
+PRILORA = "PRILoRA (4..12, pruned)"
+
+
+@pytest.mark.parametrize(("step", "told"), [(4, f"{PRILORA} on pocket-rte (4 steps, interval 40)"), (3, "")])
 def test_methods_that_were_pruned_in_their_last_step_alone_are_named(step, told):
-    pruned = at(0.001, **PRUNED, pruning=[{"step": step}])
-    text = said(pruned, at(0.001, pruning=[]), at(0.001, name="full", method="full"))
+    text = said(at(0.002, "prilora", pruned_at=step), at(0.002), at(0.0005, "full"))
     assert (f"with no step to recover: {told}. Train" in text) if told else "Pruned" not in text
 
 
-def test_the_methods_of_each_learning_rate_are_named_once():
-    records = [at(0.002), at(0.002), at(0.001, name="full"), at(0.002, name="prilora"), at(0.004)]
-    assert said(*records) == "learning rate 0.001: full; 0.002: lora, prilora; 0.004: lora"
+def test_a_method_that_was_pruned_too_late_on_one_task_is_named_with_that_task():
+    runs = [at(0.002, "prilora", task, pruned_at=step) for task, step in (("pocket-rte", 4), ("pocket-cola", 2))]
+    assert "recover: PRILoRA (4..12, pruned) on pocket-rte (4 steps, interval 40). Train" in said(*runs)
+
+
+def test_the_methods_of_each_learning_rate_are_named_once_in_each_group():
+    runs = [at(0.002), at(0.002, seed=1), at(0.0005, "full"), at(0.002, "prilora")]
+    assert said(*runs) == f"learning rate 0.0005: full fine-tuning; 0.002: LoRA (r = 8), {PRILORA}"
+    other = at(0.001, encoder="minilm", task="rte", weights="2" * 16)
+    assert "learning rate of minilm 0.001 for all" in said(*runs, other)
 
 
 def test_one_learning_rate_of_all_methods_is_named_alone():
-    assert said(at(0.002), at(0.002, name="prilora")) == "learning rate 0.002 for all"
+    assert said(at(0.002), at(0.002, "prilora")) == "learning rate 0.002 for all"

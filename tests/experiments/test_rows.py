@@ -390,6 +390,18 @@ def test_numbers_that_are_hard_to_learn_are_warned_of(labels, warning):
         check_rows(SCORES, rows)
 
 
+@pytest.mark.parametrize("labels", [[1.7e9, 1.7e9 + 20, 1.7e9 + 40], [0.0, 1e39]])
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_numbers_that_float32_can_not_tell_apart_or_hold_are_refused(labels, split):
+    rows = rows_of([0.0, 1.0]) | {split: rows_of(labels)[split]}
+    with pytest.raises(ValueError, match=f"labels of the {split} rows of scores are too large, or too close"):
+        check_rows(SCORES, rows)
+
+
+def test_means_that_differ_in_their_last_digit_alone_are_as_good_as_any():
+    assert labels_read(SCORES, rows_of([0.1 + 0.2, 0.3, 0.5])) == [0.1 + 0.2, 0.3, 0.5]
+
+
 def test_classes_that_only_validation_rows_have_are_warned_of():
     rows = {"train": rows_of([0, 1])["train"], "validation": Dataset.from_dict({"text": ["x", "y"], "label": [2, 1]})}
     with pytest.warns(UserWarning, match="validation rows of mine have labels that no train row has: 'good'"):

@@ -144,6 +144,35 @@ def test_a_name_in_the_first_line_that_another_cell_imports_is_told_before_the_f
     assert "not kept" in capsys.readouterr().out
 
 
+def test_a_line_that_would_divide_the_file_is_named_and_nothing_is_lost(capsys):
+    exercises.lora_forward(cell(RIGHT)["lora_forward"])
+    before = kept()
+    exercises.lora_forward(cell(RIGHT.replace(":\n", ":\n# %% lora_forward\n"))["lora_forward"])
+    assert "leave out the line that begins with '# %% '" in capsys.readouterr().out
+    assert kept() == before
+
+
+def test_a_helper_that_another_piece_has_too_but_not_the_same_is_warned_of(capsys):
+    helped = "def by(x):\n    return {}\n\n\n"
+    exercises.lora_forward(cell(helped.format("x") + RIGHT)["lora_forward"])
+    ranks = (
+        "def rank_schedule(L, a, b):\n    return [round(b - (b - a) * (L - 1 - l) / max(L - 1, 1)) for l in range(L)]\n"
+    )
+    exercises.rank_schedule(cell(helped.format("2 * x") + ranks)["rank_schedule"])
+    assert "another by than that of lora_forward: give it a name of its own" in capsys.readouterr().out
+
+
+def test_a_line_from_the_future_is_left_out_of_the_middle_of_the_file(capsys):
+    exercises.lora_forward(cell("from __future__ import annotations\n" + RIGHT)["lora_forward"])
+    assert capsys.readouterr().out == "lora_forward: well done, and kept in my_prilora.py\n"
+    assert "__future__" not in kept()
+
+
+def test_statements_that_share_a_line_are_kept_once():
+    exercises.lora_forward(cell("count = 0; total = 5\n" + RIGHT)["lora_forward"])
+    assert kept().count("count = 0; total = 5") == 1
+
+
 def test_every_piece_is_named_once():
     names = [check.exercise.truth.__name__ for check in mine.PIECES]
     assert len(set(names)) == len(names) == 7

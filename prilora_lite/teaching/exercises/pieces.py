@@ -62,15 +62,19 @@ def keep(name: str, answer: Callable[..., Any], problem: Problem) -> str:
     found = _problem(name, cell, problem)
     if found:
         return f" (not kept for notebook 06: alone, its cell {found})"
-    cells = _cells() | {name: cell}
-    text = _HEAD + "".join(f"\n\n{_MARK}{name}\n{cell}\n" for name, cell in cells.items())
+    if re.search(rf"^{_MARK}", cell, flags=re.M):
+        return f" (not kept for notebook 06: leave out the line that begins with {_MARK!r}, which divides the file)"
     part = FILE.with_suffix(".part")
     try:
+        cells = _cells() | {name: cell}
+        text = _HEAD + "".join(f"\n\n{_MARK}{name}\n{cell}\n" for name, cell in cells.items())
         part.write_text(text, encoding="utf-8", newline="\n")
         os.replace(part, FILE)
     except OSError as error:
         return f" (not kept for notebook 06: {error.strerror} when {FILE} was written)"
-    return f", and kept in {FILE}"
+    except UnicodeDecodeError as error:
+        return f" (not kept for notebook 06: {FILE} is not in UTF-8 any more: {error})"
+    return f", and kept in {FILE}" + _clash(name, cells)
 
 
 def load(ours: dict[str, tuple[Callable[..., Any], Problem]]) -> SimpleNamespace:
@@ -95,13 +99,34 @@ def _definitions(source: str) -> str:
         source = re.sub(r"^\s*[%!].*$", "", source, flags=re.M)
         tree = ast.parse(source)
     kinds = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef, ast.Assign, ast.AnnAssign)
-    lines, kept = source.split("\n"), []
+    lines, kept, last = source.split("\n"), [], 0
     for node in tree.body:
-        if isinstance(node, kinds) and not _is_check(node):
+        future = getattr(node, "module", "") == "__future__"  # which would have to stand first in the file
+        if isinstance(node, kinds) and not _is_check(node) and not future and node.lineno > last:
+            last = node.end_lineno
             first = min([node.lineno, *(decorator.lineno for decorator in getattr(node, "decorator_list", []))])
             blank = "\n\n" if kept and isinstance(node, (ast.FunctionDef, ast.ClassDef)) else ""
             kept.append(blank + "\n".join(lines[first - 1 : node.end_lineno]))
     return "\n".join(kept)
+
+
+def _clash(name: str, cells: dict[str, str]) -> str:
+    """A warning of a helper that another piece has, too, but not the same: where the file is imported, one is lost."""
+    own = _top_level(cells[name])
+    for other, cell in cells.items():
+        theirs = _top_level(cell) if other != name else {}
+        if twice := [each for each in own.keys() & theirs.keys() if own[each] != theirs[each]]:
+            return f" (with another {min(twice)} than that of {other}: give it a name of its own)"
+    return ""
+
+
+def _top_level(cell: str) -> dict[str, str]:
+    """What a cell defines, by name: its functions, classes and values."""
+    found = {}
+    for node in ast.parse(cell).body:
+        names = [node] if isinstance(node, (ast.FunctionDef, ast.ClassDef)) else getattr(node, "targets", [])
+        found |= {getattr(each, "name", getattr(each, "id", "")): ast.dump(node) for each in names}
+    return {name: dump for name, dump in found.items() if name}
 
 
 def _is_check(node: ast.stmt) -> bool:
@@ -139,6 +164,6 @@ def _problem(name: str, cell: str, problem: Problem) -> str:
     """Why a cell can't be used by itself, in a few words, or nothing."""
     try:
         found = problem(_run(cell)[name])
-    except Exception as error:  # whatever a learner's file raises
+    except (Exception, SystemExit) as error:  # whatever a learner's file raises
         return f"stops with {type(error).__name__}: {error}"
     return f"does not pass its check: {found}" if found else ""
