@@ -65,7 +65,6 @@ class PRILoRACallback(SealCheckpoints, ExportableState):
 
     Attributes:
         pruner: the pruner of the current run, None before it and where the configuration's ratio is 0.
-        history: for each prune what it changed, see :class:`~.pruner.Pruner`.
         pruned_after_evaluation: whether the model had to be pruned once more when the run had ended, because it was
             stopped early, or because a callback behind this one asked for the evaluation that was the best.
 
