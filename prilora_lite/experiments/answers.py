@@ -167,7 +167,7 @@ def _progress(questions: Questions, question: Question) -> str:
         return "not run"
     values = values_by_key(questions.runs)
     failed = sum(not np.isfinite(values.get(run, 0)) for plus, minus in pairs.values() for run in plus + minus)
-    why = f" ({failed} without a finite score: take them out of the file to run them again)" if failed else ""
+    why = f" (runs without a finite score: {failed}; take them out of the file to run them again)" if failed else ""
     return f"unfinished: {done} of {len(question.seeds)} seeds run{why}" if done or failed else "not run"
 
 

@@ -397,7 +397,7 @@ def test_a_question_that_a_run_without_a_score_keeps_open_says_so(file):
     lost["metrics"] = {name: float("nan") for name in lost["metrics"]}
     write_records(asked.runs, records)
     (verdict,) = table(asked)["verdict"]
-    assert verdict.startswith("unfinished: 2 of 3 seeds run (1 without a finite score: take them out")
+    assert verdict.startswith("unfinished: 2 of 3 seeds run (runs without a finite score: 1; take them out")
 
 
 def test_a_question_whose_seeds_are_not_all_there_has_no_answer(file):

@@ -159,7 +159,7 @@ def test_a_helper_that_another_piece_has_too_but_not_the_same_is_warned_of(capsy
         "def rank_schedule(L, a, b):\n    return [round(b - (b - a) * (L - 1 - l) / max(L - 1, 1)) for l in range(L)]\n"
     )
     exercises.rank_schedule(cell(helped.format("2 * x") + ranks)["rank_schedule"])
-    assert "another by than that of lora_forward: give it a name of its own" in capsys.readouterr().out
+    assert "(but lora_forward has another by: give one of the two another name)" in capsys.readouterr().out
 
 
 def test_a_line_from_the_future_is_left_out_of_the_middle_of_the_file(capsys):

@@ -116,7 +116,7 @@ def _clash(name: str, cells: dict[str, str]) -> str:
     for other, cell in cells.items():
         theirs = _top_level(cell) if other != name else {}
         if twice := [each for each in own.keys() & theirs.keys() if own[each] != theirs[each]]:
-            return f" (with another {min(twice)} than that of {other}: give it a name of its own)"
+            return f" (but {other} has another {min(twice)}: give one of the two another name)"
     return ""
 
 
