@@ -54,7 +54,8 @@ def answer(
     done = decisions(questions)
     for question in asked:
         if done[question.name] is None:
-            check_surroundings(questions, question, rows)  # of all, before the first run
+            # Of all, before the first run
+            check_surroundings(questions, question, rows, _own_runs(questions, question))
     for question in asked:
         tell(f"{question.name}: {question.asks}")
         if done[question.name] is not None:
@@ -115,6 +116,15 @@ def _pairs(questions: Questions, question: Question, rates: Rates) -> dict[int, 
         return [list(runs) for runs in zip(*each, strict=True)]
 
     return dict(zip(question.seeds, zip(keys(question.plus), keys(question.minus), strict=True), strict=True))
+
+
+def _own_runs(questions: Questions, question: Question) -> set[str] | None:
+    """The keys of the runs that a question compares; None while its learning rates are not chosen."""
+    try:
+        pairs = _pairs(questions, question, chosen_rates(questions, question))
+    except LookupError:
+        return None
+    return {run for plus, minus in pairs.values() for run in plus + minus}
 
 
 def decisions(questions: Questions) -> dict[str, Decision | None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -68,21 +68,33 @@ def keys_of(
     return [same_run([task, seed, *others]) for seed in seeds]
 
 
-def check_surroundings(questions: Questions, question: Question, rows: str | Path | None) -> None:
-    """Raise ValueError if the files hold runs on the question's tasks whose rows, precision or weights are not today's.
+def check_surroundings(
+    questions: Questions, question: Question, rows: str | Path | None, own: Collection[str] | None
+) -> None:
+    """Raise ValueError if runs that are there have other rows, another precision or other weights than today's.
 
     They could not be compared with the runs that are still to be made.
+
+    Args:
+        questions: the file that the question stands in.
+        question: a question that still lacks runs.
+        rows: folder of rows, see :func:`~.tasks.load_rows`.
+        own: the runs that the question compares, once its learning rates are chosen: others may differ from today's,
+            and so may the precision of the trial runs. None: all runs on the question's tasks count.
     """
     precision, weights = pick_precision("auto", question.encoder), digest_of(question.encoder)
     for task in question.tasks:
         data = load_rows(task, rows)
         for file, here in ((questions.runs, data), (questions.rates, training_split(task, data["train"]))):
             now = dict(zip(_SURROUNDINGS, (precision, rows_digest(get_task(task), here), weights), strict=True))
-            for record in _records(file, _version_of(file)).values():
+            trial = file == questions.rates
+            for key, record in _records(file, _version_of(file)).items():
                 parts = parts_of(record)
                 if parts["task"] != task_as_json(get_task(task)) or parts["encoder"] != question.encoder:
                     continue
-                for name in _SURROUNDINGS:
+                if own is not None and not trial and key not in own:
+                    continue
+                for name in _SURROUNDINGS[1:] if trial and own is not None else _SURROUNDINGS:
                     if parts[name] != now[name]:
                         raise ValueError(
                             f"{file} holds runs on {task} with {name} {parts[name]}, and now they are {now[name]}: go "

@@ -60,24 +60,25 @@ def chosen_rates(questions: Questions, question: Question) -> dict[str, tuple[fl
     Raises:
         LookupError: rates that have not been tried yet, or that all did the same.
     """
+    return {arm: _chosen_rate(questions, question, arm) for arm in questions.rate_arms(question)}
+
+
+def _chosen_rate(questions: Questions, question: Question, arm: str) -> tuple[float, dict[float, float]]:
     values = dict.fromkeys(diverged_keys(questions.rates), DIVERGED) | values_by_key(questions.rates)
 
-    def search(arm: str) -> tuple[float, dict[float, float]]:
-        def mean_at(rate: float) -> float:
-            overrides, keys = question.overrides(rate, tuning=True), []
-            for task in question.tasks:
-                keys += keys_of(questions, question, arm, task, RATE_SEEDS, overrides)
-            means = [values[key] for key in keys if key in values]
-            if len(means) < len(keys) and DIVERGED not in means:
-                raise LookupError(f"question {question.name!r}: the learning rate of {arm} is not chosen yet")
-            return float(np.mean(means))
+    def mean_at(rate: float) -> float:
+        overrides, keys = question.overrides(rate, tuning=True), []
+        for task in question.tasks:
+            keys += keys_of(questions, question, arm, task, RATE_SEEDS, overrides)
+        means = [values[key] for key in keys if key in values]
+        if len(means) < len(keys) and DIVERGED not in means:
+            raise LookupError(f"question {question.name!r}: the learning rate of {arm} is not chosen yet")
+        return float(np.mean(means))
 
-        rate, means = _search(mean_at, question.rates)
-        if rate is None:
-            raise LookupError(_all_the_same(question, arm, means))
-        return rate, means
-
-    return {arm: search(arm) for arm in questions.rate_arms(question)}
+    rate, means = _search(mean_at, question.rates)
+    if rate is None:
+        raise LookupError(_all_the_same(question, arm, means))
+    return rate, means
 
 
 def _search(mean_at: Callable[[float], float], rule: str) -> tuple[float | None, dict[float, float]]:
@@ -109,6 +110,17 @@ def tune(
     Raises:
         ValueError: all did the same, or what :func:`make_runs` raises.
     """
+    try:
+        rate, means = _chosen_rate(questions, question, arm)
+    except LookupError:
+        rate, means = _try_rates(questions, question, arm, rows, jobs, tell)
+    tell(f"  {arm}: learning rate {rate:g} of " + ", ".join(f"{r:g} ({shown(m)})" for r, m in means.items()))
+    return rate
+
+
+def _try_rates(
+    questions: Questions, question: Question, arm: str, rows: Any, jobs: int, tell: Callable[[str], None]
+) -> tuple[float, dict[float, float]]:
     split = {str(task): training_split(task, load_rows(task, rows)["train"]) for task in question.tasks}
     _check_train_rows(question, split)
     runs = grid([questions.arms[arm]], question.tasks, RATE_SEEDS)
@@ -124,8 +136,7 @@ def tune(
     rate, means = _search(mean_at, question.rates)
     if rate is None:
         raise ValueError(_all_the_same(question, arm, means))
-    tell(f"  {arm}: learning rate {rate:g} of " + ", ".join(f"{r:g} ({shown(m)})" for r, m in means.items()))
-    return rate
+    return rate, means
 
 
 def _check_train_rows(question: Question, split: dict[str, Any]) -> None:

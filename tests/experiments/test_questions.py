@@ -19,6 +19,7 @@ from prilora_lite.experiments.answers import answer, by_task, decisions, differe
 from prilora_lite.experiments.asked_runs import training_split
 from prilora_lite.experiments.comparison import decide
 from prilora_lite.experiments.device import pick_precision
+from prilora_lite.experiments.identity import digest_of, rows_digest
 from prilora_lite.experiments.learning_rates import DIVERGED, RATE_SEEDS, RATES, choose_rate, chosen_rates
 from prilora_lite.experiments.methods import METHODS
 from prilora_lite.experiments.presets import settings_for
@@ -548,6 +549,31 @@ def test_mended_rows_are_refused_before_the_first_run_and_leave_the_answers(tmp_
     assert main(["ask", str(file), "--rows", str(rows)]) == 2
     assert "holds runs on cola with rows 0000000000000000, and now they are" in capsys.readouterr().err
     assert not asked.rates.exists()
+
+
+def test_runs_at_another_precision_stop_the_question_that_compares_them_and_no_other(file, encoder, rows, tmp_path):
+    text = FILE.replace('"cola", "rte"', '"cola"').replace("epochs = 1", "epochs = 1, max_length = 32")
+    file.write_text(text + f'encoder = "{encoder}"\nrate_of = "lora"\n')
+    asked = read_questions(file)
+    whole = load_rows("cola", rows)
+
+    def on_a_gpu(seed, rate, data):
+        made = record("lora", "cola", seed, rate, 0.5 + 0.1 * (rate == 2e-3), encoder=encoder)
+        task, _, known_by, trains, settings, *_ = made["key"]
+        rest = ["bf16", rows_digest(get_task("cola"), data), digest_of(encoder)]
+        return made | {"key": [task, seed, known_by, trains, settings | {"max_length": 32}, *rest]}
+
+    part = training_split("cola", whole["train"])
+    write_records(asked.rates, [on_a_gpu(seed, rate, part) for seed in RATE_SEEDS for rate in RATES])
+    trials = asked.rates.read_bytes()
+    write_records(asked.runs, [on_a_gpu(99, 2e-3, whole)])  # of a question with other seeds
+    answer(asked, rows=rows, tell=lambda line: None)
+    assert [r["seed"] for r in read_records(asked.runs)] == [99, 100, 101, 102, 100, 101, 102]
+    assert asked.rates.read_bytes() == trials
+
+    write_records(asked.runs, [on_a_gpu(100, 2e-3, whole)])
+    with pytest.raises(ValueError, match="holds runs on cola with precision bf16, and now they are fp32"):
+        answer(asked, rows=rows, tell=lambda line: None)
 
 
 def test_a_question_whose_runs_are_all_there_needs_neither_rows_nor_encoder(file, tmp_path):
