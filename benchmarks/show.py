@@ -16,12 +16,12 @@ Results = dict[str, dict[str, Any]]  # part -> case -> what was measured
 
 LABELS = {
     "frozen": "frozen encoder", "bitfit": "BitFit", "lora": "LoRA", "prilora": "PRILoRA", "peft": "PEFT LoRA",
-    "peft, no cast": "PEFT LoRA, input cast off", "adalora": "PEFT AdaLoRA", "full": "full fine-tuning",
+    "peft, no cast": "PEFT LoRA, inputs not converted", "adalora": "PEFT AdaLoRA", "full": "full fine-tuning",
 }  # fmt: skip
 
 STEPS = (
     ("LoRA / PEFT LoRA", "lora", "peft"),
-    ("LoRA / PEFT LoRA, its input cast off", "lora", "peft, no cast"),
+    ("LoRA / PEFT LoRA without its conversion of inputs", "lora", "peft, no cast"),
     ("PRILoRA / LoRA: what listening to inputs costs", "prilora", "lora"),
     ("PRILoRA / PEFT AdaLoRA", "prilora", "adalora"),
     ("LoRA / frozen encoder", "lora", "frozen"),

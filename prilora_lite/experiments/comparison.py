@@ -67,7 +67,7 @@ class Decision:
             return f"{'That is a' if self.word == 'difference' else 'They are'} {self.verdict}."
         if self._unknown:
             return f"{self._unknown.capitalize()}, so nothing is decided."
-        some = f"some {_count(self.seeds)}"
+        some = f"about {_count(self.seeds)}"
         another = f"another such study, of {some}, would decide in four cases of five"
         enough = another if self.seeds <= self.pairs else f"{some} should be enough"
         return f"Not decided within {_points(self.margin)}; {enough}."
@@ -82,7 +82,7 @@ class Decision:
         if self._unknown:
             return f"not decided: {self._unknown}"
         it = "another study" if self.seeds <= self.pairs else "it"
-        return f"not decided: {it} would take some {_count(self.seeds)}"
+        return f"not decided: {it} would take about {_count(self.seeds)}"
 
 
 def decide(differences: Sequence[float], margin: float) -> Decision:

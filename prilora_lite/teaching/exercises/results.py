@@ -88,7 +88,7 @@ def _ends(first: list[float], second: list[float]) -> tuple[float, float]:
             _without_pairs,
             _unrelated,
         ),
-        "Your sign is turned: first minus second.": lambda first, second: paired_interval_of_differences(second, first),
+        "Your sign is wrong: first minus second.": lambda first, second: paired_interval_of_differences(second, first),
         "You dropped the sign of the mean; it says which of the two is ahead.": lambda first, second: tuple(
             map(abs, paired_interval_of_differences(first, second))
         ),
@@ -149,7 +149,7 @@ def _one_of_three(text: Any, *_: Any) -> str:
         "That the first was not shown to be better does not say that the second is.": lambda mean, half: (
             "first" if mean > half else "second"
         ),
-        "Whichever it is, you call a difference what is none, and none what is one.": lambda mean, half: (
+        "The wrong way round: zero outside the interval shows a difference, inside it none.": lambda mean, half: (
             NONE if abs(mean) > half else "first" if mean > 0 else "second"
         ),
         "You ask about the wrong end: the first is better if even the lower end is above zero.": lambda mean, half: (
@@ -266,7 +266,7 @@ def decision(mean: float, half: float, inner: float, margin: float) -> str:
         "You compare with the better of the two; the sum of both gains is asked for.": lambda a, b, c, d: d - max(b, c),
         "You compare with the ranks alone: that is what pruning gains where ranks rise.": lambda a, b, c, d: d - b,
         "You compare with pruning alone: that is what the slope gains where A is pruned.": lambda a, b, c, d: d - c,
-        "Your sign is turned: above 0 is where both do more than the sum.": lambda a, b, c, d: (
+        "Your sign is wrong: above 0 is where both do more than the sum.": lambda a, b, c, d: (
             (b - a) + (c - a) - (d - a)
         ),
         "You took off two whole metrics; only their gains over LoRA are to be taken off.": lambda a, b, c, d: d - b - c,

@@ -193,7 +193,7 @@ def _over(numerator: float, denominator: float) -> float:
         "You add the wrong answers; they count against you.": lambda tp, tn, fp, fn: _over(
             tp * tn + fp * fn, _sums(tp, tn, fp, fn) ** 0.5
         ),
-        "Your sign is turned: right answers count for you.": lambda tp, tn, fp, fn: _over(
+        "Your sign is wrong: right answers count for you.": lambda tp, tn, fp, fn: _over(
             fp * fn - tp * tn, _sums(tp, tn, fp, fn) ** 0.5
         ),
         "Below the root the four sums are multiplied, not added.": lambda tp, tn, fp, fn: _over(

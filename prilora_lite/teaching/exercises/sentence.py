@@ -75,10 +75,10 @@ def _saying(says: Callable[[float, float, float], str]) -> Answer:
         "You look at the sign of the mean alone; does the interval reach zero?": _saying(
             lambda mean, low, high: "first" if mean > 0 else "second"
         ),
-        "Your verdict is turned: the mean is first minus second.": _saying(
+        "Your verdict is the wrong way round: the mean is first minus second.": _saying(
             lambda mean, low, high: "second" if low > 0 else "first" if high < 0 else NONE
         ),
-        "You call a difference what is none, and none what is one.": _saying(
+        "The wrong way round: zero outside the interval shows a difference, inside it none.": _saying(
             lambda mean, low, high: NONE if low > 0 or high < 0 else "first" if mean > 0 else "second"
         ),
         "An interval below zero shows a difference as well: the second is better then.": _saying(

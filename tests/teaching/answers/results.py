@@ -293,7 +293,7 @@ WRONG = [
     (check.interaction, lambda a, b, c, d: (b - a) + (c - a), "the sum of the two gains"),
     (check.interaction, lambda a, b, c, d: d - b, "the ranks alone"),
     (check.interaction, lambda a, b, c, d: d - c, "pruning alone"),
-    (check.interaction, lambda a, b, c, d: (b - a) - (d - c), "sign is turned"),
+    (check.interaction, lambda a, b, c, d: (b - a) - (d - c), "sign is wrong"),
     (check.interaction, lambda a, b, c, d: d - b - c, "two whole metrics"),
     (check.interaction, lambda a, b, c, d: d - (b + c) / 2, "mean of the two gains"),
     (check.interaction, lambda a, b, c, d: abs((d - c) - (b - a)), "less than the sum"),
@@ -365,7 +365,7 @@ WRONG = [
     (
         check.report_sentence,
         saying(lambda m, low, high: "second" if low > 0 else "first" if high < 0 else NONE),
-        "turned",
+        "wrong way round",
     ),
     (check.report_sentence, saying(lambda m, low, high: honest(m, round(low, 1), round(high, 1))), "rounded before"),
     (check.report_sentence, saying(lambda m, low, high: "first" if low > 0 else NONE), "below zero shows a difference"),

@@ -158,7 +158,7 @@ WRONG = [
     (check.matthews, guarded(lambda tp, tn, fp, fn: tp / (tp + fn)), "recall"),
     (check.matthews, guarded(lambda *c: (c[0] * c[1] - c[2] * c[3]) / root(*c) ** 2), "forgot the root"),
     (check.matthews, guarded(lambda *c: (c[0] * c[1] + c[2] * c[3]) / root(*c)), "count against you"),
-    (check.matthews, guarded(lambda *c: (c[2] * c[3] - c[0] * c[1]) / root(*c)), "sign is turned"),
+    (check.matthews, guarded(lambda *c: (c[2] * c[3] - c[0] * c[1]) / root(*c)), "sign is wrong"),
     (
         check.matthews,
         guarded(lambda tp, tn, fp, fn: (tp * tn - fp * fn) / ((tp + fp) * (tn + fn)) ** 0.5),
