@@ -61,9 +61,9 @@ def check_rows(
             _check_precision(task, split, checked[split]["label"][:])
     if "train" in checked:
         _check_labels(task, checked)
-        for split in task.splits:
+    for split in [split for split in checked if split != "train"]:
+        if "train" in checked:
             _check_apart(task, split, checked)
-    for split in task.splits:
         _check_that_labels_differ(task, split, checked[split])
     return checked
 
@@ -232,7 +232,7 @@ def _check_labels(task: Task, rows: dict[str, Dataset]) -> None:
                 f"the labels of {task.name} are large (their mean or sd is {far:.3g}), and a model that begins near 0 "
                 "learns them slowly: subtract their mean and divide by their sd, which changes no correlation"
             )
-    for split in task.splits if task.labels else ():
+    for split in rows if task.labels else ():
         if unknown := sorted(set(rows[split]["label"][:]) - trained):
             names = ", ".join(repr(task.labels[label]) for label in unknown)
             warn(f"{split} rows of {task.name} have labels that no train row has: {names}")

@@ -40,6 +40,11 @@ def test_rows_come_from_a_folder(task, rows):
     assert set(TASKS[task].columns) < set(data["train"].column_names)
 
 
+@pytest.mark.parametrize("split", ["train", "validation_matched", "validation_mismatched"])
+def test_one_split_can_be_read_alone(split, rows):
+    assert list(load_rows("mnli", rows, [split])) == [split]
+
+
 def test_the_environment_variable_names_the_folder(rows, monkeypatch):
     monkeypatch.setenv("PRILORA_GLUE", str(rows))
     assert len(load_rows("cola")["train"]) == 40
