@@ -170,7 +170,7 @@ def markdown_table(runs: pd.DataFrame) -> str:
     usual = summary["seeds"].max()
     header = ["method", *titles, "adapter: trainable", "non-zero", "head"]
     lines = [header, ["---"] * len(header)]
-    for method, rows in _in_order(summary).groupby("method", sort=False):
+    for method, rows in summary.sort_values("method", key=_place, kind="stable").groupby("method", sort=False):
         by_task = {row.task: row for row in rows.itertuples()}
         values = [_cell(by_task.get(task), usual) for task in tasks]
         counts = [_span(rows[name]) for name in ("adapter", "adapter_nonzero", "head")]
@@ -357,7 +357,7 @@ def _line(row: Any, p_holm: float) -> str:
 
 def _pooled_line(runs: pd.DataFrame, method: str, row: Any) -> list[str]:
     """A line below a paired interval without zero: by the pooled scatter, if pairing by seed gains nothing."""
-    if verdict(row.low, row.high) == "no difference shown":
+    if not (row.low > 0 or row.high < 0):
         return []
     _, low, high, p_of_seeds = pooled_difference(runs, method, PRIMARY[1])
     if not p_of_seeds > 0.05:
@@ -377,10 +377,6 @@ def _place(column: pd.Series) -> pd.Series:
 
     places = {name: place for place, name in enumerate(sorted(set(column), key=key))}
     return column.map(places)
-
-
-def _in_order(summary: pd.DataFrame) -> pd.DataFrame:
-    return summary.sort_values("method", key=_place, kind="stable")
 
 
 def _cell(row: Any, usual_seeds: int) -> str:
