@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from prilora_lite.experiments.frames import named
 from prilora_lite.experiments.own_files import in_markdown
 from prilora_lite.models.stacks import split_name
 
@@ -31,6 +32,14 @@ def allocations(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
         run = {name: record[name] for name in ("encoder", "task", "seed")}
         rows += [run | {"layer": layer, "rank": float(np.mean(by_layer[layer]))} for layer in sorted(by_layer)]
     return pd.DataFrame(rows, columns=["encoder", "task", "seed", "layer", "rank"])
+
+
+def by_group(records: Iterable[dict[str, Any]]) -> dict[str, pd.DataFrame]:
+    """The :func:`allocations` of each of :func:`~.frames.groups` that has some: encoders differ in their layers."""
+    runs: dict[str, list[dict[str, Any]]] = {}
+    for record, title, _ in named(records):
+        runs.setdefault(title, []).append(record)
+    return {title: ranks for title, own in runs.items() if len(ranks := allocations(own))}
 
 
 def slopes(ranks: pd.DataFrame) -> pd.DataFrame:

@@ -67,7 +67,7 @@ def write(file: Path, folder: Path | None = None) -> dict[str, Path]:
     """Write all tables and figures that a file of runs gives, by the file's name.
 
     ``.csv``: one row per run, below comment lines (#) that say on what they were measured. ``.md``: a table for each
-    of :func:`groups`, and the ranks that AdaLoRA chose. ``.png``: every run of the first of them. Where the runs allow
+    of :func:`groups`, and the ranks that AdaLoRA chose in each. ``.png``: every run of the first. Where the runs allow
     it, ``_ideas.png``: each idea alone and both; ``_cost.png``: metric against parameters; ``_grid.png``: metric
     against slope and pruning ratio; ``_allocation.png``: AdaLoRA's ranks by layer.
 
@@ -93,12 +93,14 @@ def write(file: Path, folder: Path | None = None) -> dict[str, Path]:
         tables.append(
             f"{as_title(title)}: runs that crashed, and are left out\n\n{in_markdown(crashes.markdown_cells(here))}\n"
         )
-    ranks = allocation.allocations(records)
-    if len(ranks):
-        tables.append(f"AdaLoRA: final rank by layer, mean over seeds and matrices\n\n{allocation.markdown(ranks)}\n")
+    allocated = allocation.by_group(records)
+    for title, ranks in allocated.items():
+        what = f"AdaLoRA{f' of {title}' * (len(allocated) > 1)}: final rank by layer, mean over seeds and matrices"
+        tables.append(f"{what}\n\n{allocation.markdown(ranks)}\n")
     write_whole(paths["markdown"], "\n".join(tables).encode())
     drawn = _figures(next(iter(parts.values())))
-    if len(ranks):
+    if allocated:
+        ranks = next(iter(allocated.values()))
         line = linear_ranks(ranks["layer"].max() + 1, PRILoRAConfig.first_rank, PRILoRAConfig.last_rank)
         drawn["allocation"] = figures.plot_allocation(ranks, line)
     for kind, figure in drawn.items():

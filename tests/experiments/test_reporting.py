@@ -206,6 +206,14 @@ def test_the_command_prints_it_and_writes_tables_and_figures(tmp_path, capsys):
     assert {path.suffix for path in named} == {".csv", ".md", ".png"}
 
 
+def test_the_ranks_that_adalora_chose_in_two_encoders_have_a_table_each(tmp_path):
+    runs = [run for file in FILES[:2] for run in read_records(file) if run["name"] == "adalora"]
+    written = write(write_runs(tmp_path / "runs.jsonl", runs))  # of twelve layers and of six
+    tables = re.findall(r"AdaLoRA of (\w+): .*\n\n(.*)", written["markdown"].read_text(encoding="utf-8"))
+    assert [(title, head.count("layer")) for title, head in tables] == [("pocket", 12), ("minilm", 6)]
+    assert "allocation" in written
+
+
 def test_a_name_with_a_dot_keeps_it_in_every_file(tmp_path):
     for name in ("lr0.001.jsonl", "lr0.002.jsonl"):
         shutil.copy(FILES[1], tmp_path / name)
