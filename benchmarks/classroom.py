@@ -23,7 +23,7 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
-from prilora_lite.experiments.study import _processor
+from prilora_lite.experiments.environment import processor_name
 from tests.assignments.answers import WRONG
 from tests.assignments.hostile import HOSTILE, A
 from tests.assignments.hostile_folders import FOLDERS, expected_score
@@ -108,7 +108,7 @@ def run(students: int, jobs: int) -> dict[str, Any]:
         "harmed": sorted(harmed), "leaked": sorted(left),
         "not_graded": sum(row["status"] != "graded" for row in rows),
         "environment": {
-            "python": platform.python_version(), "machine": f"{_processor()}, {os.cpu_count()} cores",
+            "python": platform.python_version(), "machine": f"{processor_name()}, {os.cpu_count()} cores",
             **{name: version(name) for name in ("prilora-lite", "nbgrader", "torch", "ipykernel")},
         },
     }  # fmt: skip

@@ -1,9 +1,13 @@
 """The benchmarks measure what they say: the statistics on numbers known beforehand, the methods on equal terms."""
 
+import importlib
+import pkgutil
+
 import pytest
 import torch
 from transformers import BertConfig
 
+import benchmarks
 from benchmarks import contenders, measure
 from benchmarks.contenders import METHODS, Setting, training_step
 
@@ -15,6 +19,11 @@ def small(monkeypatch):
         hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
     )  # fmt: skip
     monkeypatch.setitem(contenders.SHAPES, "small", config)
+
+
+@pytest.mark.parametrize("name", [module.name for module in pkgutil.iter_modules(benchmarks.__path__)])
+def test_each_can_be_started(name):
+    importlib.import_module(f"benchmarks.{name}")
 
 
 def test_the_ratio_of_a_list_to_a_multiple_of_itself_is_known_exactly():

@@ -19,7 +19,7 @@ _PACKAGE = Path(__file__).parents[1]
 def describe_environment(precision: str = "auto", device: str | None = None) -> dict[str, str]:
     """Versions, commit (where the code is a repository's), machine and arithmetic that a figure was measured with."""
     place = pick_device(device)
-    machine = torch.cuda.get_device_name() if place == "cuda" else f"{_processor()}, {os.cpu_count()} cores"
+    machine = torch.cuda.get_device_name() if place == "cuda" else f"{processor_name()}, {os.cpu_count()} cores"
     packages = ("prilora-lite", "torch", "transformers", "datasets", "accelerate")
     commit = commit_of(_PACKAGE)
     return {
@@ -48,7 +48,8 @@ def _git(folder: Path, command: list[str]) -> str:
     return done.stdout.strip()
 
 
-def _processor() -> str:
+def processor_name() -> str:
+    """What this machine computes on, in the words of its maker."""
     info = Path("/proc/cpuinfo")
     if info.is_file():
         for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
