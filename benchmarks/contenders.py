@@ -14,7 +14,7 @@ from transformers import AutoModelForSequenceClassification, BertConfig, Deberta
 
 from prilora_lite.adapt import adapt
 from prilora_lite.config import PRILoRAConfig
-from prilora_lite.experiments.baselines import make_trainable
+from prilora_lite.experiments.baselines import prepare
 from prilora_lite.models.heads import head_modules, head_parameters
 from prilora_lite.models.linear import linear_shape
 from prilora_lite.models.stacks import find_stacks
@@ -151,7 +151,7 @@ def peft_adalora(model: nn.Module, rank: int) -> Method:
 
 def bitfit(model: nn.Module, rank: int) -> Method:
     """All biases."""
-    make_trainable(model, "bitfit", steps=0, alpha=0)
+    prepare(model, "bitfit", steps=0, alpha=0)
     return model, None
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch.nn.functional as F
@@ -20,15 +19,7 @@ DENSE = ("attention.output.dense", "output.dense")  # the last linear layers of 
 ADALORA_STEPS = 7  # with fewer, one of AdaLoRA's three phases would have no step
 
 
-@dataclass(frozen=True)
-class Counts:
-    """Trainable parameters beside pooler and head, and those of them that still have an effect."""
-
-    adapter: int
-    adapter_nonzero: int
-
-
-def make_trainable(model: nn.Module, name: str, *, steps: int, alpha: float) -> tuple[nn.Module, list[TrainerCallback]]:
+def prepare(model: nn.Module, name: str, *, steps: int, alpha: float) -> tuple[nn.Module, list[TrainerCallback]]:
     """Freeze a model and give it what the baseline trains, beside pooler and head.
 
     Args:
@@ -56,8 +47,8 @@ def make_trainable(model: nn.Module, name: str, *, steps: int, alpha: float) -> 
     return BASELINES[name](model, steps, alpha)
 
 
-def count(model: nn.Module) -> Counts:
-    """Parameters that a baseline trains beside pooler and head, counted now."""
+def count_beside_head(model: nn.Module) -> tuple[int, int]:
+    """Parameters that a baseline trains beside pooler and head, and those of them that have an effect now."""
     heads = head_parameters(model)
     trained = {
         parameter_name: parameter
@@ -66,13 +57,13 @@ def count(model: nn.Module) -> Counts:
     }
     total = sum(parameter.numel() for parameter in trained.values())
     if not any("lora_E" in parameter_name for parameter_name in trained):
-        return Counts(total, sum(int(parameter.count_nonzero()) for parameter in trained.values()))
+        return total, sum(int(parameter.count_nonzero()) for parameter in trained.values())
     alive = 0  # a direction of AdaLoRA whose lora_E is zero has no effect, whatever its row and column hold
     for parameter_name, values in trained.items():
         if "lora_E" in parameter_name:
             row, column = (trained[parameter_name.replace("lora_E", other)] for other in ("lora_A", "lora_B"))
             alive += int(values.count_nonzero()) * (1 + row.shape[1] + column.shape[0])
-    return Counts(total, alive)
+    return total, alive
 
 
 class Bottleneck(nn.Module):

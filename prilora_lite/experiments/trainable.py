@@ -24,7 +24,7 @@ def make_trainable(
         adapt(model, method)
         return model, [PRILoRACallback()]
     if method in baselines.BASELINES:
-        return baselines.make_trainable(model, method, steps=steps, alpha=alpha)
+        return baselines.prepare(model, method, steps=steps, alpha=alpha)
     if method not in ("head", "full"):  # a name in METHODS alone would train the head without a word
         raise unknown("method to train", method, ("head", "full", *baselines.BASELINES))
     model.requires_grad_(method == "full")
@@ -38,9 +38,7 @@ def count(model: nn.Module, method: str | PRILoRAConfig, base: int) -> Report:
     counted = report(model)
     if method not in baselines.BASELINES:
         return counted
-    own = baselines.count(model)
+    adapter, nonzero = baselines.count_beside_head(model)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    head = sum(parameter.numel() for parameter in trained) - own.adapter
-    return replace(
-        counted, adapter=own.adapter, adapter_nonzero=own.adapter_nonzero, head=head, head_nonzero=head, base=base
-    )
+    head = sum(parameter.numel() for parameter in trained) - adapter
+    return replace(counted, adapter=adapter, adapter_nonzero=nonzero, head=head, head_nonzero=head, base=base)

@@ -34,7 +34,7 @@ def run(name, **options):
 def test_at_the_start_the_model_computes_what_it_did(name):
     ids = torch.arange(5, 25).view(2, 10)
     before = pocket()(input_ids=ids).logits
-    model, _ = baselines.make_trainable(pocket(), name, steps=STEPS, alpha=16.0)
+    model, _ = baselines.prepare(pocket(), name, steps=STEPS, alpha=16.0)
     assert torch.allclose(model.eval()(input_ids=ids).logits, before, atol=1e-5)
 
 
@@ -43,7 +43,7 @@ def test_at_the_start_the_model_computes_what_it_did(name):
     [("bitfit", "bias"), ("houlsby", ("down", "up")), ("pfeiffer", ("down", "up")), ("adalora", "lora_")],
 )
 def test_it_trains_its_own_part_with_pooler_and_head_and_nothing_else(name, part):
-    model, _ = baselines.make_trainable(pocket(), name, steps=STEPS, alpha=16.0)
+    model, _ = baselines.prepare(pocket(), name, steps=STEPS, alpha=16.0)
     parts = (part,) if isinstance(part, str) else part
     for parameter_name, parameter in model.named_parameters():
         head = "pooler" in parameter_name or "classifier" in parameter_name
@@ -63,7 +63,7 @@ def test_bitfit_asks_for_no_ranks_and_takes_layers_that_share_their_weights():
         vocab_size=99, embedding_size=12, hidden_size=24, num_hidden_layers=2, num_attention_heads=2,
         intermediate_size=40,
     )  # fmt: skip
-    model, _ = baselines.make_trainable(AlbertForSequenceClassification(config), "bitfit", steps=STEPS, alpha=16.0)
+    model, _ = baselines.prepare(AlbertForSequenceClassification(config), "bitfit", steps=STEPS, alpha=16.0)
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert {name for name in trained if "layer" in name}
     assert all(name.endswith("bias") or "pooler" in name or "classifier" in name for name in trained)
@@ -71,14 +71,14 @@ def test_bitfit_asks_for_no_ranks_and_takes_layers_that_share_their_weights():
 
 @pytest.mark.parametrize(("name", "places"), [("houlsby", 24), ("pfeiffer", 12)])
 def test_bottlenecks_have_loras_budget(name, places):
-    model, _ = baselines.make_trainable(pocket(), name, steps=STEPS, alpha=16.0)
+    model, _ = baselines.prepare(pocket(), name, steps=STEPS, alpha=16.0)
     found = [n for n, module in model.named_modules() if isinstance(module, baselines.Bottleneck)]
     assert len(found) == places
     lora = 12 * 8 * (4 * (128 + 128) + 2 * (128 + 256))
     width = next(module.down.out_features for module in model.modules() if isinstance(module, baselines.Bottleneck))
     one_wider = places * (2 * 128 + 1)
-    assert abs(baselines.count(model).adapter - lora) <= one_wider / 2
-    assert baselines.count(model).adapter == places * (2 * 128 * width + width + 128)
+    assert abs(baselines.count_beside_head(model)[0] - lora) <= one_wider / 2
+    assert baselines.count_beside_head(model)[0] == places * (2 * 128 * width + width + 128)
 
 
 def small(h, bottleneck):
@@ -102,7 +102,7 @@ def pfeiffer_layer(layer, x):
 
 @pytest.mark.parametrize(("name", "written_out"), [("houlsby", houlsby_layer), ("pfeiffer", pfeiffer_layer)])
 def test_bottlenecks_stand_where_their_authors_put_them(name, written_out):
-    model, _ = baselines.make_trainable(pocket(), name, steps=STEPS, alpha=16.0)
+    model, _ = baselines.prepare(pocket(), name, steps=STEPS, alpha=16.0)
     for module in model.modules():
         if isinstance(module, baselines.Bottleneck):
             nn.init.normal_(module.up.weight, std=0.1)
@@ -116,7 +116,7 @@ def test_bottlenecks_stand_where_their_authors_put_them(name, written_out):
 @pytest.mark.parametrize("name", ["houlsby", "pfeiffer"])
 @pytest.mark.parametrize("architecture", ["bert", "roberta", "electra", "deberta_v2"])
 def test_bottlenecks_go_into_each_encoder_built_like_bert(architecture, name):
-    model, _ = baselines.make_trainable(build(architecture), name, steps=STEPS, alpha=16.0)
+    model, _ = baselines.prepare(build(architecture), name, steps=STEPS, alpha=16.0)
     model(**batch()).loss.backward()
     found = [module for module in model.modules() if isinstance(module, baselines.Bottleneck)]
     assert len(found) == LAYERS * (2 if name == "houlsby" else 1)
@@ -167,7 +167,7 @@ def test_a_run_learns_counts_and_saves(name, tmp_path):
 @pytest.mark.parametrize("name", ["houlsby", "pfeiffer"])
 def test_a_model_without_the_places_for_a_bottleneck_is_refused(name):
     with pytest.raises(ValueError, match=r"attention\.output\.dense.*encoders built like BERT"):
-        baselines.make_trainable(build("gpt2"), name, steps=STEPS, alpha=16.0)
+        baselines.prepare(build("gpt2"), name, steps=STEPS, alpha=16.0)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 6])
@@ -186,7 +186,7 @@ def test_the_shortest_run_of_adalora_ends_at_its_budget():
 def test_adalora_without_peft_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(ModuleNotFoundError, match="pip install peft"):
-        baselines.make_trainable(pocket(), "adalora", steps=STEPS, alpha=16.0)
+        baselines.prepare(pocket(), "adalora", steps=STEPS, alpha=16.0)
 
 
 def test_the_ablation_knows_each_baseline():
