@@ -20,7 +20,7 @@ from prilora_lite.checkpoint import put_adapter
 from prilora_lite.config import PRILoRAConfig
 from prilora_lite.fingerprint import stored_parameters
 from prilora_lite.integrations.peft_names import CONFIG, WEIGHTS, own_name, peft
-from prilora_lite.models.layers import lora_layers, without_wrappers
+from prilora_lite.models.layers import PEFTS_ALPHA, lora_layers, without_wrappers
 from prilora_lite.models.linear import linear_shape
 from prilora_lite.models.stacks import Stacks, find_stacks, split_name
 from prilora_lite.report import Report
@@ -40,9 +40,8 @@ READ = (
 SAME_BASE = (True, False, "gaussian", "orthogonal", "eva")  # of init_lora_weights: the others change the base's weights
 MOST_TRIES = 10**7  # that matching one of alpha_pattern's keys may need
 TO_PRUNE = "to prune this one, model.prilora_config = dataclasses.replace(model.prilora_config, ratio=0.5)"
-INSTEAD = "load the adapter with PEFT's PeftModel, which Pruner and PRILoRACallback work on as well"
-
-OUTSIDE = f"which is not a linear layer in a numbered layer of this model: if the adapter is this model's, {INSTEAD}"
+BY_PEFT = "load the adapter with PEFT's PeftModel, which Pruner and PRILoRACallback work on as well"
+OUTSIDE = f"which is not a linear layer in a numbered layer of this model: if the adapter is this model's, {BY_PEFT}"
 
 
 def load_peft_adapter(model: nn.Module, folder: str | Path) -> Report:
@@ -94,7 +93,7 @@ def load_peft_adapter(model: nn.Module, folder: str | Path) -> Report:
 
 
 def _read_options(folder: Path) -> dict[str, Any]:
-    """What adapter_config.json says, with PEFT's defaults for the rest; refuses what does not compute LoRA."""
+    """What adapter_config.json says, and PEFT's defaults for what is read of it; refuses what does not compute LoRA."""
     file = folder / CONFIG
     if not file.is_file():
         raise FileNotFoundError(f"{folder} holds no adapter in PEFT's format: there is no {CONFIG} in it")
@@ -125,8 +124,8 @@ def _read_options(folder: Path) -> dict[str, Any]:
         if name == "init_lora_weights":
             as_lora = value in SAME_BASE
         if not as_lora:
-            raise ValueError(f"{file} has {name}={value!r}, which this library does not compute: {INSTEAD}")
-    return {"r": 8, "lora_alpha": 8, "lora_dropout": 0.0} | given
+            raise ValueError(f"{file} has {name}={value!r}, which this library does not compute: {BY_PEFT}")
+    return {"lora_alpha": PEFTS_ALPHA, "lora_dropout": 0.0} | given
 
 
 def _read_layers(options: dict[str, Any], tensors: dict[str, Tensor], folder: Path) -> dict[str, tuple[int, float]]:
@@ -151,7 +150,7 @@ def _configuration(
         if name not in places:
             raise ValueError(f"{folder} adapts {name}, {OUTSIDE}")
         if r > (most := min(linear_shape(places[name]))):
-            raise ValueError(f"{folder} gives {name} rank {r}, but here a rank is at most {most}, its side: {INSTEAD}")
+            raise ValueError(f"{folder} gives {name} rank {r}, but here a rank is at most {most}, its side: {BY_PEFT}")
     adapted = {split_name(name)[0] for name in layers}
     stacks = {stack: numbered for stack, numbered in stacks.items() if stack in adapted}
     longest = max(stacks, key=lambda stack: len(stacks[stack]))
@@ -204,7 +203,7 @@ def _check_layers(model: nn.Module, config: PRILoRAConfig, layers: dict[str, tup
             raise ValueError(
                 f"{folder} gives {name} rank {rank} and scaling {s:g}; by the rest of its layer, or by the "
                 f"configuration that it was written with, they would be {rank_here} and {s_here:g}: here all modules "
-                f"of a layer have one rank and one scaling. {INSTEAD[0].upper()}{INSTEAD[1:]}"
+                f"of a layer have one rank and one scaling. {BY_PEFT[0].upper()}{BY_PEFT[1:]}"
             )
 
 

@@ -12,7 +12,7 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 from transformers.training_args import TrainingArguments
 
 from prilora_lite.lora import LoRALinear
-from prilora_lite.models.layers import INSTEAD, PeftLayer
+from prilora_lite.models.layers import WHOLE_WEIGHTS, PeftLayer
 
 SEVERAL_GPUS = (
     "Trainer would use nn.DataParallel over {} GPUs, whose replicas lose the input statistics: "
@@ -27,10 +27,10 @@ def check_processes(args: TrainingArguments) -> None:
         raise RuntimeError(SEVERAL_GPUS.format(args.n_gpu))
     parallel = getattr(args, "parallelism_config", None)
     if any(getattr(parallel, size, 1) > 1 for size in ("tp_size", "cp_size", "sp_size", "dp_shard_size")):
-        raise RuntimeError(f"parallelism_config splits the weights or the tokens among the processes: {INSTEAD}")
+        raise RuntimeError(f"parallelism_config splits the weights or the tokens among the processes: {WHOLE_WEIGHTS}")
     strategy = PartialState().distributed_type
     if strategy.name in SPLIT_WEIGHTS:
-        raise RuntimeError(f"under {strategy.value} no process has whole weights to prune: {INSTEAD}")
+        raise RuntimeError(f"under {strategy.value} no process has whole weights to prune: {WHOLE_WEIGHTS}")
 
 
 def check_optimizer(

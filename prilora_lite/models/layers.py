@@ -25,7 +25,7 @@ _REFUSED = {
 PEFTS_R, PEFTS_ALPHA = 8, 8  # r and lora_alpha in a LoraConfig that was given none
 _STARTS_AT_ZERO = ("true", "gaussian", "eva", "mica")  # of init_lora_weights: B or A is zero before the first step
 COMPILED = "_orig_mod."  # stands before all names in a model under torch.compile
-INSTEAD = "use one process per GPU with whole weights in each, torchrun or `accelerate launch` with plain DDP"
+WHOLE_WEIGHTS = "use one process per GPU with whole weights in each, torchrun or `accelerate launch` with plain DDP"
 
 
 class PeftLayer:
@@ -257,7 +257,7 @@ def check_whole(model: nn.Module) -> None:
     kinds |= {"DeepSpeedEngine" for parameter in model.parameters() if hasattr(parameter, "ds_id")}  # ZeRO-3
     for name, reason in _REFUSED.items():
         if name in kinds:
-            raise ValueError(f"{reason}, so A can't be pruned there: {INSTEAD}")
+            raise ValueError(f"{reason}, so A can't be pruned there: {WHOLE_WEIGHTS}")
     for name, parameter in model.named_parameters():
         if ".lora_A" in name and parameter.is_meta:
             raise ValueError(
