@@ -39,6 +39,7 @@ from prilora_lite.experiments.methods import METHODS
 from prilora_lite.experiments.presets import Settings, settings_for
 from prilora_lite.experiments.rows import check_rows, drawn_rows
 from prilora_lite.experiments.saving import claim, try_to_save, writing
+from prilora_lite.experiments.stored import COUNTS
 from prilora_lite.experiments.tasks import Task, get_task, load_rows
 from prilora_lite.experiments.tokens import check_length, tokenize
 from prilora_lite.experiments.trainable import count, make_trainable
@@ -375,7 +376,7 @@ def result_record(result: Result) -> dict[str, Any]:
         "metrics": result.metrics,
         "curve": result.curve,
         "pruning": result.history,
-        "counts": {name: counts[name] for name in ("adapter", "adapter_nonzero", "head", "head_nonzero", "base")},
+        "counts": {name: counts[name] for name in COUNTS},
         "steps": result.steps,
         "seconds_per_step": result.seconds_per_step,
     }

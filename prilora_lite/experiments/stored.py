@@ -93,21 +93,22 @@ def _is_method(value: Any) -> bool:
     return isinstance(value, str) or bool(PRILoRAConfig.from_dict(value))  # which raises what is wrong
 
 
-# The parts of a record that readers look into: a check, and what it expects in words
+# What the record of a finished run must have, those of older versions, too: a check, and what it expects in words
 _PARTS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "task": (lambda value: isinstance(value, str), "a task's name"),
     "name": (lambda value: isinstance(value, str), "a method's name"),
     "encoder": (lambda value: isinstance(value, str), "an encoder's name"),
-    "seed": (lambda value: isinstance(value, int) and not isinstance(value, bool), "a whole number"),
-    "metrics": (_are_metrics, "numbers by the names of metrics, at least one"),
-    "counts": (_are_counts, f"numbers for {', '.join(COUNTS)}"),
     "settings": (_are_settings, "settings by their names"),
     "key": (_is_key, "a list with task, seed, encoder, method, settings, precision and what else the run depends on"),
+    "task": (lambda value: isinstance(value, str), "a task's name"),
     "method": (_is_method, "a method's name or a configuration"),
+    "seed": (lambda value: isinstance(value, int) and not isinstance(value, bool), "a whole number"),
+    "metrics": (_are_metrics, "numbers by the names of metrics, at least one"),
     "curve": (lambda value: isinstance(value, list), "a list of evaluations"),
     "pruning": (lambda value: isinstance(value, list), "a list of prunes"),
+    "counts": (_are_counts, f"numbers for {', '.join(COUNTS)}"),
     "steps": (_is_number, "a number"),
-    "seconds": (_is_number, "a number"),
     "seconds_per_step": (_is_number, "a number"),
+    "seconds": (_is_number, "a number"),
     "environment": (lambda value: isinstance(value, dict), "versions by the names of packages"),
 }
+RECORD = tuple(part for part in _PARTS if part != "key")  # which every record has

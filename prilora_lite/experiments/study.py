@@ -25,7 +25,7 @@ from prilora_lite.experiments.methods import Method, as_method
 from prilora_lite.experiments.methods import configurations as configurations  # for notebooks: study.configurations
 from prilora_lite.experiments.presets import Settings, settings_for
 from prilora_lite.experiments.rows import check_rows
-from prilora_lite.experiments.stored import check_stored, main_metric, settings_from
+from prilora_lite.experiments.stored import RECORD, check_stored, main_metric, settings_from
 from prilora_lite.experiments.tasks import Task, get_task, load_rows, task_as_json
 from prilora_lite.shared.checks import check_seed, is_integer, plain
 from prilora_lite.shared.errors import expect, unknown, warn
@@ -33,10 +33,6 @@ from prilora_lite.shared.files import given_path
 from prilora_lite.shared.records import Records, read_records
 from prilora_lite.shared.workers import in_worker
 
-RECORD = (  # what the record of a finished run must have, besides its key: those of older versions, too
-    "name", "encoder", "settings", "task", "method", "seed", "metrics", "curve", "pruning", "counts", "steps",
-    "seconds_per_step", "seconds", "environment",
-)  # fmt: skip
 CRASH = ("name", "encoder", "settings", "task", "method", "seed", "error")  # what that of a crash has, beside its key
 BACKENDS = {"processes": "loky", "ray": "prilora-ray"}  # our name -> joblib's
 

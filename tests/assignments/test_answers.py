@@ -5,7 +5,7 @@ from dataclasses import asdict
 import pytest
 
 from prilora_lite.experiments import study
-from prilora_lite.experiments.stored import COUNTS
+from prilora_lite.experiments.stored import COUNTS, RECORD
 from tests.assignments import submissions
 from tests.assignments.answers import WRONG
 from tests.assignments.submissions import ASSIGNMENTS
@@ -26,7 +26,7 @@ def made(accuracy):
         }
         record |= {"seed": plan.run.seed, "metrics": {"accuracy": value}, "curve": [], "pruning": [], "environment": {}}
         record |= dict.fromkeys(("steps", "seconds", "seconds_per_step"), 1)
-        assert set(study.RECORD) <= set(record)
+        assert set(RECORD) <= set(record)
         return plan, record
 
     return make
