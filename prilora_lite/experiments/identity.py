@@ -19,7 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from prilora_lite.config import PRILoRAConfig
 from prilora_lite.experiments.encoders import load_encoder
-from prilora_lite.experiments.presets import Settings
+from prilora_lite.experiments.presets import Settings, settings_from
 from prilora_lite.experiments.tasks import Task, task_as_json
 from prilora_lite.importance import IMPORTANCE_RULES
 from prilora_lite.ranks import SCHEDULES
@@ -172,10 +172,7 @@ def same_settings(settings: dict[str, Any]) -> str:
 
 @lru_cache(maxsize=10_000)
 def _same_settings(text: str) -> str:
-    settings = json.loads(text)
-    if unknown := sorted(settings.keys() - {field.name for field in fields(Settings)}):
-        raise ValueError(f"a run has the setting {unknown[0]!r}, which this version does not know: use a newer one")
-    return _text(asdict(Settings(**settings)))
+    return _text(asdict(settings_from(json.loads(text))))
 
 
 def same_fields(run: dict[str, Any]) -> dict[str, Any]:

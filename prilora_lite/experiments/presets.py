@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 from prilora_lite.experiments.task import Task
 from prilora_lite.shared.checks import is_integer, is_number, plain
+from prilora_lite.shared.errors import unknown
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,17 @@ class Settings:
             raise ValueError(f"head_dropout must lie in [0, 1), got {self.head_dropout!r}")
 
 
-LEARNING_RATES = {"full": 5e-5}  # for all weights: a usual one for encoders like BERT
+def settings_from(stored: dict[str, Any]) -> Settings:
+    """Stored settings as they are used; what an older record lacks has its default.
+
+    Raises:
+        ValueError: a setting that does not exist (the message names those that do), or a value out of range.
+    """
+    names = [each.name for each in fields(Settings)]
+    for name in stored:
+        if name not in names:
+            raise unknown("setting", name, names)
+    return Settings(**stored)
 
 
 @dataclass(frozen=True)
@@ -78,7 +90,7 @@ class Preset:
     threads: int | None = None
     default: Settings = Settings()
     settings: dict[str, Settings] = field(default_factory=dict)
-    learning_rates: dict[str, float] = field(default_factory=lambda: dict(LEARNING_RATES))
+    learning_rates: dict[str, float] = field(default_factory=lambda: {"full": 5e-5})  # a usual one for BERT's kind
 
 
 # Learning rates chosen on a part of the training rows

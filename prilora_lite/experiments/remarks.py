@@ -9,7 +9,7 @@ from typing import Any
 from prilora_lite.config import PRILoRAConfig
 from prilora_lite.experiments.frames import named
 from prilora_lite.experiments.methods import label_of
-from prilora_lite.experiments.stored import settings_from
+from prilora_lite.experiments.presets import settings_from
 
 Named = list[tuple[dict[str, Any], str, str]]  # runs, each with its group and what its method is called there
 

@@ -3,31 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from prilora_lite.config import PRILoRAConfig
 from prilora_lite.experiments.identity import parts_of
 from prilora_lite.experiments.loop import names_of_metrics
-from prilora_lite.experiments.presets import Settings
+from prilora_lite.experiments.presets import settings_from
 from prilora_lite.experiments.tasks import Task, get_task
-from prilora_lite.shared.errors import unknown
 
 COUNTS = ("adapter", "adapter_nonzero", "head", "head_nonzero", "base")
-
-
-def settings_from(stored: dict[str, Any]) -> Settings:
-    """Stored settings as they are used; what an older record lacks has its default.
-
-    Raises:
-        ValueError: a setting that does not exist (the message names those that do), or a value out of range.
-    """
-    names = [field.name for field in fields(Settings)]
-    for name in stored:
-        if name not in names:
-            raise unknown("setting", name, names)
-    return Settings(**stored)
 
 
 def main_metric(record: dict[str, Any]) -> tuple[str, float]:

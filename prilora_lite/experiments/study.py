@@ -23,9 +23,9 @@ from prilora_lite.experiments.identity import KEY, digest_of, method_as_json, ow
 from prilora_lite.experiments.methods import METHODS as METHODS  # and study.METHODS
 from prilora_lite.experiments.methods import Method, as_method
 from prilora_lite.experiments.methods import configurations as configurations  # for notebooks: study.configurations
-from prilora_lite.experiments.presets import Settings, settings_for
+from prilora_lite.experiments.presets import Settings, settings_for, settings_from
 from prilora_lite.experiments.rows import check_rows
-from prilora_lite.experiments.stored import RECORD, check_stored, main_metric, settings_from
+from prilora_lite.experiments.stored import RECORD, check_stored, main_metric
 from prilora_lite.experiments.tasks import Task, get_task, load_rows, task_as_json
 from prilora_lite.shared.checks import check_seed, is_integer, plain
 from prilora_lite.shared.errors import expect, unknown, warn

@@ -8,8 +8,8 @@ import pytest
 from prilora_lite.cli import main
 from prilora_lite.experiments.frames import to_dataframe
 from prilora_lite.experiments.methods import METHODS
-from prilora_lite.experiments.presets import settings_for
-from prilora_lite.experiments.stored import check_stored, main_metric, settings_from
+from prilora_lite.experiments.presets import settings_for, settings_from
+from prilora_lite.experiments.stored import check_stored, main_metric
 from prilora_lite.experiments.study import read_runs
 from tests.experiments.stored import stored
 
