@@ -184,9 +184,8 @@ def pooled_difference(runs: pd.DataFrame, first: str, second: str) -> tuple[floa
     """
     runs = finite(runs)
     values = {name: group["value"].to_numpy() for name, group in runs.groupby("method", sort=False)}
-    for name in (first, second):
-        if name not in values:
-            raise ValueError(f"no runs of {name!r}; there are {', '.join(sorted(values))}")
+    for name in {first, second} - values.keys():
+        raise ValueError(f"no runs of {name!r}; there are {', '.join(sorted(values))}")
     freedom = sum(len(v) - 1 for v in values.values())
     if not freedom:
         raise ValueError("one run of each method says nothing of the scatter")
@@ -210,8 +209,14 @@ def _p_of_seeds(runs: pd.DataFrame, *compared: str) -> float:
 
 
 def _interval(d: np.ndarray, level: float) -> tuple[float, float]:
-    half = float(stats.t.ppf((1 + level) / 2, len(d) - 1) * d.std(ddof=1) / math.sqrt(len(d)))
-    return float(d.mean()) - half, float(d.mean()) + half
+    mean, half = mean_and_half(d, level)
+    return mean - half, mean + half
+
+
+def mean_and_half(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
+    """Mean, and half the width of its t-interval; 0 for one value."""
+    mean, n = float(np.mean(values)), len(values)
+    return mean, float(stats.t.ppf((1 + level) / 2, n - 1) * stats.sem(values)) if n > 1 else 0.0
 
 
 def _points(margin: float) -> str:
@@ -235,8 +240,7 @@ def paired_interval(first: Sequence[float], second: Sequence[float]) -> tuple[fl
     """
     if len(first) != len(second) or len(first) < 2:
         raise ValueError(f"expected two or more pairs, got {len(first)} and {len(second)} values")
-    difference = np.asarray(first, dtype=float) - np.asarray(second, dtype=float)
-    return float(difference.mean()), float(stats.t.ppf(0.975, len(first) - 1) * stats.sem(difference))
+    return mean_and_half(np.asarray(first, dtype=float) - np.asarray(second, dtype=float))
 
 
 def paired_differences(runs: pd.DataFrame, first: str, second: str) -> dict[str, pd.Series]:
@@ -272,8 +276,7 @@ def paired_differences(runs: pd.DataFrame, first: str, second: str) -> dict[str,
     }
     if len(differences) > 1:
         differences["all"] = pd.DataFrame(differences).dropna().mean(axis=1)
-    differences = {task: difference for task, difference in differences.items() if len(difference)}
-    if not differences:
+    if not (differences := {task: d for task, d in differences.items() if len(d)}):
         raise ValueError(f"{first} and {second} have no seed of a task in common")
     return differences
 
@@ -340,21 +343,20 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
     return corrected
 
 
-def detectable(sd: float, pairs: int, power: float = POWER) -> float:
-    r"""The smallest true difference that a paired t-test at 5 % would show with this power.
+def detectable(sd: float, pairs: int) -> float:
+    r"""The smallest true difference that a paired t-test at 5 % would show in four studies out of five.
 
-    The d with :math:`P(|t'_{n-1}(d \sqrt n / \mathrm{sd})| > t_{0.975,\,n-1}) = \mathrm{power}`, t' noncentral.
+    The d with :math:`P(|t'_{n-1}(d \sqrt n / \mathrm{sd})| > t_{0.975,\,n-1}) = 0.8`, t' noncentral.
 
     Args:
         sd: standard deviation of the differences.
         pairs: n, at least 2.
-        power: probability of showing it, in (0.05, 1).
 
     Raises:
         ValueError: a value out of range.
     """
-    if pairs < 2 or not sd > 0 or not 0.05 < power < 1:
-        raise ValueError(f"expected sd > 0, two or more pairs, power in (0.05, 1); got {sd!r}, {pairs!r}, {power!r}")
+    if pairs < 2 or not sd > 0:
+        raise ValueError(f"expected sd > 0 and two or more pairs, got {sd!r} and {pairs!r}")
     critical = stats.t.ppf(0.975, pairs - 1)
     spread = stats.chi(pairs - 1, scale=1 / math.sqrt(pairs - 1))  # of the estimated sd, in units of the true one
     nodes, weights = np.polynomial.legendre.leggauss(200)
@@ -364,7 +366,7 @@ def detectable(sd: float, pairs: int, power: float = POWER) -> float:
 
     def lacks(effect: float) -> float:
         """Power minus the one asked for; by Gauss's sum, since scipy's noncentral t gives NaN far out."""
-        return weights @ (stats.norm.sf(critical * s - effect) + stats.norm.cdf(-critical * s - effect)) - power
+        return weights @ (stats.norm.sf(critical * s - effect) + stats.norm.cdf(-critical * s - effect)) - POWER
 
     high = 1.0
     while lacks(high) < 0:
@@ -392,8 +394,7 @@ def verdict(low: float, high: float) -> str:
 
 def _test(difference: pd.Series) -> dict[str, float]:
     n, mean, sd = len(difference), float(difference.mean()), float(difference.std())
-    low = high = p = math.nan
-    if 100 * sd > _TIE:
-        low, high = _interval(difference.to_numpy(), 0.95)
-        p = float(stats.ttest_1samp(difference, 0).pvalue)
-    return {"pairs": n, "mean": mean, "low": low, "high": high, "p": p, "sd": sd if 100 * sd > _TIE else math.nan}
+    if not 100 * sd > _TIE:
+        return {"pairs": n, "mean": mean} | dict.fromkeys(("low", "high", "p", "sd"), math.nan)
+    (low, high), p = _interval(difference.to_numpy(), 0.95), float(stats.ttest_1samp(difference, 0).pvalue)
+    return {"pairs": n, "mean": mean, "low": low, "high": high, "p": p, "sd": sd}

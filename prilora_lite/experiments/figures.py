@@ -12,9 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator, NullFormatter
-from scipy import stats
 
 from prilora_lite.experiments import answer_places
+from prilora_lite.experiments.comparison import mean_and_half
 from prilora_lite.experiments.looks import LOOKS, Look, looks_of
 from prilora_lite.shared.files import write_whole
 
@@ -346,19 +346,12 @@ def _mean_and_half(runs: pd.DataFrame, method: str, reference: str | None = None
     """
     values = 100 * runs[runs["method"] == method].set_index("seed")["value"]
     if reference is None or not (runs["method"] == reference).any():
-        return of_values(values)
+        return mean_and_half(values)
     others = 100 * runs[runs["method"] == reference].set_index("seed")["value"]
     if method == reference or (values - others).isna().all():
         return float(values.mean()), 0.0
-    mean, half = of_values((values - others).dropna())
+    mean, half = mean_and_half((values - others).dropna())
     return others.mean() + mean, half
-
-
-def of_values(values: pd.Series) -> tuple[float, float]:
-    """Mean, and half the width of its 95 % t-interval; 0 for one value."""
-    if len(values) < 2:
-        return float(values.mean()), 0.0
-    return float(values.mean()), float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
 
 
 def _draw_mean(axes: Axes, x: float, y: float, look: Look, hollow: bool, label: str | None = None) -> None:

@@ -7,7 +7,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from prilora_lite.config import SCALINGS, PRILoRAConfig
-from prilora_lite.experiments.figures import TASK_GREYS, as_written, of_values, row_of_panels
+from prilora_lite.experiments.comparison import mean_and_half
+from prilora_lite.experiments.figures import TASK_GREYS, as_written, row_of_panels
 from prilora_lite.experiments.frames import UNUSUAL
 from prilora_lite.experiments.looks import MARKERS
 
@@ -80,7 +81,7 @@ def plot_grid(runs: pd.DataFrame, slope: int, ratio: float) -> Figure:
         for place, task in enumerate(tasks):
             cells = [fixed & (usual["task"] == task) & (usual[name] == value) for value in values]
             points = [
-                (value + beside * (place - (len(tasks) - 1) / 2), *of_values(usual.loc[cell, "points"]))
+                (value + beside * (place - (len(tasks) - 1) / 2), *mean_and_half(usual.loc[cell, "points"]))
                 for value, cell in zip(values, cells, strict=True)
                 if cell.any()
             ]
