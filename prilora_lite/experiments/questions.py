@@ -8,7 +8,6 @@ and turns all of them into one row for each question.
 
 from __future__ import annotations
 
-import tomllib
 from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from typing import Any
 from prilora_lite.config import PRILoRAConfig
 from prilora_lite.experiments.methods import METHODS, Method
 from prilora_lite.experiments.presets import Settings
-from prilora_lite.experiments.study_options import beside, own_task
+from prilora_lite.experiments.study_options import beside, own_task, read_toml
 from prilora_lite.experiments.tasks import Task, get_task
 from prilora_lite.shared.checks import is_number, is_seed
 from prilora_lite.shared.errors import unknown
@@ -101,13 +100,7 @@ def read_questions(file: str | Path) -> Questions:
         ValueError: not TOML, an unknown key or arm, a missing key, or a value out of range.
     """
     file = given_path(file)
-    if not file.is_file():
-        what = "is a folder" if file.is_dir() else "does not exist"
-        raise FileNotFoundError(f"{file} {what}; questions are described in a file that ends in .toml")
-    try:
-        content = tomllib.loads(file.read_text(encoding="utf-8-sig"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file} is not TOML: {error}") from error
+    content = read_toml(file, "questions are described")
     if "question" not in content and {"methods", "tasks", "seeds"} & content.keys():
         runs = file.with_suffix(".jsonl")
         raise ValueError(

@@ -151,7 +151,8 @@ def told(options: argparse.Namespace) -> dict[str, Any]:
     """What the command line and the study's file say, by option; the command line overrides the file.
 
     Raises:
-        ValueError: a file that is not there, is not TOML, or says what no study can be told.
+        OSError: a file that is not there.
+        ValueError: one that is not TOML, or says what no study can be told.
     """
     on_the_line = {name: value for name, value in vars(options).items() if name in OPTIONS}
     in_the_file = read_file(options.study) if options.study else {}
@@ -168,15 +169,10 @@ def read_file(file: Path) -> dict[str, Any]:
     A table ``task`` describes a task of one's own, in the words of :class:`~.task.Task`.
 
     Raises:
-        ValueError: no such file, not TOML, an unknown option, or a value that it does not take.
+        OSError: no such file.
+        ValueError: not TOML, an unknown option, or a value that it does not take.
     """
-    if not file.is_file():
-        what = "is a folder" if file.is_dir() else "does not exist"
-        raise ValueError(f"{file} {what}; a study is described in a file that ends in .toml")
-    try:
-        study = tomllib.loads(file.read_text(encoding="utf-8-sig"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file} is not TOML: {error}") from error
+    study = read_toml(file, "a study is described")
     parser = _Parser(argument_default=argparse.SUPPRESS)
     add_options(parser)
     options: dict[str, Any] = {}
@@ -208,11 +204,22 @@ def read_file(file: Path) -> dict[str, Any]:
     return options
 
 
+def read_toml(file: Path, what: str) -> dict[str, Any]:
+    """What a file says in which ``what``; OSError if there is none, ValueError if it is not TOML."""
+    if not file.is_file():
+        wrong = "is a folder" if file.is_dir() else "does not exist"
+        raise FileNotFoundError(f"{file} {wrong}; {what} in a file that ends in .toml")
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file} is not TOML: {error}") from error
+
+
 def holds_questions(file: Path) -> bool:
     """Whether a file is one of questions, not of a study; what can't be read is neither."""
     try:
-        return "question" in tomllib.loads(file.read_text(encoding="utf-8-sig"))
-    except (ValueError, RecursionError):
+        return "question" in read_toml(file, "questions are described")
+    except ValueError:
         return False
 
 
