@@ -107,22 +107,25 @@ def paired_interval(first: list[float], second: list[float]) -> tuple[float, flo
     return paired_interval_of_differences(first, second)
 
 
-def _one_of_three(text: Any, *_: Any) -> str:
-    """One of the three verdicts."""
-    if text is None:
-        raise WrongAnswer("Nothing came back, only None: is there a return for every case?")
-    if not isinstance(text, str) or text not in ("first", "second", NONE):
-        raise WrongAnswer(
-            f"The answer is one of 'first', 'second' and {NONE!r}, letter by letter; yours is {shown(text)}."
-        )
-    return text
+def _one_of(*words: str) -> Callable[..., str]:
+    """Reads one of some words."""
+
+    def read(text: Any, *_: Any) -> str:
+        if text is None:
+            raise WrongAnswer("Nothing came back, only None: is there a return for every case?")
+        if not isinstance(text, str) or text not in words:
+            listed = ", ".join(map(repr, words))
+            raise WrongAnswer(f"The answer is one of {listed}, letter by letter; yours is {shown(text)}.")
+        return text
+
+    return read
 
 
 @check(
     cases=((2, 1), (-2, 1), (0.5, 1), (-0.9, 1), (2, 3), (-2, 3), (0.5, 0.2), (-0.5, 0.2), (1, 1), (-1, 1), (0, 0.5),
            (1.5, 1), (-1.5, 1), (0.03, 0.01)),
     hint="Draw the interval from mean - half to mean + half on a line, and mark zero.",
-    reads=_one_of_three,
+    reads=_one_of("first", "second", NONE),
     slips={
         "You look at the sign of the mean alone; the interval says whether chance could have made it.": (
             lambda mean, half: "first" if mean > 0 else "second",
@@ -175,19 +178,6 @@ def verdict(mean: float, half: float) -> str:
     return "first" if mean - half > 0 else "second" if mean + half < 0 else NONE
 
 
-DECISIONS = ("difference", "equal", "not decided")
-
-
-def _one_decision(text: Any, *_: Any) -> str:
-    """One of the three words of a decision."""
-    if text is None:
-        raise WrongAnswer("Nothing came back, only None: is there a return for every case?")
-    if not isinstance(text, str) or text not in DECISIONS:
-        words = ", ".join(map(repr, DECISIONS))
-        raise WrongAnswer(f"The answer is one of {words}, letter by letter; yours is {shown(text)}.")
-    return text
-
-
 def _decided(differs: Callable[..., bool], equal: Callable[..., bool]) -> Answer:
     """A decision by two questions, the first of which goes first."""
 
@@ -214,7 +204,7 @@ def _lies_inside(mean: float, half: float, inner: float, margin: float) -> bool:
         (-0.5, 0.6, 0.5, 1), (-0.6, 0.6, 0.5, 1),
     ),
     hint="Draw both intervals on a line, and mark zero, minus the margin and plus the margin.",
-    reads=_one_decision,
+    reads=_one_of("difference", "equal", "not decided"),
     slips={
         "An end of the 90 % interval that is exactly on the margin does not lie between.": _decided(
             _leaves_out_zero, lambda mean, half, inner, margin: abs(mean) + inner <= margin

@@ -8,8 +8,7 @@ from typing import Any
 
 from prilora_lite.teaching.exercises.checking import Answer, check
 from prilora_lite.teaching.exercises.reading import WrongAnswer, shown
-
-NONE = "no difference shown"
+from prilora_lite.teaching.exercises.results import NONE
 
 
 def _sentence(task: str, mean: float, low: float, high: float, seeds: int, says: str) -> str:
