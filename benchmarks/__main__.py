@@ -12,7 +12,6 @@ run on the machine meanwhile.
 from __future__ import annotations
 
 import argparse
-import io
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import version
@@ -23,6 +22,7 @@ import torch
 
 from benchmarks import kit, show, speed
 from prilora_lite.experiments.environment import describe_environment
+from prilora_lite.experiments.figures import write_png
 from prilora_lite.shared.files import write_whole
 from prilora_lite.shared.records import append_record, read_records
 
@@ -73,9 +73,7 @@ def publish(file: Path, device: str) -> None:
     print(text)
     write_whole(file.with_suffix(".md"), text.encode())
     if "steps" in results:
-        picture = io.BytesIO()
-        show.figure(results).savefig(picture, dpi=150)
-        write_whole(file.with_suffix(".png"), picture.getvalue())
+        write_png(file.with_suffix(".png"), show.figure(results))
 
 
 if __name__ == "__main__":

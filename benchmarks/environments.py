@@ -25,6 +25,7 @@ from typing import Any
 
 from packaging.requirements import Requirement
 
+from prilora_lite.experiments.own_files import in_markdown
 from tests.environments import call
 
 ROOT = Path(__file__).parent.parent
@@ -225,12 +226,12 @@ def check(environment: Environment) -> dict[str, Any]:
 def table(entries: dict[str, Any]) -> str:
     """The entries as a Markdown table."""
     columns = ("python", "torch", "transformers", "datasets", "accelerate", "peft", "numpy", "pandas")
-    lines = ["| versions | " + " | ".join(columns) + " | tests | |", "|" + " --- |" * (len(columns) + 3)]
+    lines = [["versions", *columns, "tests", ""], ["---"] * (len(columns) + 3)]
     for name, entry in sorted(entries.items()):
         cells = [entry["versions"].get(column, "-") for column in columns]
         outcome = "works" if entry["passed"] else "fails"
-        lines.append("| " + " | ".join([name.split()[0], *cells, entry["steps"].get("tests", "-"), outcome]) + " |")
-    return "\n".join(lines)
+        lines.append([name.split()[0], *cells, entry["steps"].get("tests", "-"), outcome])
+    return in_markdown(lines)
 
 
 def main() -> int:

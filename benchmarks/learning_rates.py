@@ -18,6 +18,7 @@ from prilora_lite.experiments.device import pick_precision
 from prilora_lite.experiments.environment import describe_environment
 from prilora_lite.experiments.finetune import finetune
 from prilora_lite.experiments.methods import METHODS
+from prilora_lite.experiments.own_files import in_markdown
 from prilora_lite.experiments.presets import settings_for
 from prilora_lite.experiments.tasks import TASKS, load_rows
 from prilora_lite.shared.records import append_record, read_records
@@ -83,7 +84,7 @@ def table(output: Path) -> str:
     for (method, rate), values in means.iterrows():
         cells = [*values, values.mean(skipna=False)]
         lines.append([method, f"{rate:g}", *("-" if pd.isna(value) else f"{value:.3f}" for value in cells)])
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+    return in_markdown(lines)
 
 
 if __name__ == "__main__":

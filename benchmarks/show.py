@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from benchmarks.contenders import INTERVAL
 from benchmarks.measure import exponent, ratio_of_medians
 from prilora_lite.experiments.looks import LOOKS
+from prilora_lite.experiments.own_files import in_markdown
 
 Results = dict[str, dict[str, Any]]  # part -> case -> what was measured
 
@@ -212,5 +213,4 @@ def _sizes(sizes: dict[str, int]) -> str:
 
 
 def _markdown(head: list[str], rows: list[list[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+    return in_markdown([head, ["---"] * len(head), *rows])
