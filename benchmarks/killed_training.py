@@ -177,7 +177,7 @@ def compare(options: dict[str, Any], folder: Path, kills: int, seed: int = 0) ->
     }
 
 
-def kill_saving(options: dict[str, Any], folder: Path, kills: int, seed: int = 0) -> dict[str, Any]:
+def kill_saving(options: dict[str, Any], folder: Path, kills: int) -> dict[str, Any]:
     """Kill a process that saves adapters over one path, again and again; load what is there each time.
 
     Returns:
@@ -185,7 +185,7 @@ def kill_saving(options: dict[str, Any], folder: Path, kills: int, seed: int = 0
         of killed processes that were never taken for an adapter, and ``whole``: whether each time an adapter was there,
         all of one save and not older than the time before.
     """
-    moments, path = random.Random(seed), folder / "adapter.safetensors"
+    moments, path = random.Random(0), folder / "adapter.safetensors"
     saves, in_saving, whole, last = 0, 0, True, -1
     for _ in tqdm(range(kills), desc="kill", leave=False):
         process, told = _start(save_for_ever, options, path)

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import torch
 
-from prilora_lite.experiments.device import pick_device, pick_precision
+from prilora_lite.experiments.device import pick_device
 
 _PACKAGE = Path(__file__).parents[1]
 
 
-def describe_environment(precision: str = "auto", device: str | None = None) -> dict[str, str]:
+def describe_environment(precision: str, device: str | None = None) -> dict[str, str]:
     """Versions, commit (where the code is a repository's), machine and arithmetic that a figure was measured with."""
     place = pick_device(device)
     machine = torch.cuda.get_device_name() if place == "cuda" else f"{processor_name()}, {os.cpu_count()} cores"
@@ -28,7 +28,7 @@ def describe_environment(precision: str = "auto", device: str | None = None) -> 
         **({"commit": commit} if commit else {}),
         "device": place,
         "machine": machine,
-        "precision": pick_precision(precision, device=device),
+        "precision": precision,
     }
 
 

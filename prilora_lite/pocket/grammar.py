@@ -258,9 +258,9 @@ def draw_phrase(
     return Phrase(determiner, noun, plural, quality, beside)
 
 
-def draw_clause(rng: Random, determiners: str = "the this a every many no") -> Clause:
+def draw_clause(rng: Random) -> Clause:
     """A clause at random: intransitive, transitive or reflexive; at times with a relative clause, *not*, or a place."""
-    subject = draw_phrase(rng, determiners=determiners)
+    subject = draw_phrase(rng, determiners="the this a every many no")
     if subject.beside is None and rng.random() < 0.3:
         subject = replace(subject, clause=draw_relative(rng))
     place = rng.choice(PLACES) if rng.random() < 0.25 else None

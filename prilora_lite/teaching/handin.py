@@ -20,6 +20,7 @@ LARGEST = 256 * 2**20  # bytes of all files together
 MOST_FILES, MOST_CELLS, LONGEST_CELL = 200, 1_000, 100_000
 LONGEST = 300_000  # characters of all cells together: pages of them are made by the teacher's own process
 LEFT_OUT = {".ipynb_checkpoints", "__pycache__", ".git", ".DS_Store", "__MACOSX", ".vscode", ".idea"}  # of editors
+LONGEST_NOTE = 200  # characters of a learner's that stand in one
 ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar")
 NO_NOTEBOOKS = {  # by how they begin
     b"PK\x03\x04": "is a zip archive: unpack it",
@@ -299,11 +300,11 @@ def is_base64(text: Any) -> bool:
     return isinstance(text, str) and re.fullmatch(r"[A-Za-z0-9+/=\s]*", text) is not None
 
 
-def plain(text: object, longest: int = 200) -> str:
+def plain(text: object) -> str:
     """A learner's words in one line of the table: no control characters, nothing that splits a line of it."""
-    line = " ".join("".join(c if c.isprintable() else " " for c in str(text)[: 4 * longest]).split())
+    line = " ".join("".join(c if c.isprintable() else " " for c in str(text)[: 4 * LONGEST_NOTE]).split())
     line = line.replace(";", ",")
-    return line if len(line) <= longest else f"{line[: longest - 3]}..."
+    return line if len(line) <= LONGEST_NOTE else f"{line[: LONGEST_NOTE - 3]}..."
 
 
 def _entries(folder: Path) -> Iterator[Path]:

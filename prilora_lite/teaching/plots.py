@@ -102,22 +102,21 @@ def truncation_errors(values: np.ndarray) -> np.ndarray:
     return np.sqrt(left_over[1:] / left_over[0])
 
 
-def plot_layers(runs: pd.DataFrame, names: Sequence[str], reference: str = "head only") -> Figure:
-    """Accuracy of recorded runs: every seed as a dot, the mean's gain over a reference as a bar, one panel per task.
+def plot_layers(runs: pd.DataFrame, names: Sequence[str]) -> Figure:
+    """Accuracy of recorded runs: every seed as a dot, the mean's gain over the head alone as a bar, one panel per task.
 
     Ranks that differ from layer to layer have the colour of ``ranks``, all others that of LoRA.
 
     Args:
         runs: one row per run with ``name``, ``task``, ``seed`` and ``accuracy``.
         names: which of them, from the bottom up, as layers are counted.
-        reference: the runs at whose mean, a dashed line, the bars start.
     """
     tasks = list(dict.fromkeys(runs["task"]))
     figure, panels = row_of_panels(len(tasks), height=1.8 + 0.32 * len(names), sharey=True)
     figure.get_layout_engine().set(wspace=0.08)  # the last number of one axis is not to touch the first of the next
     for axes, task in zip(panels, tasks, strict=True):
         accuracy = 100 * runs[runs["task"] == task].set_index("name")["accuracy"]
-        start = accuracy[reference].mean()
+        start = accuracy["head only"].mean()
         for place, name in enumerate(names):
             sloped = name in ("rising", "falling")
             colour, label = LOOKS["ranks" if sloped else "lora"].colour, "ranks on a line" if sloped else "rank 8"
@@ -126,8 +125,8 @@ def plot_layers(runs: pd.DataFrame, names: Sequence[str], reference: str = "head
                 accuracy[name], place + _apart(accuracy[name]), "o", color=colour, markeredgecolor="0.2",
                 markeredgewidth=0.5, markersize=5,
             )  # fmt: skip
-        axes.axvline(start, color=LOOKS["head"].colour, linestyle="--", linewidth=2.5, label=f"{reference}, its mean")
-        shown = accuracy[[*names, reference]]
+        axes.axvline(start, color=LOOKS["head"].colour, linestyle="--", linewidth=2.5, label="head only, its mean")
+        shown = accuracy[[*names, "head only"]]
         axes.set_xlim(shown.min() - 2, min(100, shown.max() + 2))
         axes.set_title(task)
         axes.xaxis.set_major_locator(MaxNLocator(5))

@@ -108,13 +108,13 @@ def pruning_config(ratio: float, interval: int) -> PRILoRAConfig:
     return replace(LORA, ratio=ratio, interval=interval)
 
 
-def record(name: str, *, folder: Path = FOLDER, rows: str | None = None, device: str | None = "cpu") -> Iterator[str]:
-    """Make the runs of a recording that its file does not hold yet; yields a line for each.
+def record(name: str, *, folder: Path = FOLDER, rows: str | None = None) -> Iterator[str]:
+    """Make the runs of a recording that its file does not hold yet, on the CPU; yields a line for each.
 
     Args:
         name: ``layers``, ``layers_minilm`` (wants the rows of GLUE's MRPC) or ``pruning``.
         folder: where ``name.jsonl`` goes.
-        rows, device: see :func:`~prilora_lite.experiments.finetune.finetune`.
+        rows: see :func:`~prilora_lite.experiments.finetune.finetune`.
     """
     output = Path(folder) / f"{name}.jsonl"
     planned = list(recipes(name))
@@ -127,7 +127,7 @@ def record(name: str, *, folder: Path = FOLDER, rows: str | None = None, device:
         watch = Watch()
         result = finetune(
             recipe.task, recipe.method, encoder=recipe.encoder, rows=rows, settings=recipe.settings,
-            seed=recipe.seed, device=device, callbacks=[watch] if recipe.trace else [],
+            seed=recipe.seed, device="cpu", callbacks=[watch] if recipe.trace else [],
         )  # fmt: skip
         run = {
             "key": key,
@@ -137,7 +137,7 @@ def record(name: str, *, folder: Path = FOLDER, rows: str | None = None, device:
             "metrics": result.metrics,
             "adapter": result.counts.adapter,
             "adapter_nonzero": result.counts.adapter_nonzero,
-            "environment": describe_environment(pick_precision("auto", recipe.encoder, device), device),
+            "environment": describe_environment(pick_precision("auto", recipe.encoder, "cpu"), "cpu"),
         }
         if recipe.trace:
             run["trace"] = _trace(result, watch.alive)
