@@ -140,6 +140,9 @@ def report(model: nn.Module) -> Report:
 
 def never_pruned(model: nn.Module) -> str:
     """What is wrong if an adapter has been trained, and not pruned as its configuration says; else nothing."""
+    parts = [module for module in model.modules() if "prilora_config" in vars(module)]
+    if any(part.prilora_config != parts[0].prilora_config for part in parts):  # stacks, each adapted by itself
+        return "; ".join(filter(None, map(never_pruned, parts)))
     config = configuration_of(model)
     trained = {name: layer for name, layer in lora_layers(model).items() if layer.lora_B.any()} if config else {}
     due = {name: number_pruned(config.ratio, layer.in_features) * layer.rank for name, layer in trained.items()}

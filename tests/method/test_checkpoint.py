@@ -129,6 +129,17 @@ def test_a_layer_that_the_last_prune_left_out_is_named_when_the_adapter_is_saved
     assert re.search(rf"1 of \d+ trained matrices are not pruned, .* the first {re.escape(name)}: a prune", warned[0])
 
 
+def test_stacks_that_were_adapted_differently_are_each_held_to_their_own_ratio():
+    model = nn.ModuleList([build("bert"), build("bert")])
+    for part, config in zip(model, (CONFIG, dataclasses.replace(CONFIG, ratio=0)), strict=True):
+        adapt(part, config)
+        for module in part.modules():
+            if isinstance(module, LoRALinear):
+                nn.init.ones_(module.lora_B)  # trained, and not pruned
+    (note,) = report(model).notes
+    assert note == report(model[0]).notes[0]
+
+
 def test_an_adapter_with_nan_is_written_and_named(tmp_path):
     model = trained()
     with torch.no_grad():
