@@ -240,7 +240,7 @@ def _room(course: Path) -> tempfile.TemporaryDirectory[str]:
 
     place = course / "grades" / "running"
     place.mkdir(exist_ok=True)
-    for old in place.iterdir():
+    for old in place.glob("[0-9]*-*"):  # and nothing that a file browser puts there
         if not psutil.pid_exists(int(old.name.split("-")[0])):
             shutil.rmtree(old, ignore_errors=True)
     return tempfile.TemporaryDirectory(prefix=f"{os.getpid()}-", dir=place)

@@ -280,3 +280,11 @@ def test_nbgraders_own_command_grades_the_same(tmp_path):
         grades = gradebook.find_submission("a2_rank_schedule", "ann").notebooks[0].grades
         scores = {grade.name: grade.score for grade in grades}
     assert scores == points("a2_rank_schedule") | dict.fromkeys(lost, 0)
+
+
+def test_what_a_file_browser_leaves_where_submissions_run_stops_no_grading(tmp_path):
+    running = tmp_path / "grades" / "running"
+    running.mkdir(parents=True)
+    (running / ".DS_Store").touch()
+    with classroom._room(tmp_path) as room:
+        assert Path(room).parent == running
