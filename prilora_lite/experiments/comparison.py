@@ -81,8 +81,8 @@ class Decision:
             return f"equal within {_points(self.margin)}"
         if self._unknown:
             return f"not decided: {self._unknown}"
-        it = "another study" if self.seeds <= self.pairs else "it"
-        return f"not decided: {it} would take about {_count(self.seeds)}"
+        needs = "another study needs" if self.seeds <= self.pairs else "needs"
+        return f"not decided: {needs} about {_count(self.seeds)}"
 
 
 def decide(differences: Sequence[float], margin: float) -> Decision:

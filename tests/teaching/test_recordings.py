@@ -172,7 +172,7 @@ def test_an_answer_at_the_best_rates_follows_the_first(monkeypatch):
     answers = recordings.load_answers()
     first = answers[answers["question"] == "input norm"]
     best = first.assign(question="input norm, best rates", difference=1.04, low=-0.46, high=2.5)
-    best = best.assign(verdict="not decided: it would take about 79 seeds")
+    best = best.assign(verdict="not decided: needs about 79 seeds")
     alone = recordings.answer("input norm")
     for more, added in (
         (best, "\n  at the best learning rates +1.0 (-0.5 to 2.5): not decided"),
