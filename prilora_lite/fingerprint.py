@@ -87,7 +87,7 @@ def fingerprint(model: nn.Module, frozen: Collection[str] = ()) -> dict[str, Any
 
 def _row_sums(rows: Tensor) -> list[tuple[float, float]]:
     rows = rows.detach().cpu().double()
-    signs = torch.arange(rows.shape[1], dtype=torch.float64).cos()
+    signs = torch.arange(rows.shape[1], dtype=torch.float64, device="cpu").cos()
     return list(zip((rows @ signs).tolist(), rows.abs().sum(1).tolist(), strict=True))
 
 
@@ -95,8 +95,9 @@ def _sum_of_rows(matrix: Tensor) -> tuple[float, float]:
     """The same pair for a whole matrix: its rows' sums, each times cos(i + 1/2) in the first. A few rows at a time."""
     projected = size = 0.0
     for start in range(0, len(matrix), _AT_A_TIME):
-        sums = torch.tensor(_row_sums(matrix[start : start + _AT_A_TIME]), dtype=torch.float64)
-        projected += (sums[:, 0] @ (torch.arange(start, start + len(sums), dtype=torch.float64) + 0.5).cos()).item()
+        sums = torch.tensor(_row_sums(matrix[start : start + _AT_A_TIME]), dtype=torch.float64, device="cpu")
+        places = torch.arange(start, start + len(sums), dtype=torch.float64, device="cpu")
+        projected += (sums[:, 0] @ (places + 0.5).cos()).item()
         size += sums[:, 1].sum().item()
     return projected, size
 

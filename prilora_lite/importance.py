@@ -114,7 +114,7 @@ def magnitude(lora_A: Tensor) -> Tensor:
 
 def random(lora_A: Tensor, generator: torch.Generator | None) -> Tensor:
     """Uniform noise in [0, 1), a control. It is drawn on the CPU, so that every device draws the same."""
-    return torch.rand(lora_A.shape, generator=generator).to(lora_A)
+    return torch.rand(lora_A.shape, generator=generator, device="cpu", dtype=torch.float32).to(lora_A)
 
 
 # The rules that a configuration can name. A rule is a function of any of these, by their names:
@@ -198,10 +198,10 @@ def importance(
         raise ValueError(f"mean_square must be {lora_A.shape[-1]} numbers of at least 0, got {mean_square!r:.90}")
     # It gets copies, since it may write into them
     scores = function(**{name: given[name] if name == "generator" else given[name].clone() for name in asked})
-    if not isinstance(scores, Tensor) or scores.shape != lora_A.shape:
-        got = tuple(scores.shape) if isinstance(scores, Tensor) else repr(scores)
-        raise ValueError(f"an importance rule gives one score for each entry of A, {tuple(lora_A.shape)}, got {got}")
-    return scores
+    if not isinstance(scores, Tensor) or scores.shape != lora_A.shape or scores.is_complex() or scores.is_sparse:
+        got = f"{tuple(scores.shape)}, {scores.layout}, {scores.dtype}" if isinstance(scores, Tensor) else repr(scores)
+        raise ValueError(f"an importance rule gives a real score for each entry of A, {tuple(lora_A.shape)}, got {got}")
+    return scores.to(lora_A.device)
 
 
 def check_ratio(ratio: float) -> None:

@@ -22,7 +22,7 @@ _SURROUNDINGS = ("precision", "rows", "weights")  # what the runs of a question 
 
 def training_split(task: str | Task, rows: Dataset) -> dict[str, Dataset]:
     """Training rows in a fixed random order, four fifths to train on and one fifth as all validation splits."""
-    rows = rows.shuffle(seed=0)
+    rows = rows.shuffle(seed=0, keep_in_memory=True)
     cut = len(rows) * 4 // 5
     return {"train": rows.select(range(cut))} | dict.fromkeys(get_task(task).splits, rows.select(range(cut, len(rows))))
 

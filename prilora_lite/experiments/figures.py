@@ -16,6 +16,7 @@ from matplotlib.ticker import EngFormatter, MaxNLocator, NullFormatter
 from prilora_lite.experiments import answer_places
 from prilora_lite.experiments.comparison import mean_and_half
 from prilora_lite.experiments.looks import LOOKS, Look, looks_of
+from prilora_lite.experiments.own_files import SIGNATURE
 from prilora_lite.shared.files import write_whole
 
 # What is not a method has no colour: marker and fill tell verdicts and tasks apart
@@ -334,7 +335,7 @@ def plot_allocation(ranks: pd.DataFrame, line: Sequence[int]) -> Figure:
 def write_png(path: Path, figure: Figure) -> None:
     """Write a figure at a resolution for print; a crash leaves an older file as it was."""
     picture = io.BytesIO()
-    figure.savefig(picture, dpi=150)
+    figure.savefig(picture, dpi=150, metadata=SIGNATURE)
     write_whole(path, picture.getvalue())
 
 

@@ -114,7 +114,8 @@ def _departures(record: dict[str, Any], encoder: str) -> str:
 
 
 def _in_short(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, int | float) else str(value)
+    """A setting as a title shows it: two numbers that differ never look alike."""
+    return f"{value:g}" if isinstance(value, int | float) and float(f"{value:g}") == value else str(value)
 
 
 def _shown(part: str, value: Any) -> str:

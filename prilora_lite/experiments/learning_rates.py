@@ -131,6 +131,11 @@ def _try_rates(
             records = make_runs(runs, questions.rates, question, overrides, split, jobs, tell)
         except Diverged:
             return DIVERGED
+        except ValueError as error:
+            raise ValueError(
+                f"question {question.name!r}, in the runs that choose a learning rate, which train on four fifths of "
+                f"the training rows and are judged on the last fifth: {error}"
+            ) from error
         return float(np.mean([main_metric(record)[1] for record in records]))
 
     rate, means = _search(mean_at, question.rates)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+SIGNATURE = {"Software": "prilora-lite"}  # in the figures that are written here
 _OF_ANSWERS = "question,contrast,tasks,"
 _FIRST_COLUMNS = ("group,encoder,task,method,", _OF_ANSWERS)  # of the tables of runs and of answers
 _FIRST_CELLS = ("| method |", "| task |", "| question |", "| machine |", "| crashed |")  # of those in Markdown
@@ -67,8 +68,7 @@ def _header(table: Path) -> str:
 
 def _is_own(path: Path) -> bool:
     if path.suffix == ".png":
-        tables = [table for table in path.parent.glob("*.md") if path.stem.startswith(table.stem)]
-        return b"Matplotlib" in path.read_bytes()[:1024] and any(map(_is_own, tables))
+        return SIGNATURE["Software"].encode() in path.read_bytes()[:1024]
     if path.suffix == ".csv":
         return _header(path).startswith(_FIRST_COLUMNS)
     text = path.read_text(encoding="utf-8", errors="replace")

@@ -78,7 +78,7 @@ def drawn_rows(task: Task, rows: dict[str, Dataset], count: int | None, seed: in
         return rows
     if count > (have := len(rows["train"])):
         raise ValueError(f"train_rows={count}, but {task.name} has only {have} training rows: give {have} or fewer")
-    some = rows | {"train": rows["train"].shuffle(seed=seed).select(range(count))}
+    some = rows | {"train": rows["train"].shuffle(seed=seed, keep_in_memory=True).select(range(count))}
     _check_labels(task, some)
     return some
 

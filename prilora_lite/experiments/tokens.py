@@ -24,7 +24,10 @@ def tokenize(data: Dataset, task: Task, tokenizer: PreTrainedTokenizerBase, max_
         return dict(encoded) | {"labels": [kind(label) for label in batch["label"]]}
 
     with contextlib.nullcontext() if len(data) > LONG else no_bars("datasets"):
-        tokenized = data.map(encode, batched=True, remove_columns=data.column_names, desc=f"tokenize {task.name}")
+        tokenized = data.map(
+            encode, batched=True, remove_columns=data.column_names, desc=f"tokenize {task.name}",
+            keep_in_memory=True,  # else rows that were loaded from a folder get a cache file in it
+        )  # fmt: skip
     _refuse_foreign_words(tokenized[:100]["input_ids"], task, tokenizer)
     return tokenized
 

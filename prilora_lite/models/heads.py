@@ -60,15 +60,16 @@ def head_notes(model: nn.Module) -> list[str]:
 
 def _beside_the_layers(model: nn.Module) -> dict[str, dict[str, nn.Parameter]]:
     """The parameters outside the numbered layers, by the largest part without layers that holds them; no embeddings."""
-    stacks = {stack: stack.split(".") for stack in layer_numbers(model)}
-    above = {".".join(parts[:depth]) for parts in stacks.values() for depth in range(len(parts) + 1)} | {""}
+    stacks = layer_numbers(model)
+    above = {".".join(stack.split(".")[:depth]) for stack in stacks for depth in range(stack.count(".") + 2)} | {""}
     beside: dict[str, dict[str, nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         parts = name.split(".")
         depth = next(depth for depth in range(len(parts) + 1) if ".".join(parts[:depth]) not in above)
         part, inside = ".".join(parts[:depth]), ".".join(parts[: depth - 1])
-        if inside in stacks and parts[depth - 1].isdigit():
-            continue  # a layer
+        numbers = stacks.get(inside, ())
+        if numbers and parts[depth - 1].isdigit() and numbers[0] <= int(parts[depth - 1]) <= numbers[-1]:
+            continue  # a layer; what stands before or after the layers in an nn.Sequential is none
         module = model.get_submodule(part) if depth < len(parts) else nn.Module()
         if "pooler" in parts or not any(isinstance(each, nn.Embedding) for each in module.modules()):
             beside.setdefault(part, {})[name] = parameter

@@ -109,7 +109,8 @@ class Listener:
             self.forget_pending()  # else the next step, of a good batch, would hold this one's NaN
             raise Diverged(
                 f"NaN or infinity in the input of {first_of(bad)} in optimizer step {step}: "
-                "check the batch, then try a lower learning rate or float32"
+                "check the batch, then try a lower learning rate or float32; a loop that leaves such a batch out calls "
+                "pruner.forget_pending() then"
             )
         self._keep_gradients([name for name, number in zip(norms, tokens, strict=True) if number])
         seen = {n: number for n, number in zip(norms.values(), tokens, strict=True) if number}

@@ -42,6 +42,7 @@ def find_stacks(model: nn.Module, targets: tuple[str, ...] | None = None) -> tup
             f"{type(model).__name__} has no numbered layers with linear layers in them (like encoder.layer.0.…), "
             "so there is nothing to count ranks over"
         )
+    _refuse_layers_in_one(backbone, stacks)
     if len(stacks) > (2 if is_encoder_decoder(backbone) else 1):
         longest = max(stacks, key=lambda name: len(stacks[name]))
         tower = _alone_above(longest, stacks)
@@ -52,6 +53,20 @@ def find_stacks(model: nn.Module, targets: tuple[str, ...] | None = None) -> tup
             f"get_peft_model({tower}, LoraConfig(target_modules=..., **rank_pattern_for({tower})))"
         )
     return (stacks if targets is None else _select(stacks, targets)), notes
+
+
+def _refuse_layers_in_one(backbone: nn.Module, stacks: Stacks) -> None:
+    """Refuse a module of one's own whose layers all lie in one that has a number, too: they would have one rank."""
+    for stack, layers in stacks.items():
+        for number, modules in layers.items():
+            inner = sorted({split_name(split_name(name)[2])[:2] for name in modules} - {("", None)}, key=str)
+            if len(layers) == 1 and len(inner) > 1 and not hasattr(backbone, "config"):
+                outer = f"{stack}.{number}".lstrip(".")
+                raise ValueError(
+                    f"the only numbered layer with linear layers in it is {outer}, and it holds {len(inner)} numbered "
+                    f"layers, {outer}.{inner[0][0]}.{inner[0][1]} and so on, which would all have one rank: give the "
+                    f"parts of {stack or type(backbone).__name__} names instead of numbers (self.encoder = ...)"
+                )
 
 
 def _alone_above(stack: str, stacks: Stacks) -> str:

@@ -164,7 +164,7 @@ class RealTokens:
                 self._given = None  # a decoder runs without its encoder where it is given the encoder's outputs
                 if mask is None and source == "decoder":
                     mask = _without_padding(given.get("input_ids"), self._padding_of(entry))
-                self._real[source] = _read(_after_the_cache(mask, given))
+                self._real[source] = _read(_for_all(_after_the_cache(mask, given), given))
                 self._real["memory"] = _read(given.get("encoder_attention_mask"))
                 self._real["head"] = self._real[source]  # the decoder runs last, so a head after it uses its mask
                 if others:
@@ -280,10 +280,23 @@ def _may_read_itself(mask: Tensor) -> Tensor:
 
 def _after_the_cache(mask: Any, given: dict[str, Any]) -> Any:
     """A mask (batch, tokens) without those tokens that stand in a cache, before the ones of this pass."""
-    tokens = given.get("input_ids") if given.get("input_ids") is not None else given.get("inputs_embeds")
+    tokens = _tokens(given)
     if given.get("past_key_values") is None or tokens is None or not isinstance(mask, Tensor) or mask.ndim != 2:
         return mask
     return mask[:, -tokens.shape[1] :]
+
+
+def _for_all(mask: Any, given: dict[str, Any]) -> Any:
+    """A mask (1 or batch, heads, 1 or queries, keys), which attention broadcasts, with all rows and queries."""
+    tokens = _tokens(given)
+    if tokens is None or not isinstance(mask, Tensor) or mask.ndim != 4:
+        return mask
+    rows = tokens.shape[0] if mask.shape[0] == 1 else -1
+    return mask.expand(rows, -1, tokens.shape[1] if mask.shape[2] == 1 else -1, -1)
+
+
+def _tokens(given: dict[str, Any]) -> Tensor | None:
+    return given.get("input_ids") if given.get("input_ids") is not None else given.get("inputs_embeds")
 
 
 def _which_are_real(mask: Tensor) -> Tensor | None:

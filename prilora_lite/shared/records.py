@@ -136,6 +136,11 @@ class Records:
         except (ValueError, RecursionError) as error:
             if may_be_cut_off:
                 return []
+            if line.startswith((b"\xff\xfe", b"\xfe\xff")):
+                raise ValueError(
+                    f"{self._path} is in UTF-16, as `>` writes in Windows PowerShell: save it in UTF-8, for example "
+                    "with Get-Content and Set-Content -Encoding utf8"
+                ) from error
             raise ValueError(f"{self._path}, line {number} is not JSON ({error}); mend or remove that line") from error
         if isinstance(record, dict) and "error" in record:
             return [record]

@@ -112,7 +112,7 @@ def _record(options: argparse.Namespace) -> int:
 
 
 def _notebooks(options: argparse.Namespace) -> int:
-    from nbclient.exceptions import CellExecutionError
+    from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
     from prilora_lite.teaching import notebook_files as notebooks
 
@@ -127,6 +127,9 @@ def _notebooks(options: argparse.Namespace) -> int:
         except CellExecutionError as error:  # the others are worth a look all the same
             print("failed", flush=True)
             found.append(f"{path}: {error.ename}: {error.evalue}")
+        except (DeadKernelError, CellTimeoutError) as error:
+            print("failed", flush=True)
+            found.append(f"{path}: {type(error).__name__}: {error}")
     found += [line for path in paths for line in notebooks.stale(path)]
     print("\n".join(found) or f"fresh: {len(paths)} of {len(paths)}")
     return 1 if found else 0

@@ -145,9 +145,12 @@ def grade(
     calls = ((_grade, os.getpid(), student, assignment, course, options) for student in missing)
     for record in parallel(joblib.delayed(in_worker)(*call) for call in calls):
         student = record["student"]
-        if marked.get(student) != keys[student][1]:
+        of = [*keys[student], len(written)]  # who hands in the first version again
+        if record.pop("machine"):
+            of[1] = "the machine"  # so it is graded next time, and marks stay until then
+        elif marked.get(student) != keys[student][1]:
             _part_with_earlier_marks(assignment, course, record)
-        finished[student] = {"key": [*keys[student], len(written)], **record}  # who hands in the first version again
+        finished[student] = {"key": of, **record}
         append_record(journal, finished[student])
         report(count, record)
     records = [*finished.values(), *astray]
@@ -193,12 +196,14 @@ def _check_source(assignment: str, course: Path, options: dict[str, Any]) -> Non
 
 def _grade(student: str, assignment: str, course: Path, options: dict[str, Any]) -> dict[str, Any]:
     """Grade one submission; its record, whatever happened."""
+    from sqlalchemy.exc import OperationalError
+
     from prilora_lite.teaching.autograde import autograde
 
     started = time.time()
     warnings.filterwarnings("ignore", module="nbformat|nbgrader")  # of cells without an id, and of its own queries
     notes: list[str] = []
-    status = "graded"
+    status, machine = "graded", False
     try:
         if student != student.strip() or not student.isprintable() or student.startswith("."):
             raise handin.Refused("nbgrader can't work with such a name of a folder: give it another one")
@@ -209,10 +214,13 @@ def _grade(student: str, assignment: str, course: Path, options: dict[str, Any])
     except handin.Refused as error:
         status, notes = "not graded", [str(error), *notes]
     except Exception as error:  # whatever it is, the rest of the class goes on
+        machine = isinstance(error, OSError | MemoryError | OperationalError)  # a full disk, a locked gradebook
         reason = str(error) if type(error) is RuntimeError else f"{type(error).__name__}: {error}"
+        reason += "; this may be a fault of the machine, so the same command tries again" if machine else ""
         status, notes = "not graded", [handin.plain(reason), *notes]
     notes = list(dict.fromkeys(notes))
-    return {"student": student, "status": status, "notes": notes, "seconds": round(time.time() - started, 1)}
+    seconds = round(time.time() - started, 1)
+    return {"student": student, "status": status, "notes": notes, "seconds": seconds, "machine": machine}
 
 
 def _part_with_earlier_marks(assignment: str, course: Path, record: dict[str, Any]) -> None:

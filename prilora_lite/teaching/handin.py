@@ -133,10 +133,11 @@ def find(folder: Path, taken: Path, assignment: str, assignments: list[str]) -> 
         Refused: there is none, or another assignment's, or there are several, none of which has the name.
     """
     name = f"{assignment}.ipynb"
-    if (taken / name).is_file():
-        return taken / name, []
     files = sorted(taken.iterdir())
     notebooks = [file for file in files if file.suffix.lower() == ".ipynb"]
+    if (taken / name).is_file():
+        others = ", ".join(plain(file.name) for file in notebooks if file.name != name)
+        return taken / name, [f"also handed in, and not graded: {others}"] if others else []
     if len(notebooks) == 1 and _may_be_meant(notebooks[0].name, assignment, assignments):
         return notebooks[0], [f"handed in as {plain(notebooks[0].name)}"]
     entries = [path for path in _entries(folder) if path.name not in LEFT_OUT]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import tempfile
 import time
@@ -14,6 +13,8 @@ from typing import Any
 import nbformat
 from nbclient import NotebookClient
 from nbformat import NotebookNode
+
+from prilora_lite.shared.files import write_whole
 
 # "owner/name" on GitHub: where Colab opens the notebooks and installs the package from. The one place where it is set;
 # `prilora-lite notebooks --execute` writes it into every notebook. While it is empty there are no badges.
@@ -92,6 +93,7 @@ def prepare(notebook: NotebookNode, path: Path, repository: str = REPOSITORY) ->
     cells = [cell for cell in notebook.cells if "badge" not in cell.metadata.get("tags", [])]
     if badge(path, repository):
         cells.insert(0, nbformat.v4.new_markdown_cell(badge(path, repository), metadata={"tags": ["badge"]}))
+    notebook.nbformat_minor = max(5, notebook.nbformat_minor)  # below, as Colab saves it, cells have no ids
     for number, cell in enumerate(cells):
         cell.id = f"cell-{number:02}"
         cell.metadata.pop("execution", None)
@@ -157,11 +159,11 @@ def execute(path: str | Path, repository: str = REPOSITORY) -> float:
         if cell.cell_type == "markdown":
             cell.source = re.sub(r"runs in \d+ s\b", f"runs in {seconds:.0f} s", cell.source, count=1)
     text = nbformat.writes(notebook) + "\n"
-    part = path.with_suffix(".part")
-    part.write_text(text, encoding="utf-8", newline="\n")
     if path.read_bytes() != before:
+        part = path.with_suffix(".part")
+        write_whole(part, text.encode())
         raise ValueError(f"{path} was saved while it ran and stays as it is; what was executed lies in {part}")
-    os.replace(part, path)
+    write_whole(path, text.encode())
     return seconds
 
 

@@ -1199,7 +1199,7 @@ def test_an_importance_of_another_shape_is_refused():
     model = adapted()
     pruner = Pruner(model, interval=1, importance=lambda lora_A: lora_A.sum(0))
     model(**batch())
-    with pytest.raises(ValueError, match=r"one score for each entry of A, \(2, 24\), got \(24,\)"):
+    with pytest.raises(ValueError, match=r"a real score for each entry of A, \(2, 24\), got \(24,\)"):
         pruner.step()
 
 
