@@ -76,12 +76,12 @@ def _each_once(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     for record in records:
         parts = parts_of(record)
         of_key = [parts["task"], parts["weights"] or record["encoder"], parts["precision"], parts["rows"]]
-        own = [record["task"], record["seed"], _same_method(record), same_settings(record["settings"])]
+        own = [record["task"], record["seed"], _compared_method(record), same_settings(record["settings"])]
         once.setdefault(json.dumps(as_floats([*of_key, *own]), sort_keys=True), record)
     return list(once.values())
 
 
-def _same_method(record: dict[str, Any]) -> str:
+def _compared_method(record: dict[str, Any]) -> str:
     """A record's method as it is compared: only its key tells the code of a rule of the user's own."""
     return same_method(parts_of(record)["method"] or record["method"])
 
@@ -134,10 +134,10 @@ def _method_names(records: list[dict[str, Any]], titles: list[str]) -> list[str]
     configs: dict[Any, dict[str, dict[str, Any]]] = {}
     for place, record in zip(places, records, strict=True):
         if isinstance(record["method"], dict):
-            same = _same_method(record)
+            same = _compared_method(record)
             configs.setdefault(place, {})[same] = json.loads(same)
     return [
-        name + _differing(configs[place], _same_method(record)) if len(configs.get(place, ())) > 1 else name
+        name + _differing(configs[place], _compared_method(record)) if len(configs.get(place, ())) > 1 else name
         for place, record, name in zip(places, records, names, strict=True)
     ]
 

@@ -23,6 +23,7 @@ GREY, BLACK, SKY, BROWN, GOLD = "#7F7F7F", "#000000", "#14A0D0", "#4C2604", "#EE
 COLOURS = (BLUE, VERMILION, GREEN, PURPLE, GOLD, SKY, BLACK, BROWN, GREY)
 MARKERS = "o^sD<>vPXph*dH8"
 
+INK = "0.2"  # lines and letters of what is drawn by hand
 FROZEN = "0.82"  # weights that are not trained: lighter than any method
 UNKNOWN = "0.35"  # a method that is neither in the table nor a configuration
 

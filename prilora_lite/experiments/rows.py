@@ -172,7 +172,7 @@ def _with_numbers(task: Task, split: str, data: Dataset) -> Dataset:
     names = feature.names if isinstance(feature, ClassLabel) else None
     if names is not None:
         given = [names[label] if isinstance(label, int) and 0 <= label < len(names) else label for label in given]
-    by_name = any(map(_is_number, task.labels))  # such as 1 to 5 stars: then a number is no place, but in a ClassLabel
+    by_name = any(map(_is_numeral, task.labels))  # such as 1 to 5 stars: then a number is no place, but in a ClassLabel
     labels = [
         _number(task, split, row, label, by_name and not (names and isinstance(label, int)))
         for row, label in enumerate(given)
@@ -182,7 +182,7 @@ def _with_numbers(task: Task, split: str, data: Dataset) -> Dataset:
     return data if same else data.remove_columns("label").add_column("label", labels)
 
 
-def _is_number(label: str) -> bool:
+def _is_numeral(label: str) -> bool:
     try:
         return math.isfinite(float(label))
     except ValueError:

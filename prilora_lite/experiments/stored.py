@@ -54,16 +54,16 @@ def _problems(record: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "metrics", str(error)
 
 
-def _is_number(value: Any) -> bool:
+def _is_numeric(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _are_metrics(value: Any) -> bool:
-    return isinstance(value, dict) and bool(value) and all(map(_is_number, value.values()))
+    return isinstance(value, dict) and bool(value) and all(map(_is_numeric, value.values()))
 
 
 def _are_counts(value: Any) -> bool:
-    return isinstance(value, dict) and all(_is_number(value.get(name)) for name in COUNTS)
+    return isinstance(value, dict) and all(_is_numeric(value.get(name)) for name in COUNTS)
 
 
 def _are_settings(value: Any) -> bool:
@@ -91,9 +91,9 @@ _PARTS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "curve": (lambda value: isinstance(value, list), "a list of evaluations"),
     "pruning": (lambda value: isinstance(value, list), "a list of prunes"),
     "counts": (_are_counts, f"numbers for {', '.join(COUNTS)}"),
-    "steps": (_is_number, "a number"),
-    "seconds_per_step": (_is_number, "a number"),
-    "seconds": (_is_number, "a number"),
+    "steps": (_is_numeric, "a number"),
+    "seconds_per_step": (_is_numeric, "a number"),
+    "seconds": (_is_numeric, "a number"),
     "environment": (lambda value: isinstance(value, dict), "versions by the names of packages"),
 }
 RECORD = tuple(part for part in _PARTS if part != "key")  # which every record has

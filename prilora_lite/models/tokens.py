@@ -216,7 +216,7 @@ def _hugging_face_model(model: nn.Module) -> nn.Module:
         ValueError: it holds several with adapted layers.
     """
     if not hasattr(model, "config"):
-        model = _inner_model(model)
+        model = _adapted_inside(model)
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
@@ -236,7 +236,7 @@ def _mask_entries(model: nn.Module) -> dict[str, nn.Module]:
     return {"encoder": backbone}
 
 
-def _inner_model(model: nn.Module) -> nn.Module:
+def _adapted_inside(model: nn.Module) -> nn.Module:
     """The one Hugging Face model that a module of one's own holds, if its adapted layers lie in there; else itself."""
     holders = inner_models(model)
     adapted = {name for name, parameter in model.named_parameters() if ".lora_A" in name}

@@ -114,7 +114,7 @@ def _record(options: argparse.Namespace) -> int:
 def _notebooks(options: argparse.Namespace) -> int:
     from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
-    from prilora_lite.teaching import notebook_files as notebooks
+    from prilora_lite.teaching import notebook_files
 
     paths = options.paths or sorted(Path("notebooks").glob("*.ipynb"))
     if not paths:
@@ -123,14 +123,14 @@ def _notebooks(options: argparse.Namespace) -> int:
     for path in paths if options.execute else ():
         print(f"{path} ...", end=" ", flush=True)
         try:
-            print(f"{notebooks.execute(path):.0f} s", flush=True)
+            print(f"{notebook_files.execute(path):.0f} s", flush=True)
         except CellExecutionError as error:  # the others are worth a look all the same
             print("failed", flush=True)
             found.append(f"{path}: {error.ename}: {error.evalue}")
         except (DeadKernelError, CellTimeoutError) as error:
             print("failed", flush=True)
             found.append(f"{path}: {type(error).__name__}: {error}")
-    found += [line for path in paths for line in notebooks.stale(path)]
+    found += [line for path in paths for line in notebook_files.stale(path)]
     print("\n".join(found) or f"fresh: {len(paths)} of {len(paths)}")
     return 1 if found else 0
 
@@ -144,9 +144,9 @@ def _handout(options: argparse.Namespace) -> int:
 
 
 def _assignments(options: argparse.Namespace) -> int:
-    from prilora_lite.teaching import grading as classroom
+    from prilora_lite.teaching import grading
 
-    for path in classroom.release(options.release, options.course):
+    for path in grading.release(options.release, options.course):
         print(path)
     return 0
 
@@ -154,7 +154,7 @@ def _assignments(options: argparse.Namespace) -> int:
 def _grade(options: argparse.Namespace) -> int:
     from tqdm import tqdm
 
-    from prilora_lite.teaching import grading as classroom
+    from prilora_lite.teaching import grading
 
     if options.jobs < 1:
         raise ValueError(f"--jobs {options.jobs}: expected a number of at least 1")
@@ -170,7 +170,7 @@ def _grade(options: argparse.Namespace) -> int:
             bar.write(f"{name}: {record['status']}: {'; '.join(record['notes'])}", file=sys.stderr)
 
     with bar:
-        table = classroom.grade(
+        table = grading.grade(
             options.assignment, options.course, jobs=options.jobs, protected=not options.unprotected, on_done=show
         )
     print(f"{bar.n - len(refused)} graded, {len(refused)} not graded: {table}")

@@ -14,11 +14,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Arc, Circle, FancyArrowPatch, Rectangle
 
-from prilora_lite.experiments.looks import FROZEN, LOOKS, schedule_colour
+from prilora_lite.experiments.looks import FROZEN, INK, LOOKS, schedule_colour
 
 _SIDE = 1.5  # of a weight, the longer one
 _UPPER, _MIDDLE, _LOWER = 3.4, 2.35, 1.3  # heights of the frozen way, of x and y, of the trained way
-_INK = "0.2"
 
 
 def draw_layer(m: int, n: int, rank: int, scaling: float) -> tuple[Figure, str]:
@@ -123,8 +122,8 @@ def sheet(width: float, height: float) -> tuple[Figure, Axes]:
 def arrow(axes: Axes, *points: tuple[float, float]) -> None:
     """A line through some points, with a head at the last."""
     for (x0, y0), (x1, y1) in pairwise(points[:-1]):
-        axes.plot([x0, x1], [y0, y1], color=_INK, linewidth=1.5, solid_capstyle="round")
-    look = {"arrowstyle": "-|>", "mutation_scale": 14, "color": _INK, "linewidth": 1.5, "shrinkA": 0, "shrinkB": 0}
+        axes.plot([x0, x1], [y0, y1], color=INK, linewidth=1.5, solid_capstyle="round")
+    look = {"arrowstyle": "-|>", "mutation_scale": 14, "color": INK, "linewidth": 1.5, "shrinkA": 0, "shrinkB": 0}
     axes.add_patch(FancyArrowPatch(*points[-2:], **look))
 
 
@@ -155,7 +154,7 @@ def _layer(axes: Axes, m: int, n: int, rank: int, colour: str, pruned: np.ndarra
         left, right = edges["A"]
         _zeros(axes, (left, _LOWER - rank * unit / 2), right - left, rank * unit, pruned, colour)
     for x, y, text in ((0.4, _MIDDLE, "$x$"), (4.9, _LOWER, "× $s$"), (5.5, _MIDDLE, "+"), (6.15, _MIDDLE, "$y$")):
-        axes.add_patch(Circle((x, y), 0.22, facecolor="white", edgecolor=_INK, linewidth=1.5, zorder=3))
+        axes.add_patch(Circle((x, y), 0.22, facecolor="white", edgecolor=INK, linewidth=1.5, zorder=3))
         axes.text(x, y, text, ha="center", va="center", fontsize=13, zorder=4)
     arrow(axes, (0.62, _MIDDLE), (0.95, _MIDDLE), (0.95, _UPPER), (edges["W_0"][0], _UPPER))
     arrow(axes, (0.95, _MIDDLE), (0.95, _LOWER), (edges["A"][0], _LOWER))
@@ -176,8 +175,8 @@ def _zeros(axes: Axes, corner: tuple[float, float], width: float, height: float,
 
 
 def _lock(axes: Axes, x: float, y: float) -> None:
-    axes.add_patch(Arc((x, y + 0.03), 0.2, 0.3, theta1=0, theta2=180, linewidth=2.5, color=_INK))
-    axes.add_patch(Rectangle((x - 0.15, y - 0.2), 0.3, 0.23, color=_INK))
+    axes.add_patch(Arc((x, y + 0.03), 0.2, 0.3, theta1=0, theta2=180, linewidth=2.5, color=INK))
+    axes.add_patch(Rectangle((x - 0.15, y - 0.2), 0.3, 0.23, color=INK))
 
 
 def _stack(

@@ -12,10 +12,9 @@ from matplotlib.ticker import MaxNLocator
 
 from prilora_lite.config import SCALINGS, PRILoRAConfig
 from prilora_lite.experiments.figures import tidy
-from prilora_lite.experiments.looks import schedule_colour
+from prilora_lite.experiments.looks import INK, schedule_colour
 from prilora_lite.ranks import linear_ranks
 
-_INK = "0.2"
 _LINES = {"layer": ("-", "o"), "sqrt": ("--", "s"), "mean": (":", "^")}
 
 
@@ -39,9 +38,9 @@ def draw_rounding(num_layers: int, first_rank: int, last_rank: int) -> tuple[Fig
     line = [first_rank + (last_rank - first_rank) * l / (num_layers - 1) for l in layers]
     figure = Figure(figsize=(7, 3.2), layout="constrained")
     axes = figure.subplots()
-    axes.plot(layers, line, color=_INK, linewidth=1, zorder=3)
+    axes.plot(layers, line, color=INK, linewidth=1, zorder=3)
     axes.bar(layers, ranks, width=0.55, color=schedule_colour(ranks), zorder=2)
-    axes.plot(layers, line, "o", color="white", markeredgecolor=_INK, markersize=8, zorder=4)
+    axes.plot(layers, line, "o", color="white", markeredgecolor=INK, markersize=8, zorder=4)
     for layer, exact, rank in zip(layers, line, ranks, strict=True):
         axes.annotate(
             f"{exact:.3g} → {rank}", (layer, max(exact, rank)), xytext=(0, 8), textcoords="offset points", ha="center"
@@ -74,7 +73,7 @@ def draw_scalings(ranks: Sequence[int], alpha: float) -> tuple[Figure, str]:
         steps = [scaling * rank for scaling, rank in zip(s, ranks, strict=True)]
         dashes, marker = _LINES[rule]
         for axes, values in ((single, s), (whole, steps)):
-            axes.plot(values, marker + dashes, color=_INK, markerfacecolor="white", markersize=6, label=f"rule: {rule}")
+            axes.plot(values, marker + dashes, color=INK, markerfacecolor="white", markersize=6, label=f"rule: {rule}")
         says.append(f"{rule}: s from {s[0]:.3g} to {s[-1]:.3g}, s r from {steps[0]:.3g} to {steps[-1]:.3g}")
     for axes, title in (
         (single, "s: the step of one direction"),
