@@ -107,10 +107,10 @@ def report(model: nn.Module) -> Report:
     """Count an adapted (or plain) model now; call it again after training to see what pruning left.
 
     Args:
-        model: adapted by :func:`adapt`, or by PEFT's LoRA, whose active adapter is counted then.
+        model: adapted by :func:`~.adapt.adapt`, or by PEFT's LoRA, whose active adapter is counted then.
 
     Returns:
-        The report that :func:`adapt` returns; in the place of its notes whether pruning is lacking.
+        The report that :func:`~.adapt.adapt` returns; in the place of its notes whether pruning is lacking.
 
     Raises:
         TypeError, ValueError: see :func:`~.models.layers.lora_layers`.

@@ -23,7 +23,7 @@ def migrate(file: str | Path) -> int:
         ValueError: a line that is not a run of a study, or an encoder that can't be used.
         OSError: a file or an encoder that is not available; the file stays as it was.
     """
-    file, digests, changed = Path(file).resolve(), {}, 0  # a link stays one
+    file, digests, changed = Path(file), {}, 0
     lines = file.read_bytes().splitlines(keepends=True)
     for number, line in enumerate(lines):
         if not line.strip():

@@ -188,8 +188,7 @@ def _from_folder(folder: Path, task: Task, split: str) -> Dataset:
     there = [file for file in files if file.is_file()]
     if len(there) > 1:
         raise ValueError(f"{' and '.join(map(str, there))} are both there: remove the one that should not be used")
-    file = there[0] if there else None
-    if file is None:
+    if not there:
         have = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else None
         found = "no such folder" if have is None else f"the folder holds {', '.join(have) or 'no folders'}"
         rest = f", or none at all (unset {FOLDER_VARIABLE}) to take the rows from the hub" if task.hub else ""
@@ -197,7 +196,7 @@ def _from_folder(folder: Path, task: Task, split: str) -> Dataset:
             f"no rows of {task.name} at {files[0]} ({found}): give the folder that has {task.name}/{split}.parquet "
             f"or .csv in it{rest}"
         )
-    return read_file(file)
+    return read_file(there[0])
 
 
 def _from_hub(task: Task, splits: tuple[str, ...]) -> dict[str, Dataset]:

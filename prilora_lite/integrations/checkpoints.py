@@ -73,7 +73,7 @@ def latest_checkpoint(folder: str | Path) -> Path | None:
     """The newest checkpoint of a Trainer in a folder, of those that were written to their end; None if there is none.
 
     Trainer writes ``trainer_state.json`` last; a checkpoint without a readable one was cut off and is passed over, and
-    so is one with a file whose SHA-256 is not the one that :class:`PRILoRACallback` wrote down.
+    so is one with a file whose SHA-256 is not the one that :class:`~.trainer.PRILoRACallback` wrote.
 
     Raises:
         TypeError, ValueError, OSError: not a path.

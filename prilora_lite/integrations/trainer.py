@@ -56,8 +56,9 @@ class PRILoRACallback(SealCheckpoints, ExportableState):
     ``trained.safetensors``: ViT's weights, or what is trained beside a PEFT adapter. It writes the SHA-256 of a
     checkpoint's files beside them, ``checksums.json``; a run that is resumed from a checkpoint in its own
     ``output_dir``, or in the folder that ``TrainingArguments(resume_from_checkpoint=...)`` names, stops if one differs.
-    In any other folder, :func:`latest_checkpoint` checks them. With ``restore_callback_states_from_checkpoint`` Trainer
-    makes a callback of its own; it is in ``trainer.callback_handler.callbacks``.
+    In any other folder, :func:`~.checkpoints.latest_checkpoint` checks them. With
+    ``restore_callback_states_from_checkpoint`` Trainer makes a callback of its own; it is in
+    ``trainer.callback_handler.callbacks``.
 
     Args:
         config: gives the pruning settings for a PEFT model; default: those of :class:`~.config.PRILoRAConfig`.
