@@ -233,9 +233,10 @@ def explore_grid(runs: pd.DataFrame) -> Explorer:
     def draw(slope: int, ratio: float) -> tuple[Figure, str]:
         found = [
             f"{task} {100 * cell['mean']:.1f} % (sd {100 * cell['std']:.1f}, {cell['count']:.0f} seeds)"
-            for task, cell in cells.loc[(slope, ratio)].iterrows()
+            for (*place, task), cell in cells.iterrows()
+            if place == [slope, ratio]
         ]
-        return plots.plot_grid(runs, slope, ratio), "; ".join(found)
+        return plots.plot_grid(runs, slope, ratio), "; ".join(found) or "no runs where the two meet"
 
     controls = {
         "slope": ipywidgets.SelectionSlider(options=slopes, value=slope, description="slope r_f - r_s", **_SLIDER),

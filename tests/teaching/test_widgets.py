@@ -201,6 +201,15 @@ def test_the_grid_tells_the_mean_of_the_chosen_cell():
     assert f"{cell.seed.nunique()} seeds" in explorer.label.value
 
 
+def test_a_grid_may_lack_the_cell_where_slope_and_ratio_meet():
+    runs = recordings.load_study("pocket_grid")
+    cross = runs[(runs.first_rank == runs.last_rank) | (runs.ratio == 0)]
+    explorer = widgets.explore_grid(cross)
+    assert explorer.label.value == "no runs where the two meet"
+    explorer.controls["ratio"].value = 0.0
+    assert "pocket-rte" in explorer.label.value
+
+
 def test_shown_it_is_live_and_a_picture_and_a_text(capsys, monkeypatch):
     shown = []
     monkeypatch.setattr(widgets, "display", lambda data, **options: shown.append((data, options)))
