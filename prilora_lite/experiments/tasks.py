@@ -103,7 +103,7 @@ def load_rows(
     folder = None if folder is None else given_path(folder)
     splits = ("train", *task.splits) if splits is None else tuple(splits)
     if task.in_package and (folder is None or not (folder / task.name).is_dir()):
-        return check_rows(task, {split: _from_package(task, split) for split in splits}, splits)
+        return check_rows(task, _from_package(task), splits)
     if folder is None and task.hub is None:
         raise ValueError(
             f"where are the rows of {task.name}? Give rows={{'train': 'train.csv', '{task.splits[0]}': ...}}, or "
@@ -177,10 +177,13 @@ METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
 }
 
 
-def _from_package(task: Task, split: str) -> Dataset:
-    rows = draw_rows(task.name)[split]
-    columns = {column: [texts[i] for texts, _ in rows] for i, column in enumerate(task.columns)}
-    return Dataset.from_dict(columns | {"label": [label for _, label in rows], "idx": list(range(len(rows)))})
+def _from_package(task: Task) -> dict[str, Dataset]:
+    data = {}
+    for split, rows in draw_rows(task.name).items():
+        columns = {column: [texts[i] for texts, _ in rows] for i, column in enumerate(task.columns)}
+        labels = {"label": [label for _, label in rows], "idx": list(range(len(rows)))}
+        data[split] = Dataset.from_dict(columns | labels)
+    return data
 
 
 def _from_folder(folder: Path, task: Task, split: str) -> Dataset:

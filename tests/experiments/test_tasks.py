@@ -45,6 +45,12 @@ def test_one_split_can_be_read_alone(split, rows):
     assert list(load_rows("mnli", rows, [split])) == [split]
 
 
+@pytest.mark.parametrize("splits", ["test", ["test"]])
+def test_a_split_that_a_task_of_the_package_has_not_is_named(splits):
+    with pytest.raises(ValueError, match=r"lack the split .*; there are train, validation"):
+        load_rows("pocket-rte", splits=splits)
+
+
 def test_the_environment_variable_names_the_folder(rows, monkeypatch):
     monkeypatch.setenv("PRILORA_GLUE", str(rows))
     assert len(load_rows("cola")["train"]) == 40
