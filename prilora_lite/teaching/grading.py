@@ -27,9 +27,7 @@ from prilora_lite.shared.errors import unknown
 from prilora_lite.shared.files import write_whole
 from prilora_lite.shared.records import append_record, read_records
 from prilora_lite.shared.workers import in_worker
-from prilora_lite.teaching import handin
-from prilora_lite.teaching.sandbox import python_path
-from prilora_lite.teaching.sandbox import require as _require_sandbox
+from prilora_lite.teaching import handin, sandbox
 
 PATTERN = "[]*?{}"
 _RUNS = {"runs.jsonl"}  # which A4's notebook writes
@@ -124,8 +122,8 @@ def grade(
             f"there are no submissions: expected {course}/submitted/STUDENT/{assignment}/{assignment}.ipynb"
         )
     if protected:
-        _require_sandbox()
-    options = {"protected": protected, "shown": python_path(course)}
+        sandbox.require()
+    options = {"protected": protected, "shown": sandbox.python_path(course)}
     journal = course / "grades" / f"{assignment}.jsonl"
     journal.parent.mkdir(exist_ok=True)
     rules = _enter(assignment, course, journal, options)

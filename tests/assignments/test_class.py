@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from prilora_lite.teaching import grading
+from prilora_lite.teaching import grading, sandbox
 from tests.assignments.hostile import HOSTILE, A
 from tests.assignments.hostile_folders import FOLDERS, NAME, expected_score, hand_in
 from tests.assignments.submissions import COURSE, notebook, perfect, points, wrong
 
 try:
-    grading._require_sandbox()
+    sandbox.require()
     lacks = ""
 except ValueError as error:
     lacks = str(error)

@@ -15,6 +15,7 @@ import pytest
 from prilora_lite.cli import _parser, main
 from prilora_lite.teaching import grading as classroom
 from prilora_lite.teaching import notebook_files as tool
+from prilora_lite.teaching import sandbox
 from tests.assignments import submissions
 from tests.assignments.submissions import ASSIGNMENTS, COURSE, named, notebook, points, solutions, text
 from tests.environments import call, fresh
@@ -213,7 +214,7 @@ def test_without_a_sandbox_it_says_what_to_do(monkeypatch):
     with pytest.raises(
         ValueError, match=r"bubblewrap is not installed .* container or a throw-away account.*--unprotected"
     ):
-        classroom._require_sandbox()
+        sandbox.require()
 
 
 def test_the_guides_commands_and_links_are_understood():

@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 
 from prilora_lite.teaching import grading as classroom
-from prilora_lite.teaching import handin
+from prilora_lite.teaching import handin, sandbox
 from prilora_lite.teaching.autograde import autograde
 from tests.assignments.hostile import HOSTILE, A
 from tests.assignments.submissions import COURSE, named, notebook, perfect, points
 
 try:
-    classroom._require_sandbox()
+    sandbox.require()
     lacks = ""
 except ValueError as error:
     lacks = str(error)

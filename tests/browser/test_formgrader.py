@@ -15,10 +15,10 @@ from tests.browser.test_in_jupyterlab import wait_for
 
 nbgrader = pytest.importorskip("nbgrader.api", reason="needs nbgrader: pip install '.[classroom]'")
 
-from prilora_lite.teaching import grading  # noqa: E402
+from prilora_lite.teaching import grading, sandbox  # noqa: E402
 
 try:
-    grading._require_sandbox()
+    sandbox.require()
     lacks = ""
 except ValueError as error:
     lacks = str(error)
