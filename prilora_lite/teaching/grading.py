@@ -214,8 +214,8 @@ def _grade(student: str, assignment: str, course: Path, options: dict[str, Any])
     except Exception as error:  # whatever it is, the rest of the class goes on
         machine = isinstance(error, OSError | MemoryError | OperationalError)  # a full disk, a locked gradebook
         reason = str(error) if type(error) is RuntimeError else f"{type(error).__name__}: {error}"
-        reason += "; this may be a fault of the machine, so the same command tries again" if machine else ""
-        status, notes = "not graded", [handin.plain(reason), *notes]
+        again = ["that may be a fault of the machine: the same command tries again"] if machine else []
+        status, notes = "not graded", [handin.plain(reason), *again, *notes]
     notes = list(dict.fromkeys(notes))
     seconds = round(time.time() - started, 1)
     return {"student": student, "status": status, "notes": notes, "seconds": seconds, "machine": machine}

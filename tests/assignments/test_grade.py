@@ -89,6 +89,32 @@ def test_who_goes_back_to_an_earlier_version_gets_its_marks(graded):
         assert float(table(classroom.grade(A, graded))["ann"]["score"]) == score
 
 
+def test_a_fault_of_the_machine_is_tried_again_and_takes_no_marks(graded, monkeypatch):
+    from nbgrader.api import Gradebook
+
+    given = 3
+
+    def marks():
+        with Gradebook(classroom._database(graded)) as gradebook:
+            return [g.manual_score for g in gradebook.find_submission(A, "ann").notebooks[0].grades]
+
+    with Gradebook(classroom._database(graded)) as gradebook:
+        gradebook.find_submission(A, "ann").notebooks[0].grades[0].manual_score = given
+        gradebook.db.commit()
+    hand_in(graded, "ann", notebook(A, "release"))
+
+    def full(*args, **options):
+        raise OSError(28, "No space left")
+
+    monkeypatch.setattr("prilora_lite.teaching.autograde.autograde", full)
+    row = table(classroom.grade(A, graded))["ann"]
+    assert row["status"] == "not graded"
+    assert "No space left; that may be a fault of the machine: the same command tries again" in row["notes"]
+    assert given in marks()
+    monkeypatch.undo()
+    assert float(table(classroom.grade(A, graded))["ann"]["score"]) == given
+
+
 def test_a_version_that_was_being_graded_when_it_stopped_leaves_no_marks_behind(graded, monkeypatch):
     hand_in(graded, "ann", notebook(A, "release"))
     write = classroom.append_record

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from prilora_lite import PRILoRAConfig, ablate, grid
 from prilora_lite.cli import main
@@ -224,6 +225,15 @@ def test_tables_and_figures_of_its_own_are_written_anew(study_file):
     write(study_file, [*THREE, stored("head", 0)])
     assert main(["report", str(study_file)]) == 0
     assert study_file.with_suffix(".md").read_bytes() != first
+
+
+def test_a_figure_of_somebody_elses_stays(study_file):
+    assert main(["report", str(study_file)]) == 0
+    other = study_file.with_name(f"{study_file.stem}_grid.png")
+    Figure().savefig(other)
+    before = other.read_bytes()
+    assert main(["report", str(study_file)]) == 2
+    assert other.read_bytes() == before
 
 
 @pytest.mark.parametrize("name", ["pocket", "pocket_grid", "minilm_glue"])

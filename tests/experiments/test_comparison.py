@@ -32,6 +32,12 @@ def runs(**methods):
     return pd.DataFrame(rows)
 
 
+def test_a_difference_that_is_the_same_but_for_float32s_rounding_decides_nothing():
+    first, second = np.array([81.2, 79.9, 80.4], "f4"), np.array([80.8, 79.5, 80.0], "f4")
+    assert (first - second).std() > 0
+    assert decide(first - second, 1).word == decide([0.4, 0.4, 0.4], 1).word == "not decided"
+
+
 def test_the_paired_interval_is_that_of_scipys_paired_test():
     first, second = [80.0, 82.5, 79.0, 81.0], [79.0, 80.0, 79.5, 80.0]
     mean, half = paired_interval(first, second)

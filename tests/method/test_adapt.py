@@ -9,6 +9,7 @@ import transformers as hf
 from torch import nn
 
 from prilora_lite import LoRALinear, PRILoRAConfig, adapt, linear_ranks, merge_and_unload, report
+from prilora_lite.models.layers import lora_layers
 from tests.small_models import BUILDERS, HIDDEN, INNER, LAYERS, batch, build
 
 CONFIG = PRILoRAConfig(first_rank=2, last_rank=5)
@@ -161,6 +162,32 @@ def test_the_head_of_a_module_of_ones_own_is_trained_and_named_whatever_the_clas
     assert {name.split(".")[0] for name in beside} == {"stem", "place", "norm", "classifier"}
     assert "classifier (18 parameters) stands beside the layers and is trained, as a head" in result.notes
     assert len(result.notes) == 4
+
+
+class InOneSequence(nn.Module):
+    """Its stem and its head have numbers, as its layers have."""
+
+    def __init__(self, layers):
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(8, 8), *layers, nn.LayerNorm(8), nn.Linear(8, 2))
+
+
+def test_what_stands_before_and_after_the_layers_of_one_sequence_is_trained_and_named():
+    layers = [nn.Sequential(nn.Linear(8, 8), nn.ReLU()) for _ in range(3)]
+    result = adapt(model := InOneSequence(layers), PRILoRAConfig(first_rank=2, last_rank=4))
+    beside = {n.rpartition(".")[0] for n, p in model.named_parameters() if p.requires_grad and ".lora_" not in n}
+    assert beside == {"net.0", "net.4", "net.5"}
+    assert [layer.rank for layer in lora_layers(model).values()] == [2, 3, 4]
+    assert "net.5 (18 parameters) stands beside the layers and is trained, as a head" in result.notes
+
+
+def test_layers_inside_the_only_numbered_layer_are_refused_with_the_way_out():
+    encoder = nn.Module()
+    encoder.layers = nn.ModuleList(nn.Sequential(nn.Linear(8, 8), nn.ReLU()) for _ in range(3))
+    with pytest.raises(
+        ValueError, match=r"is net\.1, and it holds 3 numbered layers, net\.1\.layers\.0 .* of net names"
+    ):
+        adapt(InOneSequence([encoder]), PRILoRAConfig())
 
 
 class Wrapped(nn.Module):

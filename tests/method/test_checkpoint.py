@@ -713,3 +713,16 @@ def test_a_folder_in_the_place_of_the_file_in_it_is_named(saved):
     folder = saved[1].parent
     with pytest.raises(FileNotFoundError, match=f"it is a folder, with .*{saved[1].name}.* in it; give the file"):
         load_adapter(build("bert"), folder)
+
+
+def test_another_default_device_changes_nothing_of_what_is_saved(tmp_path):
+    model = build("bert")
+    adapt(model, PRILoRAConfig(first_rank=2, last_rank=4))
+    save_adapter(model, tmp_path / "as_usual.safetensors")
+    torch.set_default_device("meta")  # a script may set "cuda", and save from there
+    try:
+        save_adapter(model, tmp_path / "elsewhere.safetensors")
+    finally:
+        torch.set_default_device(None)
+    first, second = ((tmp_path / f"{name}.safetensors").read_bytes() for name in ("as_usual", "elsewhere"))
+    assert first == second

@@ -9,6 +9,7 @@ from torch import nn
 
 from prilora_lite import PRILoRAConfig, Pruner, adapt
 from tests.architectures import CASES, build_with, inputs
+from tests.small_models import batch, build
 
 CONFIG = PRILoRAConfig(first_rank=2, last_rank=4)
 FOUR = {"depths": [1] * 4, "hidden_sizes": [16, 16, 32, 32], "num_attention_heads": [1, 1, 2, 2], "num_labels": 2}
@@ -151,6 +152,26 @@ def test_the_mask_in_a_batch_that_is_the_one_argument_is_read(kind):
 def test_a_mask_of_floats_is_read_as_one_or_as_what_is_added_to_the_scores(mask):
     mask = mask.nan_to_num(0.0, neginf=float("-inf"))
     assert counted(Called("ids", "attention_mask"), IDS, mask) == {3}
+
+
+@pytest.mark.parametrize("architecture", ["bert", "llama"])
+@pytest.mark.parametrize("kind", ["keys", "keys, added to the scores", "one for all rows"])
+def test_a_mask_that_attention_broadcasts_counts_as_the_whole_one_does(architecture, kind):
+    def means(mask):
+        adapt(model := build(architecture), CONFIG)
+        pruner = Pruner(model.train(), interval=100)
+        torch.manual_seed(0)  # of dropout
+        model(**batch() | {"attention_mask": mask}).loss.backward()
+        pruner.step()
+        return torch.cat([norm.mean_square for norm in pruner.norms.values()])
+
+    rows, tokens = batch()["attention_mask"].shape
+    mask = batch()["attention_mask"].bool()[:, None, None, :]
+    if kind == "keys, added to the scores":
+        mask = ~mask * -1e9
+    elif kind == "one for all rows":
+        mask = torch.ones(1, 1, tokens, tokens, dtype=torch.bool).tril()
+    assert torch.equal(means(mask), means(mask.expand(rows, 1, tokens, tokens)))
 
 
 def test_a_mask_of_floats_that_is_added_may_pad_nothing():
