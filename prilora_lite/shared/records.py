@@ -136,7 +136,7 @@ class Records:
         except (ValueError, RecursionError) as error:
             if may_be_cut_off:
                 return []
-            if line.startswith((b"\xff\xfe", b"\xfe\xff")):
+            if line.startswith((b"\xff\xfe", b"\xfe\xff", b"\0")):
                 raise ValueError(
                     f"{self._path} is in UTF-16, as `>` writes in Windows PowerShell: save it in UTF-8, for example "
                     "with Get-Content and Set-Content -Encoding utf8"

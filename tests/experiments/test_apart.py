@@ -30,6 +30,11 @@ KINDS = {
     "other weights under one name": ({"weights": "a" * 16}, {"weights": "b" * 16}, f"weights {'a' * 16}"),
     "older runs that do not say": ({"weights": None}, {}, "weights not recorded"),
     "two settings": ({"settings": {"epochs": 1}}, {}, "epochs=1"),
+    "two settings that look alike in six digits": (
+        {"settings": {"learning_rate": 1e-3 / 3}},
+        {"settings": {"learning_rate": 0.000333333}},
+        "=0.000333333",
+    ),
     "two tasks of one name": (
         {"task": "mine", "definition": OWN},
         {"task": "mine", "definition": OWN | {"metrics": ["matthews"]}},
@@ -344,6 +349,13 @@ def test_a_broken_line_is_named_by_its_number_each_time(tmp_path):
     for _ in range(2):
         with pytest.raises(ValueError, match="line 2 is not JSON"):
             growing.read()
+
+
+def test_a_file_that_a_shell_joined_in_another_encoding_is_called_so(tmp_path):
+    file = tmp_path / "runs.jsonl"
+    file.write_text("".join(json.dumps(stored(seed=s)) + "\n" for s in range(2)), encoding="utf-16")
+    with pytest.raises(ValueError, match="in UTF-16, as `>` writes in Windows PowerShell: save it in UTF-8"):
+        Records(file).read()
 
 
 def test_runs_of_two_lengths_are_not_paired():

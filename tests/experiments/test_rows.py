@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from datasets import ClassLabel, Dataset, Value
 
-from prilora_lite import Task, load_rows
+from prilora_lite import Settings, Task, finetune, load_rows
 from prilora_lite.experiments.rows import check_rows, read_file
 from prilora_lite.experiments.tasks import TASKS, get_task, task_as_json
 
@@ -422,3 +422,13 @@ def test_a_file_in_another_encoding_is_told_how_to_be_saved(tmp_path):
     file.write_bytes("sentence,label\nça va,1\n".encode("latin-1"))
     with pytest.raises(ValueError, match=r"is not in UTF-8 .*; Excel's name for that is 'CSV UTF-8'"):
         read_file(file)
+
+
+def test_rows_that_were_loaded_from_a_folder_leave_nothing_in_it(tmp_path, encoder, rows):
+    for split, data in load_rows("cola", rows).items():
+        data.save_to_disk(tmp_path / split)
+    before = sorted(tmp_path.rglob("*"))
+    loaded = {split: Dataset.load_from_disk(tmp_path / split) for split in ("train", "validation")}
+    settings = Settings(epochs=1, max_length=16, train_rows=32)
+    finetune("cola", "head", encoder=encoder, rows=loaded, settings=settings, progress=False)
+    assert sorted(tmp_path.rglob("*")) == before

@@ -1203,6 +1203,16 @@ def test_an_importance_of_another_shape_is_refused():
         pruner.step()
 
 
+@pytest.mark.parametrize("kind", ["complex", "sparse"])
+def test_an_importance_of_numbers_without_an_order_or_a_place_is_refused(kind):
+    model = adapted()
+    odd = {"complex": lambda lora_A: lora_A + 1j, "sparse": lambda lora_A: lora_A.to_sparse()}[kind]
+    pruner = Pruner(model, interval=1, importance=odd)
+    model(**batch())
+    with pytest.raises(ValueError, match=f"a real score for each entry of A, .*{kind}"):
+        pruner.step()
+
+
 def test_an_importance_that_no_file_can_hold_is_refused_when_it_is_saved(tmp_path):
     model = adapted(importance=weight_times_gradient)
     with pytest.raises(ValueError, match=r"put it into importance\.IMPORTANCE_RULES under a name"):

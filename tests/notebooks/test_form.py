@@ -1,5 +1,6 @@
 """What every notebook must look like. That each gives its committed outputs is tested by nbval, see conftest.py."""
 
+import json
 import re
 from pathlib import Path
 
@@ -268,6 +269,27 @@ def test_executing_writes_outputs_and_the_time_and_leaves_a_broken_notebook_alon
     assert path.read_bytes() == before
     assert main(["notebooks", "--execute", str(path)]) == 1
     assert "ZeroDivisionError: division by zero" in capsys.readouterr().out
+
+
+def test_a_notebook_without_ids_of_cells_as_colab_saves_it_gets_them(tmp_path):
+    path = tmp_path / "00_x.ipynb"
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("", metadata={"tags": ["setup"]})])
+    notebook.nbformat_minor = 0
+    del notebook.cells[0]["id"]
+    path.write_text(json.dumps(notebook), encoding="utf-8")
+    tool.execute(path)
+    assert list(tool.stale(path)) == []
+
+
+def test_a_kernel_that_dies_stops_its_own_notebook_alone(tmp_path, capsys):
+    paths = [tmp_path / "00_x.ipynb", tmp_path / "01_y.ipynb"]
+    for path, source in zip(paths, ("import os; os._exit(1)", "print(6 * 7)"), strict=True):
+        cells = [nbformat.v4.new_code_cell("", metadata={"tags": ["setup"]}), nbformat.v4.new_code_cell(source)]
+        nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+    assert main(["notebooks", "--execute", *map(str, paths)]) == 1
+    said = capsys.readouterr().out
+    assert f"{paths[0]}: DeadKernelError" in said
+    assert list(tool.stale(paths[1])) == []
 
 
 def test_a_notebook_saved_by_another_program_meanwhile_is_not_overwritten(tmp_path):
