@@ -3,6 +3,7 @@
 Here and not in pyproject's addopts, which would break a bare pytest where nbval or xdist is missing.
 """
 
+import gc
 import os
 
 import pytest
@@ -47,7 +48,15 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: not item.nodeid.startswith(LONG))
 
 
+def pytest_collection_finish():
+    """All is imported: Trainer collects garbage whenever it begins, and need not walk through all of that each time."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()
+
+
 def pytest_configure(config):
+    gc.disable()  # until all is imported, of which nothing is garbage
     option = config.option
     if not hasattr(option, "nbval"):
         return

@@ -1,6 +1,5 @@
 """Settings for all tests: no network, one thread (tiny matrices gain nothing from more), a clean environment."""
 
-import gc
 import os
 import sys
 from pathlib import Path
@@ -23,15 +22,9 @@ settings.load_profile("project")
 
 
 def pytest_collection_finish(session):
-    """All is imported: Trainer collects garbage whenever it begins, and need not walk through all of that each time.
-
-    Raises:
-        pytest.UsageError: a test's name holds an address, another one in each worker, which then refuse to begin.
-    """
+    """Raise pytest.UsageError if a test's name holds an address: another one in each worker, which refuse to begin."""
     if addresses := [item.nodeid for item in session.items if " at 0x" in item.nodeid]:
         raise pytest.UsageError(f"name these parameters by `ids`, without an address in memory: {addresses}")
-    gc.collect()
-    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -16,7 +16,7 @@ from prilora_lite.experiments.device import pick_device
 _PACKAGE = Path(__file__).parents[1]
 
 
-def describe_environment(precision: str, device: str | None = None) -> dict[str, str]:
+def describe_environment(precision: str = "auto", device: str | None = None) -> dict[str, str]:
     """Versions, commit (where the code is a repository's), machine and arithmetic that a figure was measured with."""
     place = pick_device(device)
     machine = torch.cuda.get_device_name() if place == "cuda" else f"{processor_name()}, {os.cpu_count()} cores"

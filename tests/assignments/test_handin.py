@@ -101,15 +101,6 @@ def test_a_folder_of_very_many_or_large_files_is_not_read_through(tmp_path, monk
     assert not any(name.startswith("sparse") for name in opened), "the last of them, and too many by then"
 
 
-def test_a_second_notebook_is_named_in_a_note(tmp_path):
-    place = put_in(tmp_path)
-    (place / f"{A} (1).ipynb").write_text(json.dumps(perfect(A)), encoding="utf-8")
-    names, _ = taken(place, tmp_path)
-    assert f"{A} (1).ipynb" in names
-    found, notes = handin.find(place, tmp_path / "taken", A, [A])
-    assert (found.name, notes) == (NAME, [f"also handed in, and not graded: {A} (1).ipynb"])
-
-
 def test_what_editors_leave_beside_a_notebook_is_no_note(tmp_path):
     place = put_in(tmp_path)
     (place / ".ipynb_checkpoints").mkdir()

@@ -65,8 +65,9 @@ def test_a_name_that_gives_a_terminal_orders_is_said_plainly(tmp_path):
     assert found("\x1b[31m;\n.ipynb", folder=tmp_path)[1] == ["handed in as [31m, .ipynb"]
 
 
-def test_of_several_notebooks_the_one_with_the_right_name_is_taken(tmp_path):
-    assert found(NAME, f"{A} (1).ipynb", folder=tmp_path) == (NAME, [])
+def test_of_several_notebooks_the_one_with_the_right_name_is_taken_and_a_note_names_the_others(tmp_path):
+    note = f"also handed in, and not graded: {A} (1).ipynb"
+    assert found(NAME, f"{A} (1).ipynb", folder=tmp_path) == (NAME, [note])
 
 
 @pytest.mark.parametrize(
