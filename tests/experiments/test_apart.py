@@ -1,7 +1,9 @@
 """Reports: runs that differ stand apart, a run without a number is named, and nobody's file is written over."""
 
+import io
 import json
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -356,6 +358,17 @@ def test_a_file_that_a_shell_joined_in_another_encoding_is_called_so(tmp_path):
     file.write_text("".join(json.dumps(stored(seed=s)) + "\n" for s in range(2)), encoding="utf-16")
     with pytest.raises(ValueError, match="in UTF-16, as `>` writes in Windows PowerShell: save it in UTF-8"):
         Records(file).read()
+
+
+def test_a_terminal_that_lacks_a_letter_loses_no_table(tmp_path, monkeypatch):
+    named = {"task": "mein Täsk", "definition": OWN | {"name": "mein Täsk"}}
+    file = write(tmp_path / "runs.jsonl", [stored(name, s, **named) for name in ("lora", "prilora") for s in (0, 1)])
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", terminal)
+    assert main(["report", str(file)]) == 0
+    terminal.flush()
+    assert b"mein T?sk" in terminal.buffer.getvalue()
+    assert "mein Täsk" in file.with_suffix(".md").read_text(encoding="utf-8")
 
 
 def test_runs_of_two_lengths_are_not_paired():
