@@ -57,16 +57,18 @@ def find_stacks(model: nn.Module, targets: tuple[str, ...] | None = None) -> tup
 
 def _refuse_layers_in_one(backbone: nn.Module, stacks: Stacks) -> None:
     """Refuse a module of one's own whose layers all lie in one that has a number, too: they would have one rank."""
-    for stack, layers in stacks.items():
-        for number, modules in layers.items():
-            inner = sorted({split_name(split_name(name)[2])[:2] for name in modules} - {("", None)}, key=str)
-            if len(layers) == 1 and len(inner) > 1 and not hasattr(backbone, "config"):
-                outer = f"{stack}.{number}".lstrip(".")
-                raise ValueError(
-                    f"the only numbered layer with linear layers in it is {outer}, and it holds {len(inner)} numbered "
-                    f"layers, {outer}.{inner[0][0]}.{inner[0][1]} and so on, which would all have one rank: give the "
-                    f"parts of {stack or type(backbone).__name__} names instead of numbers (self.encoder = ...)"
-                )
+    if len(stacks) > 1 or hasattr(backbone, "config"):
+        return
+    ((stack, layers),) = stacks.items()
+    names = [name for modules in layers.values() for name in modules]
+    inner = sorted({split_name(split_name(name)[2])[:2] for name in names} - {("", None)}, key=str)
+    if len(layers) == 1 and len(inner) > 1:
+        outer = f"{stack}.{min(layers)}".lstrip(".")
+        raise ValueError(
+            f"the only numbered layer with linear layers in it is {outer}, and it holds {len(inner)} numbered layers, "
+            f"{outer}.{inner[0][0]}.{inner[0][1]} and so on, which would all have one rank: give the parts of "
+            f"{stack or type(backbone).__name__} names instead of numbers (self.encoder = ...)"
+        )
 
 
 def _alone_above(stack: str, stacks: Stacks) -> str:
