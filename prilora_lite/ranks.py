@@ -84,9 +84,9 @@ def _rounded(values: list[float]) -> list[int]:
     return at_least_one([round(value) for value in values])
 
 
-def at_least_one(ranks: list[int]) -> list[int]:
-    """The ranks as they are; raise ValueError if one is below 1."""
+def at_least_one(ranks: list[int], mend: str = "raise the ranks") -> list[int]:
+    """The ranks as they are; raise ValueError, which says how to mend it, if one is below 1."""
     if min(ranks) < 1:
         layer = ranks.index(min(ranks))
-        raise ValueError(f"layer {layer} would get rank {ranks[layer]}, but 1 is the least: raise the ranks")
+        raise ValueError(f"layer {layer} would get rank {ranks[layer]}, but 1 is the least: {mend}")
     return ranks

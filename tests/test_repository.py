@@ -5,12 +5,14 @@ import json
 import re
 import shlex
 import tomllib
+from importlib.metadata import distributions, requires
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from benchmarks import environments, learning_rates, show
@@ -157,15 +159,24 @@ def test_a_pages_links_lead_somewhere(page):
             assert heading in slugs, target
 
 
+def test_what_a_pinned_package_needs_is_pinned_too():
+    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    pinned = {canonicalize_name(Requirement(line).name) for line in lines if "==" in line}
+    for name in sorted(pinned & {canonicalize_name(each.name) for each in distributions()}):
+        for needed in map(Requirement, requires(name) or []):
+            if needed.marker is None or needed.marker.evaluate({"extra": ""}):
+                assert canonicalize_name(needed.name) in pinned, f"{name} needs {needed}"
+
+
 def test_the_readme_is_short_enough_to_be_read():
     assert len(README.splitlines()) <= 150
 
 
 def test_the_check_of_a_clean_clone_runs_the_readmes_test_command():
-    command = "pip install -r requirements.txt && pytest"
-    assert command in README
-    check = (ROOT / ".ci" / "run").read_text(encoding="utf-8").replace(" && wait &&", " &&")  # for Chromium
-    assert command.replace("install", "install --quiet") in check
+    assert "pip install -r requirements.txt && pytest" in README
+    check = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    install = "pip install --quiet -r requirements.txt"
+    assert f"{{ uv {install} || {install}; }}\nwait && pytest\n" in check  # the wait: for Chromium
 
 
 def test_the_readme_says_how_long_the_notebooks_take():

@@ -54,7 +54,7 @@ def budget_ranks(num_layers: int, mean: float, slope: float) -> list[int]:
     by_remainder = sorted(range(num_layers), key=lambda l: (line[l] - ranks[l], line[l], l), reverse=True)
     for layer in by_remainder[: int(budget) - sum(ranks)]:
         ranks[layer] += 1
-    return at_least_one(ranks)
+    return at_least_one(ranks, "raise the mean or flatten the slope")
 
 
 def adapter_parameters(ranks: Sequence[int], shapes: Sequence[tuple[int, int]]) -> int:

@@ -147,6 +147,7 @@ def execute(path: str | Path, repository: str = REPOSITORY) -> float:
         client = _Client(
             notebook, timeout=300, record_timing=False, store_widget_state=False,
             resources={"metadata": {"path": folder}},
+            extra_arguments=["--IPKernelApp.log_level=ERROR"],  # else each kernel warns of its own transport
         )  # fmt: skip
         started = time.time()
         client.execute()

@@ -94,6 +94,12 @@ def test_at_constant_budget_the_falling_slope_mirrors_the_rising_one(num_layers,
     assert budget_ranks(num_layers, mean, -slope) == budget_ranks(num_layers, mean, slope)[::-1]
 
 
+@pytest.mark.parametrize(("mean", "slope"), [(8, 20), (8, -20), (0, 0)])
+def test_a_slope_too_steep_for_its_budget_is_told_how_to_mend_it(mean, slope):
+    with pytest.raises(ValueError, match="but 1 is the least: raise the mean or flatten the slope"):
+        budget_ranks(12, mean, slope)
+
+
 def test_a_flat_budget_with_a_fraction_favours_the_later_layers():
     assert budget_ranks(4, 8.5, 0) == [8, 8, 9, 9]
 

@@ -313,6 +313,16 @@ def test_what_a_notebook_writes_as_it_is_executed_is_not_left_beside_it(tmp_path
     assert [file.name for file in tmp_path.iterdir()] == ["00_x.ipynb"]
 
 
+def test_executing_prints_the_name_and_the_seconds_and_no_warning_of_the_kernel(tmp_path, capfd):
+    path = tmp_path / "00_x.ipynb"
+    cells = [nbformat.v4.new_code_cell("", metadata={"tags": ["setup"]})]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+    assert main(["notebooks", "--execute", str(path)]) == 0
+    printed = capfd.readouterr()
+    assert re.fullmatch(rf"{re.escape(str(path))} \.\.\. \d+ s\nfresh: 1 of 1\n", printed.out)
+    assert printed.err == ""
+
+
 @pytest.mark.parametrize("text", ["no json", "{}", "[]"])
 def test_a_file_that_is_no_notebook_is_refused_by_name(text, tmp_path, capsys):
     path = tmp_path / "00_x.ipynb"
