@@ -5,6 +5,7 @@ Here and not in pyproject's addopts, which would break a bare pytest where nbval
 
 import gc
 import os
+import sys
 
 import pytest
 
@@ -49,10 +50,26 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_collection_finish():
-    """All is imported: Trainer collects garbage whenever it begins, and need not walk through all of that each time."""
-    gc.collect()
-    gc.freeze()
+    _spare_what_is_imported()
     gc.enable()
+
+
+@pytest.hookimpl(trylast=True)  # when the fixtures of the file are gone
+def pytest_runtest_teardown(item, nextitem):
+    if nextitem is None or item.path != nextitem.path:
+        _spare_what_is_imported()
+
+
+_spared = 0  # modules, when the collector of garbage was last told to leave them alone
+
+
+def _spare_what_is_imported():
+    """Trainer collects garbage whenever it begins, and need not walk through hundreds of modules each time."""
+    global _spared
+    if len(sys.modules) > _spared + 100:
+        gc.collect()
+        gc.freeze()
+        _spared = len(sys.modules)
 
 
 def pytest_configure(config):

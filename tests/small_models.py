@@ -95,6 +95,14 @@ def build(name: str, seed: int = 0) -> nn.Module:
     return BUILDERS[name]().eval()
 
 
+def shallow(name: str, layers: int = 2) -> nn.Module:
+    """A model with fewer layers: less to compile. Its cache would break the graph in older versions of transformers."""
+    model = build(name)
+    model.config.num_hidden_layers, model.config.use_cache = layers, False
+    torch.manual_seed(0)
+    return type(model)(model.config)
+
+
 def batch(rows: int = 3, tokens: int = 8, padding: int = 3, seed: int = 0) -> dict[str, Tensor]:
     """Random ids; the last row ends in padding."""
     generator = torch.Generator().manual_seed(seed)

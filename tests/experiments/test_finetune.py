@@ -358,7 +358,7 @@ def test_pocket_trains_with_one_thread_other_encoders_with_torchs_and_torch_is_l
     try:
         torch.set_num_threads(2)
         finetune("pocket-rte", "head", settings=few, callbacks=[pocket := CountThreads()], progress=False)
-        run(encoder, rows, callbacks=[other := CountThreads()])
+        run(encoder, rows, callbacks=[other := CountThreads(), StopAfter(1)])
         assert (pocket.threads, other.threads, torch.get_num_threads()) == ({1}, {2}, 2)
     finally:
         torch.set_num_threads(here)

@@ -10,7 +10,7 @@ from torch._dynamo.exc import Unsupported
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from prilora_lite import LoRALinear, PRILoRAConfig, Pruner, adapt
-from tests.small_models import batch, build, checkpoint_activations
+from tests.small_models import batch, checkpoint_activations, shallow
 
 FAMILIES = ("bert", "llama", "deberta_v2")
 # Float32 sums: where padding is left out, a compiled model adds zeros, a plain one on a CPU adds fewer numbers
@@ -24,16 +24,8 @@ def _fresh_compiler():
     torch._dynamo.reset()
 
 
-def shallow(name):
-    """A model of two layers: less to compile. Its cache would break the graph in older versions of transformers."""
-    model = build(name)
-    model.config.num_hidden_layers, model.config.use_cache = 2, False
-    torch.manual_seed(0)
-    return type(model)(model.config)
-
-
-def adapted(name):
-    model = shallow(name)
+def adapted(name, layers=2):
+    model = shallow(name, layers)
     model.config.problem_type = "single_label_classification"  # else transformers looks at the labels
     adapt(model, PRILoRAConfig(first_rank=2, last_rank=5))
     for module in model.modules():
@@ -79,7 +71,7 @@ def compiled_run(name, fullgraph=True, checkpointing=None, hook=True):
 def breaks(name, listens=False, problem_type=None):
     """How often the graph of a model breaks, unadapted or with a pruner."""
     torch._dynamo.reset()
-    model = shallow(name).train()
+    model = shallow(name, layers=1).train()
     model.config.problem_type = problem_type
     if listens:
         adapt(model, PRILoRAConfig(first_rank=2, last_rank=5))
@@ -126,7 +118,7 @@ def test_the_same_entries_are_pruned_as_in_a_plain_model(run, plain):
 
 def test_under_autocast_it_is_one_graph_too():
     torch._dynamo.reset()
-    model = adapted("bert")
+    model = adapted("bert", layers=1)
     Pruner(model)
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
     with torch.autocast("cpu", torch.bfloat16):

@@ -7,13 +7,13 @@ import torch
 from torch import nn
 
 from prilora_lite import LoRALinear, PRILoRAConfig, Pruner, adapt
-from tests.small_models import HIDDEN, batch, build
+from tests.small_models import HIDDEN, batch, build, shallow
 
 CONFIG = PRILoRAConfig(first_rank=2, last_rank=5, interval=2)
 
 
 def model_without_dropout():
-    model = build("bert")
+    model = shallow("bert")
     adapt(model, CONFIG)
     for module in model.modules():
         if isinstance(module, LoRALinear):
