@@ -45,9 +45,7 @@ def adapt(model: nn.Module, config: PRILoRAConfig | None = None) -> Report:
         TypeError: not a model, or not a configuration.
         ValueError: the model is adapted already, has no numbered layers, has stacks of them that are not an encoder and
             a decoder, shares layers or their weights, or holds a mixture of experts; a target or a layer's number
-            matches nothing; or a rank does not fit.
-
-    The model is left as it was when an error is raised.
+            matches nothing; or a rank does not fit. The model is left as it was.
     """
     config = PRILoRAConfig() if config is None else config
     expect(nn.Module, model, "a model")
@@ -95,8 +93,7 @@ def plan(model: nn.Module, config: PRILoRAConfig) -> tuple[list[PlannedLayer], l
         planned += [PlannedLayer(stack, number, modules, rank, s) for (number, modules), rank, s in of_layers]
     if config.layers is not None:
         numbers = {layer.number for layer in planned}
-        missing = sorted(set(config.layers) - numbers)
-        if missing:
+        if missing := sorted(set(config.layers) - numbers):
             raise ValueError(f"layers has {missing}, but this model's {len(numbers)} layers are 0 to {max(numbers)}")
         notes.append(f"only layers {', '.join(map(str, config.layers))} of {len(numbers)} are adapted")
         planned = [layer for layer in planned if layer.number in config.layers]

@@ -6,6 +6,7 @@ import argparse
 import gc
 import io
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -24,6 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
         gc.set_threshold(10_000, 10, 10)  # loading makes some 10^6 objects, none of them garbage: a tenth sooner
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal in ASCII shows ? for what it lacks, and nothing is lost
+    warnings.formatwarning = _once()
     try:
         return options.run(options)
     except ModuleNotFoundError as error:
@@ -56,6 +58,18 @@ class Command(argparse.ArgumentParser):
             for action in self._actions:
                 action.help = action.help and action.help.format(**names)
         return super().format_help()
+
+
+def _once() -> Callable[..., str]:
+    """How to print warnings: each text once, without the line of this package's code that it came from."""
+    told: set[str] = set()
+
+    def text(message: Warning | str, *_: Any, **__: Any) -> str:
+        again = str(message) in told
+        told.add(str(message))
+        return "" if again else f"warning: {message}\n"
+
+    return text
 
 
 def _said(error: Exception) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from prilora_lite.importance import PRUNING_SCOPES, check_ratio, importance_rule, needs
+from prilora_lite.importance import PRUNING_SCOPES, check_ratio, importance_rule, inputs_of
 from prilora_lite.ranks import MOST_LAYERS, SCHEDULES, ranks_by_depth
 from prilora_lite.shared.checks import is_integer, is_number, is_seed, plain
 from prilora_lite.shared.errors import unknown
@@ -230,9 +230,9 @@ class PRILoRAConfig:
             idle.add("alpha")
         if not self.ratio:
             idle |= {"interval", "decay", "importance", "scope", "regrow", "seed"}
-        if not needs(self.importance, "generator"):
+        if "generator" not in inputs_of(self.importance):
             idle.add("seed")
-        if not needs(self.importance, "mean_square"):
+        if "mean_square" not in inputs_of(self.importance):
             idle.add("decay")
         default = PRILoRAConfig()
         return dataclasses.replace(self, **{name: getattr(default, name) for name in idle})

@@ -149,16 +149,17 @@ def importance_rule(rule: str | Callable[..., Tensor]) -> Callable[..., Tensor]:
     if foreign := [p.name for p in parameters if p.name not in INPUTS and p.default is p.empty]:
         raise ValueError(
             f"an importance rule is a function of any of {', '.join(INPUTS)}; {getattr(rule, '__name__', rule)} also "
-            f"asks for {', '.join(foreign)}: give it a default, or wrap it, as lambda lora_A: rule(lora_A, ...)"
+            f"asks for {', '.join(foreign)}, and is given nothing else. To a constant give a default, or wrap the "
+            "rule, as lambda lora_A: rule(lora_A, ...)"
         )
     if by_place := [p.name for p in parameters if p.kind is p.POSITIONAL_ONLY]:
         raise ValueError(f"an importance rule is called by name: leave out the / behind {', '.join(by_place)}")
     return rule
 
 
-def needs(rule: str | Callable[..., Tensor], what: str) -> bool:
-    """Whether an importance rule is a function of this one of :data:`INPUTS`."""
-    return what in inspect.signature(importance_rule(rule)).parameters
+def inputs_of(rule: str | Callable[..., Tensor]) -> list[str]:
+    """Those of :data:`INPUTS` that an importance rule is a function of."""
+    return [name for name in inspect.signature(importance_rule(rule)).parameters if name in INPUTS]
 
 
 def importance(
@@ -189,8 +190,7 @@ def importance(
     Source: PRILoRA (Benedek & Wolf 2024) combines magnitude and accumulated input; this product as in Wanda.
     """
     given = {"lora_A": lora_A.detach(), "mean_square": mean_square, "gradient": gradient, "generator": generator}
-    function = importance_rule(rule)
-    asked = [name for name in INPUTS if needs(rule, name)]
+    function, asked = importance_rule(rule), inputs_of(rule)
     for name in asked:
         if given[name] is None and name != "generator":
             raise ValueError(f"the importance rule {rule!r} needs {name}, but none was given")

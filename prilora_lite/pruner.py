@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from prilora_lite.config import PRILoRAConfig
-from prilora_lite.importance import InputNorms, importance, keep_mask, needs
+from prilora_lite.importance import InputNorms, importance, inputs_of, keep_mask
 from prilora_lite.lora import LoRALinear
 from prilora_lite.models.layers import (
     PeftLayer,
@@ -106,7 +106,7 @@ class Pruner:
                 f"the zeros of an earlier prune, at ratio {earlier.ratio:g} without regrowth, stay as they are: "
                 f"ratio={config.ratio:g} has no effect; with regrow=True it has"
             )
-        self._listener = Listener(model, self.layers, needs(self.settings["importance"], "gradient"))
+        self._listener = Listener(model, self.layers, "gradient" in inputs_of(self.settings["importance"]))
 
     @property
     def norms(self) -> dict[str, InputNorms]:
@@ -233,11 +233,12 @@ class Pruner:
     def _all_scores(self, *asked: str) -> dict[str, Tensor]:
         """The scores of each A that is trained and has been reached; RuntimeError if one that is asked for has not."""
         rule, trained, scores = self.settings["importance"], self._trained(), {}
+        asks_for = inputs_of(rule)
         # Seeded anew each time, and on the CPU, so that every prune, device and process draws the same
         generator = torch.Generator().manual_seed(self.settings["seed"])
         for name, layer in self.layers.items():  # of a frozen A too, or the noise of those after it would change
             given = {"mean_square": self.mean_square(name), "gradient": self._listener.gradients.get(name)}
-            if any(value is None and needs(rule, what) for what, value in given.items()):
+            if any(value is None and what in asks_for for what, value in given.items()):
                 continue
             of_layer = importance(layer.lora_A, rule=rule, generator=generator, **given)
             if name in trained:

@@ -56,6 +56,18 @@ def test_a_commands_help_names_what_its_tables_hold(command, capsys):
     assert "{" not in said.replace("{auto,fp32,bf16}", "").replace("{cuda,mps,cpu}", "")
 
 
+def test_a_warning_is_told_once_and_without_the_line_of_code_that_it_came_from(tmp_path):
+    code = """
+import warnings
+from prilora_lite.cli import main
+from prilora_lite.experiments import commands
+commands._migrate = lambda options: [warnings.warn("rows twice", stacklevel=level) for level in (1, 2)] and 0
+main(["migrate", "runs.jsonl"])
+"""
+    said = call(sys.executable, "-c", code, cwd=tmp_path, check=False)
+    assert [line for line in said.splitlines() if "rows" in line] == ["warning: rows twice"]
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [

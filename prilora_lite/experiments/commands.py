@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from prilora_lite.experiments import study_options
 from prilora_lite.shared.files import given_path
+from prilora_lite.shared.records import read_records
 
 if TYPE_CHECKING:
     from prilora_lite.experiments.methods import Method
@@ -96,6 +97,7 @@ def _ablate(options: argparse.Namespace) -> int:
     reporting.check_places(output)  # better known before the first run
     runs = study.grid(_methods(told), told.get("tasks", ["pocket-rte"]), told.get("seeds", [0, 1]))
     speaks = PROCESS == 0  # if several processes make one run, the first
+    earlier = {str(record["key"]) for record in read_records(output)}
     crashed: list[dict[str, Any]] = []
 
     def announce(number: int, count: int, run: Run, record: dict[str, Any] | None) -> None:
@@ -107,7 +109,8 @@ def _ablate(options: argparse.Namespace) -> int:
             tell(f"{name}: crashed after {record['seconds']:.0f} s: {record['error']}")
         else:
             metric, value = main_metric(record)
-            tell(f"{name}: {metric} {value:.3f} after {record['seconds']:.0f} s")
+            when = "made earlier" if str(record["key"]) in earlier else f"after {record['seconds']:.0f} s"
+            tell(f"{name}: {metric} {value:.3f}, {when}")
 
     def tell(line: str) -> None:
         if speaks:
@@ -203,7 +206,7 @@ def _ask(options: argparse.Namespace) -> int:
     if options.jobs < 1:
         raise ValueError(f"--jobs {options.jobs}: expected a number of at least 1")
     answer(asked, rows=options.rows, jobs=options.jobs, names=options.only, tell=lambda line: print(line, flush=True))
-    return _answers(options.file, None)
+    return _answers(options.file, None, options.only)
 
 
 def _migrate(options: argparse.Namespace) -> int:
@@ -214,13 +217,13 @@ def _migrate(options: argparse.Namespace) -> int:
     return 0
 
 
-def _answers(file: Path, folder: Path | None) -> int:
-    """Print and write the answers that the runs of a file of questions give so far."""
+def _answers(file: Path, folder: Path | None, only: list[str] | None = None) -> int:
+    """Write the answers that the runs of a file of questions give so far, and print them or some of them."""
     from prilora_lite.experiments import answers
     from prilora_lite.experiments.questions import read_questions
 
     asked = read_questions(file)
-    print(answers.report(asked))
+    print(answers.report(asked, only))
     written = answers.write(asked, (file.parent if folder is None else folder) / file.stem)
     print()
     _print_paths(written)

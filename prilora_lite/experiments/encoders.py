@@ -146,7 +146,7 @@ def _locate(name: str) -> tuple[str, str | None]:
     folder = _package_folder(preset.package)
     if preset.sha256:
         if folder is None and preset.hub_name is None:
-            raise OSError(f"the weights of {name} are missing from the package {preset.package}: install it anew")
+            raise OSError(f"the weights of {name} are missing from the package {preset.package}: install it")
         if folder is None:
             folder = _hub_folder(name, preset)
         check_sha256(folder / "model.safetensors", preset.sha256)

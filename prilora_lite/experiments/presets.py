@@ -78,6 +78,9 @@ class Preset:
         threads: with how many of torch's threads it trains on a CPU; None: as many as torch is set to.
         settings: by task; for other tasks ``default``.
         learning_rates: for the methods that need one of their own.
+
+    Raises:
+        ValueError: neither the SHA-256 of a package's weights nor the commit of the hub's is given.
     """
 
     hub_name: str | None = None
@@ -91,6 +94,12 @@ class Preset:
     default: Settings = Settings()
     settings: dict[str, Settings] = field(default_factory=dict)
     learning_rates: dict[str, float] = field(default_factory=lambda: {"full": 5e-5})  # a usual one for BERT's kind
+
+    def __post_init__(self) -> None:
+        if self.package and not self.sha256:
+            raise ValueError(f"the preset of the package {self.package} lacks sha256, that of its model.safetensors")
+        if self.hub_name and not (self.sha256 or self.revision):
+            raise ValueError(f"the preset of {self.hub_name} lacks revision, its commit on the hub")
 
 
 # Learning rates chosen on a part of the training rows

@@ -36,7 +36,7 @@ def check_stored(path: str | Path, record: dict[str, Any]) -> None:
     for part, problem in _problems(record):
         raise ValueError(
             f"{path}: {part} of the run {record['task']!r}, {record['name']!r}, seed {record['seed']!r} can't be "
-            f"read: {problem}. A newer version wrote it, or it was changed by hand: mend or remove its line"
+            f"read: {problem}. Another version wrote it, or it was changed by hand: mend or remove its line"
         )
 
 

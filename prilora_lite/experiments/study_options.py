@@ -22,7 +22,9 @@ def _ranks(text: str) -> tuple[int, int]:
     try:
         return int(first), int(last if dots else first)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text}: expected FIRST..LAST, such as 4..12, or one rank") from None
+        raise argparse.ArgumentTypeError(
+            f"{text}: expected FIRST..LAST, such as 4..12, or one rank; a schedule is named by --schedules"
+        ) from None
 
 
 def _schedule(text: str) -> str | tuple[int, ...]:

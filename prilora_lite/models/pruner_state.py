@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from prilora_lite.importance import IMPORTANCE_RULES, importance_rule, needs
+from prilora_lite.importance import IMPORTANCE_RULES, importance_rule, inputs_of
 from prilora_lite.shared.callables import callable_name, is_ours
 from prilora_lite.shared.errors import expect, warn
 
@@ -22,7 +22,7 @@ def stored_settings(settings: dict[str, Any]) -> dict[str, Any]:
     rule = settings["importance"]
     named = isinstance(rule, str) and is_ours(importance_rule(rule))
     stored = settings | {"importance": rule if named else callable_name(importance_rule(rule))}
-    return stored if needs(rule, "generator") else stored | {"seed": None}
+    return stored if "generator" in inputs_of(rule) else stored | {"seed": None}
 
 
 def check_state(state: dict[str, Any], now: dict[str, Any], rule: object) -> None:

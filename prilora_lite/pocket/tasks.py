@@ -33,6 +33,7 @@ from prilora_lite.pocket.grammar import (
     finish,
     hypernyms,
 )
+from prilora_lite.shared.errors import unknown
 
 SIZES = {"train": 2000, "validation": 500}
 Texts = tuple[str, ...]
@@ -47,7 +48,12 @@ def draw_rows(task: str) -> dict[str, list[tuple[Texts, int]]]:
 
     Returns:
         Split -> rows of (texts, label); no texts occur twice.
+
+    Raises:
+        ValueError: a task that :data:`DRAW` has not.
     """
+    if task not in DRAW:
+        raise unknown("task of pocket's", task, DRAW)
     rng, seen = Random(task), set()
     rows: dict[str, list[tuple[Texts, int]]] = {}
     for split, size in SIZES.items():

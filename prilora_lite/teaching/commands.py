@@ -31,8 +31,8 @@ def add_to(commands: argparse._SubParsersAction) -> None:
     notebooks = commands.add_parser(
         "notebooks",
         help="check the repository's notebooks, or execute them anew",
-        description="List the notebooks whose saved outputs are out of date; with --execute, run them and save fresh "
-        "outputs.",
+        description="Check that all cells were executed and have the form that this command gives them; with "
+        "--execute, run them and save their outputs. (Whether saved outputs are still right is for pytest to tell.)",
     )
     notebooks.add_argument(
         "paths", nargs="*", type=given_path, metavar="FILE", help="default: all in the folder notebooks"
@@ -131,7 +131,7 @@ def _notebooks(options: argparse.Namespace) -> int:
             print("failed", flush=True)
             found.append(f"{path}: {type(error).__name__}: {error}")
     found += [line for path in paths for line in notebook_files.stale(path)]
-    print("\n".join(found) or f"fresh: {len(paths)} of {len(paths)}")
+    print("\n".join(found) or f"in order: {len(paths)} of {len(paths)}")
     return 1 if found else 0
 
 

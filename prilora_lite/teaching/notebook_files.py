@@ -1,4 +1,4 @@
-"""Keeps the notebooks of the repository fresh: one set-up cell for all, executed, clean. ``prilora-lite notebooks``."""
+"""Keeps the repository's notebooks in order: one set-up cell for all, executed, clean. ``prilora-lite notebooks``."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 import prilora_lite.experiments.encoders as encoders
 from prilora_lite import PRILoRAConfig, Settings, adapt, load_encoder
 from prilora_lite.experiments.identity import digest_of
-from prilora_lite.experiments.presets import PRESETS, settings_for
+from prilora_lite.experiments.presets import PRESETS, Preset, settings_for
 from prilora_lite.experiments.tasks import TASKS
 from prilora_lite.shared.files import check_sha256
 from tests.small_models import build, write_encoder
@@ -193,9 +193,22 @@ def test_a_preset_that_is_not_on_the_hub_has_a_checksum():
     assert all(re.fullmatch("[0-9a-f]{64}", preset.sha256) for preset in PRESETS.values() if not preset.hub_name)
 
 
+@pytest.mark.parametrize(
+    ("given", "lacks"),
+    [
+        ({"package": "mine"}, "the preset of the package mine lacks sha256"),
+        ({"package": "mine", "hub_name": "owner/mine", "revision": "a" * 40}, "lacks sha256"),
+        ({"hub_name": "owner/mine"}, "the preset of owner/mine lacks revision, its commit on the hub"),
+    ],
+)
+def test_a_preset_whose_weights_nothing_pins_is_refused(given, lacks):
+    with pytest.raises(ValueError, match=lacks):
+        Preset(**given)
+
+
 def test_missing_weights_of_the_package_say_what_to_do(monkeypatch):
     monkeypatch.setattr(encoders, "_package_folder", lambda package: None)
-    with pytest.raises(OSError, match=r"the weights of pocket are missing from the package .*: install it anew"):
+    with pytest.raises(OSError, match=r"the weights of pocket are missing from the package .*: install it"):
         load_encoder("pocket", TASKS["pocket-cola"])
 
 

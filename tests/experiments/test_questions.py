@@ -448,6 +448,14 @@ def test_the_report_fits_a_terminal_and_says_the_sentence(file):
     assert "That is a difference." in " ".join(text.split())
 
 
+def test_the_report_of_some_questions_has_these_alone(file):
+    again = FILE.split("[[question]]")[1].replace("slope", "tilt")
+    file.write_text(file.read_text() + "\n[[question]]" + again)
+    asked = read_questions(file)
+    assert report(asked, ["tilt"]).startswith("Does the tilt matter?")
+    assert report(asked) == f"{report(asked, ['slope'])}\n\n{report(asked, ['tilt'])}"
+
+
 def test_seeds_whose_arms_ran_on_several_machines_are_counted_beside_the_answer(file):
     asked = read_questions(file)
     records = study_of(asked)

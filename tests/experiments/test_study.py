@@ -273,7 +273,10 @@ def test_started_again_it_makes_only_the_missing_runs(encoder, rows, tmp_path, c
     first = output.read_bytes()
     main(command(output, encoder, rows, seeds=["0"]))
     assert output.read_bytes() == first
+    capsys.readouterr()
     main(command(output, encoder, rows, seeds=["0", "1"]))
+    told = re.findall(r"\[(\d)/4\] .*: \w+ [\d.-]+, (made|after)", capsys.readouterr().err)
+    assert told == [("1", "made"), ("2", "made"), ("3", "after"), ("4", "after")]
     assert output.read_bytes().startswith(first)
     assert [(r["name"], r["seed"]) for r in read_records(output)] == [
         ("lora", 0), ("prilora", 0), ("lora", 1), ("prilora", 1),
@@ -486,7 +489,9 @@ def test_a_mistake_in_a_file_is_one_message(text, message, tmp_path, capsys):
 def test_ranks_are_first_and_last_or_one(ranks, capsys):
     with pytest.raises(SystemExit):
         main(["ablate", "--ranks", ranks])
-    assert f"{ranks}: expected FIRST..LAST, such as 4..12, or one rank" in capsys.readouterr().err
+    assert f"{ranks}: expected FIRST..LAST, such as 4..12, or one rank; a schedule is named by --schedules" in " ".join(
+        capsys.readouterr().err.split()
+    )
 
 
 @pytest.mark.slow

@@ -1184,9 +1184,20 @@ def test_every_rule_in_the_table_scores_alike_whenever_its_generator_starts_alik
     assert torch.equal(first, second)
 
 
+@pytest.mark.parametrize("rule", IMPORTANCE_RULES)
+def test_an_entry_is_as_important_as_its_negative(rule):
+    A, gradient = torch.randn(2, 3, 5)
+    scores = [
+        importance(sign * A, torch.rand(5, generator=torch.Generator().manual_seed(1)), rule,
+                   torch.Generator().manual_seed(0), sign * gradient)
+        for sign in (1, -1)
+    ]  # fmt: skip
+    assert torch.equal(*scores)
+
+
 def test_a_rule_in_the_table_may_ask_for_no_more_than_any_other(monkeypatch):
     monkeypatch.setitem(IMPORTANCE_RULES, "noise", lambda A: torch.rand(A.shape))
-    with pytest.raises(ValueError, match="also asks for A: give it a default, or wrap it"):
+    with pytest.raises(ValueError, match="also asks for A, and is given nothing else"):
         PRILoRAConfig(importance="noise")
 
 

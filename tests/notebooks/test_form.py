@@ -42,7 +42,7 @@ def test_nbval_is_on_for_plain_pytest_and_compares_strictly(pytestconfig):
 
 
 @every
-def test_it_is_valid_fresh_and_free_of_widget_state(path):
+def test_it_is_valid_in_order_and_free_of_widget_state(path):
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
     assert "widgets" not in notebook.metadata
@@ -319,7 +319,7 @@ def test_executing_prints_the_name_and_the_seconds_and_no_warning_of_the_kernel(
     nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
     assert main(["notebooks", "--execute", str(path)]) == 0
     printed = capfd.readouterr()
-    assert re.fullmatch(rf"{re.escape(str(path))} \.\.\. \d+ s\nfresh: 1 of 1\n", printed.out)
+    assert re.fullmatch(rf"{re.escape(str(path))} \.\.\. \d+ s\nin order: 1 of 1\n", printed.out)
     assert printed.err == ""
 
 
