@@ -12,6 +12,7 @@ from prilora_lite.models.heads import head_notes, head_parameters
 from prilora_lite.models.layers import without_wrappers
 from prilora_lite.models.linear import check_mergeable, check_untied, check_weight, linear_shape
 from prilora_lite.models.stacks import find_stacks
+from prilora_lite.models.tokens import drop_hooks
 from prilora_lite.report import Report, report
 from prilora_lite.shared.errors import expect
 
@@ -132,4 +133,5 @@ def merge_and_unload(model: nn.Module) -> nn.Module:
     for module in model.modules():  # the whole model, or the stack that was adapted by itself
         for trace in ("prilora_config", "_pruned_as"):  # the second is of record_pruning
             vars(module).pop(trace, None)
+        drop_hooks(module)  # of a Pruner that still listens
     return model.requires_grad_(True)

@@ -141,10 +141,22 @@ def check_all_is_stored(model: nn.Module) -> None:
         )
 
 
+def warn_of_what_is_lost(model: nn.Module) -> None:
+    """Say before a training that :func:`check_all_is_stored` will refuse what it gives, when it would be too late."""
+    if "prilora_config" in vars(model):
+        try:
+            check_all_is_stored(model)
+        except ValueError as error:
+            warn(f"save_adapter will refuse this model: {error}")
+
+
 def warn_of_flaws(model: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
-    """Say what is amiss with an adapter that can be written all the same: never pruned, or not finite."""
+    """Say what is amiss with an adapter that can be written all the same: never pruned, not finite, or rounded."""
     lost = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
     flaws = [never_pruned(model), f"NaN or infinity in {first_of(lost)}, so no model will load it" if lost else ""]
+    half = [tensor.dtype for name, tensor in tensors.items() if name.endswith("lora_A") and tensor.element_size() < 4]
+    if half:
+        flaws.append(f"A was cast to {half[0]} after adapt, and its digits are lost, as by Trainer's bf16_full_eval")
     for flaw in filter(None, flaws):
         warn(f"{path}: {flaw}")
 

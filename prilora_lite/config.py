@@ -20,9 +20,7 @@ SCALINGS = ("layer", "sqrt", "mean")
 
 @dataclass(frozen=True)
 class PRILoRAConfig:
-    r"""The settings of PRILoRA. Plain LoRA is ``PRILoRAConfig.lora(8)``.
-
-    After each description, the default is given, with where it comes from.
+    r"""The settings of PRILoRA, with their defaults and where these come from. Plain LoRA: ``PRILoRAConfig.lora(8)``.
 
     Args:
         first_rank: r_s, rank of the first layer. 4: our reading of the paper.
@@ -79,7 +77,7 @@ class PRILoRAConfig:
         for name in ("first_rank", "last_rank"):
             if not is_integer(getattr(self, name), 1):
                 raise ValueError(f"{name} must be an integer of at least 1, got {getattr(self, name)!r}")
-        if isinstance(self.ranks, (tuple, list)):
+        if isinstance(self.ranks, (tuple, list, range)):
             if not self.ranks or not all(is_integer(rank, 1) for rank in self.ranks):
                 raise ValueError(f"ranks must be one integer of at least 1 for each layer, got {self.ranks!r}")
             object.__setattr__(self, "ranks", tuple(self.ranks))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from prilora_lite.lora import LoRALinear
-from prilora_lite.models.heads import head_parameters
+from prilora_lite.models.heads import head_parameters, is_of_ones_own
 from prilora_lite.models.layers import COMPILED
 
 _AT_A_TIME = 4096  # rows of a matrix, which are widened to float64
@@ -25,6 +25,7 @@ SETTINGS = re.compile(
     r"|(^|_)(re)?scal(e|ing)|_scalar$|_multiplier$|softcapping$|layer_types$|(^|\.)(alibi|is_decoder|clamp_len)$"
     r"|attn_type$|attention_type$|summary_type$|token_dropout$|pad_token_id$|causal|bidirectional|(^|[._])rotary|no_rope"
     r"|parallel_(residual|attn)|max_distance$|layer_?norm_before$|post_layernorm$|(^|_)pre_?norm|norm_first$"
+    r"|strides?$|stable_layer_norm$|attention_window$|pooling_type$|pool_q_only$|separate_cls$|num_random_blocks$"
 )
 ADDED = (
     ". If words were added after loading (resize_token_embeddings), their rows are drawn at random each time: save the "
@@ -44,8 +45,13 @@ def stored_parameters(model: nn.Module) -> dict[str, Tensor]:
 
 
 def running_statistics(model: nn.Module) -> dict[str, Tensor]:
-    """What batch norms keep of their inputs, by name: every pass in training mode moves it, frozen or not."""
-    return {name: buffer for name, buffer in model.named_buffers() if name.rpartition(".")[2] in STATISTICS}
+    """What batch norms, or norms of one's own, keep of their inputs: passes in training mode move it, frozen or not."""
+    saved = model.state_dict().keys() if is_of_ones_own(model) else ()  # what else its training may move
+    return {
+        name: buffer
+        for name, buffer in model.named_buffers()
+        if name.rpartition(".")[2] in STATISTICS or (name in saved and buffer.is_floating_point())
+    }
 
 
 def fingerprint(model: nn.Module, frozen: Collection[str] = ()) -> dict[str, Any]:

@@ -146,7 +146,7 @@ def importance_rule(rule: str | Callable[..., Tensor]) -> Callable[..., Tensor]:
             f"an importance rule is a function of any of {', '.join(INPUTS)}, but Python can't tell the parameters of "
             f"{rule!r}: wrap it in a function that names them, such as lambda lora_A: rule(lora_A)"
         ) from error
-    if foreign := [p.name for p in parameters if p.name not in INPUTS and p.default is p.empty]:
+    if foreign := [p.name for p in parameters if p.name not in INPUTS and p.default is p.empty and str(p)[0] != "*"]:
         raise ValueError(
             f"an importance rule is a function of any of {', '.join(INPUTS)}; {getattr(rule, '__name__', rule)} also "
             f"asks for {', '.join(foreign)}, and is given nothing else. To a constant give a default, or wrap the "

@@ -23,7 +23,7 @@ from prilora_lite.models.layers import (
 )
 from prilora_lite.models.listener import Listener, check_finite
 from prilora_lite.models.masks import masks_of_zeros, mass_outside
-from prilora_lite.models.pruner_state import check_state, record_pruning, stored_settings, warn_of_an_earlier_pruner
+from prilora_lite.models.pruner_state import check_state, record_pruning, stored_settings, warn_before_training
 from prilora_lite.shared.errors import unknown, warn
 
 
@@ -91,7 +91,7 @@ class Pruner:
         given = {name: value for name, value in given.items() if value is not None}
         earlier = configuration_of(model)
         config = dataclasses.replace(earlier or PRILoRAConfig(), **given)
-        warn_of_an_earlier_pruner(model, given)
+        warn_before_training(model, given)
         self.settings = config.pruning()
         self._stored_settings = stored_settings(self.settings)  # as given: an object may change as it is called
         self.steps = 0
@@ -150,7 +150,7 @@ class Pruner:
         again = self.pruned_at == self.steps
         if free and not (again and self.sparsity() >= latest and free <= self._pruned):
             scores = {name: s for name, s in self._all_scores().items() if name in free}
-            self._listener.warn_of_ties(scores, self.steps)
+            self._listener.warn_of_ties(scores, self.settings["scope"], self.steps)
             masks = {name: self._mask_of(s) for name, s in scores.items()}
             before, mass = self.sparsity(), mass_outside(self.layers, masks)
             self._apply(masks)

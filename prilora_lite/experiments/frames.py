@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from typing import Any
 
 import pandas as pd
 
-from prilora_lite.config import PRILoRAConfig
 from prilora_lite.experiments.identity import as_floats, parts_of, same_method, same_settings
-from prilora_lite.experiments.methods import method_name
+from prilora_lite.experiments.methods import CONFIGURATION, UNUSUAL, method_name
 from prilora_lite.experiments.presets import settings_for, settings_from
 from prilora_lite.experiments.stored import main_metric
-
-CONFIGURATION = ("first_rank", "last_rank", "scaling", "layers", "ratio", "interval", "importance")
-# Columns only where some run's is not the default: tables of the usual runs are what they were
-UNUSUAL = {f.name: f.default for f in fields(PRILoRAConfig) if f.name not in (*CONFIGURATION, "alpha", "seed")}
 
 
 def to_dataframe(records: Iterable[dict[str, Any]]) -> pd.DataFrame:

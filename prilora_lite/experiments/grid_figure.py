@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 from prilora_lite.config import SCALINGS, PRILoRAConfig
 from prilora_lite.experiments.comparison import mean_and_half
 from prilora_lite.experiments.figures import TASK_GREYS, as_written, row_of_panels
-from prilora_lite.experiments.frames import UNUSUAL
 from prilora_lite.experiments.looks import MARKERS
+from prilora_lite.experiments.methods import UNUSUAL
 
 _PERCENT = "metric on validation (%)"
 

@@ -12,6 +12,11 @@ from prilora_lite.config import PRILoRAConfig
 from prilora_lite.shared.callables import callable_name
 from prilora_lite.shared.errors import unknown
 
+# The settings that the tables of runs have a column for
+CONFIGURATION = ("first_rank", "last_rank", "scaling", "layers", "ratio", "interval", "importance")
+# Those that have one only where some run's is not the default: tables of the usual runs are what they were
+UNUSUAL = {f.name: f.default for f in fields(PRILoRAConfig) if f.name not in (*CONFIGURATION, "alpha", "seed")}
+
 
 @dataclass(frozen=True)
 class Method:

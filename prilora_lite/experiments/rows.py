@@ -19,6 +19,7 @@ from prilora_lite.shared.errors import warn
 from prilora_lite.shared.files import given_path
 
 ENDINGS = (".parquet", ".csv")
+_TRUTH = (("false", "true"), ("no", "yes"), ("0", "1"), ("1", "0"))  # labels of which True and False can be told
 
 
 def check_rows(
@@ -194,7 +195,7 @@ def _number(task: Task, split: str, row: int, label: Any, by_name: bool) -> int 
         return task.labels.index(str(label))
     where = f"the {split} rows of {task.name} have"
     stars = by_name and set(task.labels) != {"0", "1"}
-    if isinstance(label, bool) and (stars or len(task.labels) != 2):  # of two classes True is the second, as 1 is
+    if isinstance(label, bool) and (stars or tuple(map(str.lower, task.labels)) not in _TRUTH):
         expected = f"one of {', '.join(task.labels)}" if task.labels else "a number"
         hint = "; or call the task's labels 'False' and 'True'" if task.labels else ""
         raise ValueError(f"{where} the label {label}, expected {expected} (row {row}): write that instead{hint}")

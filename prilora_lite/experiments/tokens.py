@@ -10,9 +10,11 @@ from transformers import PreTrainedTokenizerBase
 
 from prilora_lite.experiments.bars import no_bars
 from prilora_lite.experiments.tasks import Task
+from prilora_lite.shared.errors import warn
 
 LONG = 20_000  # number of rows above which tokenization takes long enough to show a bar
-MOST_UNKNOWN = 0.3  # share of unknown tokens in the first rows above which a run is refused
+MOST_UNKNOWN = 0.3  # share of unknown tokens in a hundred rows above which a run is refused
+MOST_CUT = 0.05  # share of rows that may be cut without a word
 
 
 def tokenize(data: Dataset, task: Task, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Dataset:
@@ -28,7 +30,15 @@ def tokenize(data: Dataset, task: Task, tokenizer: PreTrainedTokenizerBase, max_
             encode, batched=True, remove_columns=data.column_names, desc=f"tokenize {task.name}",
             keep_in_memory=True,  # else rows that were loaded from a folder get a cache file in it
         )  # fmt: skip
-    _refuse_foreign_words(tokenized[:100]["input_ids"], task, tokenizer)
+    rows = tokenized["input_ids"][:]
+    _refuse_foreign_words(rows[:: max(1, len(rows) // 100)], task, tokenizer)  # of all: the split may be sorted
+    full = sum(len(row) >= max_length for row in rows) / max(1, len(rows))
+    if full > MOST_CUT:
+        warn(
+            f"{full:.0%} of the rows of {task.name} fill all {max_length} tokens of max_length, and what stands behind "
+            "these is not read: give more, as far as the encoder has positions (--set max_length=..., in Python "
+            "Settings(max_length=...))"
+        )
     return tokenized
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,10 +23,13 @@ from prilora_lite.models.layers import adapted, lora_layers
 from prilora_lite.models.linear import is_conv1d
 from prilora_lite.models.stacks import split_name
 from prilora_lite.shared.checks import is_number, plain
+from prilora_lite.shared.errors import warn
 from prilora_lite.shared.files import given_path, not_written
 
 if TYPE_CHECKING:
     from peft import LoraConfig
+
+_WRITTEN = {"adapter_config.json", WEIGHTS, CARD}
 
 
 def save_peft_adapter(
@@ -40,15 +44,15 @@ def save_peft_adapter(
     """Write an adapted model as PEFT does: its configuration, its weights, and a model card; ready to be uploaded.
 
     ``PeftModel.from_pretrained(base, folder)`` gives the same logits. The folder is written beside its place and moved
-    there in one step.
+    there when it is whole.
 
     Args:
         model: a model that :func:`~.adapt.adapt` has been called on.
-        folder: where to write; it must be empty, or not exist.
+        folder: where to write. An adapter that is there is replaced; a folder that holds anything else is refused.
         base_model: name of the base on the hub, or its folder; default: what the model was loaded from.
         task: what it was trained on, for the card: a name such as ``mrpc``, or a task of your own.
         dataset: the task's dataset on the hub, such as ``nyu-mll/glue``; without it the card names none.
-        metrics: the values that it reached on the task, by name.
+        metrics: the values that it reached on the task, by name; one that is not finite is left out of the card.
 
     Returns:
         The folder.
@@ -58,7 +62,7 @@ def save_peft_adapter(
         ValueError: the model is not adapted, only a part of it is, or PEFT adapted it; parameters are trained that an
             adapter does not hold, a head has parameters outside any module; a batch norm is
             in no head; or metrics that are not numbers.
-        FileExistsError: the folder holds something.
+        FileExistsError: the folder holds something else than an adapter.
         ModuleNotFoundError: PEFT is not installed.
         OSError: it can't be written.
     """
@@ -66,37 +70,47 @@ def save_peft_adapter(
     layers = {name: layer for name, layer in lora_layers(model).items() if isinstance(layer, LoRALinear)}
     check_all_is_stored(model)
     folder = given_path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(f"{folder} holds something already: give another folder, or remove it first")
+    if folder.exists() and not (folder.is_dir() and {file.name for file in folder.iterdir()} <= _WRITTEN):
+        raise FileExistsError(f"{folder} holds more than an adapter: give another folder, or remove it first")
     named = None if task is None else getattr(task, "name", task)  # a Task of one's own has a name
     for name, value in {"base_model": base_model, "task": named, "dataset": dataset}.items():
         if not (value is None or isinstance(value, str)):
             raise TypeError(f"{name} must be a name, or None if there is none, got {value!r:.80}")
-    metrics = {} if metrics is None else metrics
-    if isinstance(metrics, dict):  # the card takes Python's numbers alone
-        metrics = {name: plain(value) for name, value in metrics.items()}
-    if not (isinstance(metrics, dict) and all(is_number(value) for value in metrics.values())):
-        raise ValueError(f"metrics must be names and numbers, such as {{'accuracy': 0.8}}, got {metrics!r}")
-    if metrics and task is None:
-        raise ValueError(f"metrics of which task? Give task=..., such as 'mrpc', beside {metrics}")
+    metrics = _for_card({} if metrics is None else metrics, task, folder)
     lora = _lora_config(model, layers, model.prilora_config)
     lora.base_model_name_or_path, lora.revision = _base_of(model, base_model)
     card = model_card(model, lora.base_model_name_or_path, named, dataset, metrics)
     tensors = {peft_name(name): p.detach().contiguous().clone() for name, p in stored_parameters(model).items()}
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    temporary, earlier = (folder.with_name(f".{folder.name}.{os.getpid()}.{kind}") for kind in ("part", "earlier"))
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         lora.save_pretrained(temporary)
         (temporary / WEIGHTS).write_bytes(save(tensors, {"format": "pt", KEY: description(model, tensors)}))
         card.save(temporary / CARD)
-        if folder.exists():
-            folder.rmdir()
+        if folder.exists():  # an empty one, or the adapter of an earlier run
+            os.replace(folder, earlier)
         os.replace(temporary, folder)
+        shutil.rmtree(earlier, ignore_errors=True)
     except OSError as error:
+        if earlier.exists() and not folder.exists():
+            os.replace(earlier, folder)
         raise not_written(folder, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return folder
+
+
+def _for_card(metrics: dict[str, float], task: object, folder: Path) -> dict[str, float]:
+    """The metrics as the card takes them: Python's numbers, all of them finite."""
+    if isinstance(metrics, dict):
+        metrics = {name: plain(value) for name, value in metrics.items()}
+        for name in [name for name, value in metrics.items() if isinstance(value, float) and not isfinite(value)]:
+            warn(f"{folder}: the card leaves out {name}, which is {metrics.pop(name)}")
+    if not (isinstance(metrics, dict) and all(is_number(value) for value in metrics.values())):
+        raise ValueError(f"metrics must be names and numbers, such as {{'accuracy': 0.8}}, got {metrics!r}")
+    if metrics and task is None:
+        raise ValueError(f"metrics of which task? Give task=..., such as 'mrpc', beside {metrics}")
+    return metrics
 
 
 def _lora_config(model: nn.Module, layers: dict[str, LoRALinear], config: PRILoRAConfig) -> LoraConfig:

@@ -14,12 +14,12 @@ from transformers.trainer_callback import ExportableState, TrainerControl, Train
 from transformers.training_args import TrainingArguments
 from transformers.utils import logging
 
-from prilora_lite.adapter_file import check_all_is_stored
+from prilora_lite.adapter_file import warn_of_what_is_lost
 from prilora_lite.config import PRILoRAConfig
 from prilora_lite.integrations.checkpoints import LAST_WHOLE, SealCheckpoints, checkpoint_of, damaged_file, resumed_from
 from prilora_lite.integrations.rank_patterns import check_as_asked
 from prilora_lite.integrations.trained import TRAINED, digests, keep_what_is_lacking, restore, trained
-from prilora_lite.integrations.trainer_arguments import check_checkpoints, check_optimizer, check_processes
+from prilora_lite.integrations.trainer_arguments import check_checkpoints, check_optimizer, check_processes, left_out
 from prilora_lite.lora import LoRALinear
 from prilora_lite.models.layers import PeftLayer, check_patterns, configuration_of, lora_layers
 from prilora_lite.models.listener import warn_if_untrained
@@ -112,13 +112,12 @@ class PRILoRACallback(SealCheckpoints, ExportableState):
         if any(layer.merged for layer in layers.values()):
             raise RuntimeError("the model is merged, so its adapter would not be trained; call unmerge() on its layers")
         check_optimizer(kwargs.get("optimizer"), model, layers.values())
+        if names := left_out(kwargs.get("optimizer"), model):
+            logger.warning(f"PRILoRACallback: the optimizer does not hold {first_of(names)}, so they stay as they are")
         check_processes(args)
         check_checkpoints(args, state, model)
-        if "prilora_config" in vars(model):
-            try:
-                check_all_is_stored(model)
-            except ValueError as error:  # said before the training that it would be too late after
-                logger.warning(f"PRILoRACallback: save_adapter will refuse this model: {error}")
+        if not config.ratio:  # else the pruner says it
+            warn_of_what_is_lost(model)
         if any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
             _require_input_gradients(model)
         self._args, self._model, self._layers, self.pruned_after_evaluation = args, model, layers, False
@@ -283,6 +282,9 @@ class PRILoRACallback(SealCheckpoints, ExportableState):
             logger.warning("PRILoRACallback: no checkpoint was the best, so the model is that of the last step")
             return None
         best = Path(state.best_model_checkpoint)
+        if not (best / "trainer_state.json").is_file():  # Trainer goes on with a warning, too
+            logger.warning(f"PRILoRACallback: the best checkpoint, {best}, is gone: the model is that of the last step")
+            return None
         was = TrainerState.load_from_json(str(best / "trainer_state.json"))
         saved = self._saved_in(was)
         self._restore(best, saved)

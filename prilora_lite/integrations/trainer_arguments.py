@@ -49,6 +49,14 @@ def check_optimizer(
         )
 
 
+def left_out(optimizer: torch.optim.Optimizer | None, model: nn.Module) -> list[str]:
+    """The names of the model's parameters that ask to be trained and that the optimizer does not hold."""
+    if optimizer is None:
+        return []
+    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    return [name for name, p in model.named_parameters() if p.requires_grad and id(p) not in held]
+
+
 def check_checkpoints(args: TrainingArguments, state: TrainerState, model: nn.Module) -> None:
     """Raise RuntimeError where Trainer would write checkpoints that it can't load, or none of the best model."""
     if getattr(model, "_hf_peft_config_loaded", False) and args.save_strategy != SaveStrategy.NO:

@@ -20,7 +20,7 @@ def head_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     hidden = getattr(getattr(model, "config", None), "hidden_size", None)  # a small vocabulary may be as large
     vocabulary = {parameter.shape[0] for parameter in frozen if parameter.ndim} - {hidden}
     frozen |= {p for p in model.parameters() if vocabulary & set(p.shape)}  # MobileBERT's is in two parts
-    backbone = _inner_backbone(model) if _is_of_ones_own(model) else backbone_of(model)
+    backbone = _inner_backbone(model) if is_of_ones_own(model) else backbone_of(model)
     if backbone is None:
         beside = {name: p for part in _beside_the_layers(model).values() for name, p in part.items()}
         return {name: p for name, p in beside.items() if p not in frozen}
@@ -51,7 +51,7 @@ def head_notes(model: nn.Module) -> list[str]:
         "dtype=torch.float32, and use autocast (bf16=True in TrainingArguments) for speed"
         for dtype in half
     ]
-    if not _is_of_ones_own(model) or _inner_backbone(model) is not None:
+    if not is_of_ones_own(model) or _inner_backbone(model) is not None:
         return notes
     said = "stands beside the layers and is trained, as a head"
     parts = {part: sum(p.numel() for p in held.values()) for part, held in _beside_the_layers(model).items()}
@@ -76,7 +76,7 @@ def _beside_the_layers(model: nn.Module) -> dict[str, dict[str, nn.Parameter]]:
     return beside
 
 
-def _is_of_ones_own(model: nn.Module) -> bool:
+def is_of_ones_own(model: nn.Module) -> bool:
     """Whether transformers can't tell what in a model is its backbone: no model of its, or under an unexpected name."""
     above = next((each for each in type(model).__mro__ if each.__module__.startswith("transformers.")), nn.Module)
     abstract = above is nn.Module or above.__name__.endswith("PreTrainedModel")

@@ -63,13 +63,29 @@ def check_mergeable(module: nn.Module) -> None:
 
 
 def check_weight(name: str, module: nn.Module) -> None:
-    """Raise ValueError if the weight of a linear layer is quantized or not loaded."""
+    """Raise ValueError if the weight of a linear layer is quantized or not loaded, or is used in another way."""
     if module.weight.device.type == "meta" or is_quantized(module.weight):
         raise ValueError(
             f"{name} holds {module.weight.dtype} on {module.weight.device}: load the model unquantized and "
             "with its weights before adapting it; or adapt a quantized one with PEFT's "
             "LoraConfig(**rank_pattern_for(model)), which PRILoRACallback prunes too"
         )
+    if isinstance(module, nn.Linear) and not _computes_its_product(module):
+        raise ValueError(
+            f"{name} is a {type(module).__name__}, which computes something else than W x + b, so its update could not "
+            "be merged: leave it out with targets"
+        )
+
+
+@torch.no_grad()
+def _computes_its_product(module: nn.Linear) -> bool:
+    """Whether a class of one's own computes what nn.Linear does, tried with two inputs."""
+    if type(module).forward is nn.Linear.forward:
+        return True
+    x = torch.linspace(-8, 8, 2 * module.in_features).view(2, -1).to(module.weight)
+    y, product = type(module).forward(module, x), nn.functional.linear(x, module.weight, module.bias)
+    same = isinstance(y, Tensor) and y.shape == product.shape
+    return same and bool((y - product).norm() <= 0.05 * product.norm())  # half precision rounds
 
 
 def check_untied(model: nn.Module, layers: dict[str, nn.Module]) -> None:

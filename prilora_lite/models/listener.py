@@ -152,17 +152,23 @@ class Listener:
             warn(f"{said}, and it is not pruned until one does; if none ever will, {way}")
         self._warned = True
 
-    def warn_of_ties(self, scores: Mapping[str, Tensor], step: int) -> None:
-        """Warn, once, if a rule that reads gradients scores all entries of an A alike: they go by their places then."""
-        if not self._keeps_gradients or self._warned_of_ties or not scores:
+    def warn_of_ties(self, scores: Mapping[str, Tensor], scope: str, step: int) -> None:
+        """Warn, once, if a rule scores alike all entries of an A that are compared: they go by their places then."""
+        if self._warned_of_ties or not scores:
             return
-        alike = stacked(s.amin() == s.amax() for s in scores.values()).tolist()
+        compared = {name: s if scope == "row" else s.reshape(1, -1) for name, s in scores.items()}
+        alike = stacked((s.amin(1) == s.amax(1)).all() for s in compared.values()).tolist()
         if tied := [name for name, tie in zip(scores, alike, strict=True) if tie]:
             self._warned_of_ties = True
+            cause = "look at what the importance returns, and whether the inputs are all zero"
+            if self._keeps_gradients:
+                cause = (
+                    "A has no gradient while B is zero, in the first step and while a warm-up begins. Choose an "
+                    "interval that ends later"
+                )
             warn(
-                f"all entries of lora_A have the same importance in {first_of(tied)} in step {step}, so those with the "
-                "lowest index are pruned: A has no gradient while B is zero, in the first step and while a warm-up "
-                "begins. Choose an interval that ends later"
+                f"all entries of {'a row of ' * (scope == 'row')}lora_A have the same importance in {first_of(tied)} "
+                f"in step {step}, so those with the lowest index are pruned: {cause}"
             )
 
     def warn_if_untrained(self, layers: Mapping[str, LoRALinear | PeftLayer], steps: int) -> None:

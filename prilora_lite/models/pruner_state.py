@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from prilora_lite.adapter_file import warn_of_what_is_lost
 from prilora_lite.importance import IMPORTANCE_RULES, importance_rule, inputs_of
 from prilora_lite.shared.callables import callable_name, is_ours
 from prilora_lite.shared.errors import expect, warn
@@ -80,13 +81,16 @@ def record_pruning(model: nn.Module, settings: dict[str, Any]) -> None:
             module.prilora_config = now
 
 
-def warn_of_an_earlier_pruner(model: nn.Module, given: Collection[str]) -> None:
-    """Warn if a Pruner's defaults are no longer what the model was adapted with, since an earlier Pruner was told so.
+def warn_before_training(model: nn.Module, given: Collection[str]) -> None:
+    """Warn of what a later error would tell too late, and of defaults that are no longer those of :func:`adapt`.
+
+    These are no more what the model was adapted with where an earlier Pruner was told other settings.
 
     Args:
         model: an adapted model.
         given: names of the settings that this Pruner is given.
     """
+    warn_of_what_is_lost(model)
     for module in model.modules():
         written, adapted_with = getattr(module, "_pruned_as", (None, None))
         if written is None or module.prilora_config is not written:  # or somebody has set another since

@@ -42,7 +42,7 @@ def find_stacks(model: nn.Module, targets: tuple[str, ...] | None = None) -> tup
             f"{type(model).__name__} has no numbered layers with linear layers in them (like encoder.layer.0.…), "
             "so there is nothing to count ranks over"
         )
-    _refuse_layers_in_one(backbone, stacks)
+    notes += _layers_in_numbered_parts(backbone, stacks)
     if len(stacks) > (2 if is_encoder_decoder(backbone) else 1):
         longest = max(stacks, key=lambda name: len(stacks[name]))
         tower = _alone_above(longest, stacks)
@@ -55,20 +55,28 @@ def find_stacks(model: nn.Module, targets: tuple[str, ...] | None = None) -> tup
     return (stacks if targets is None else _select(stacks, targets)), notes
 
 
-def _refuse_layers_in_one(backbone: nn.Module, stacks: Stacks) -> None:
-    """Refuse a module of one's own whose layers all lie in one that has a number, too: they would have one rank."""
-    if len(stacks) > 1 or hasattr(backbone, "config"):
-        return
-    ((stack, layers),) = stacks.items()
-    names = [name for modules in layers.values() for name in modules]
-    inner = sorted({split_name(split_name(name)[2])[:2] for name in names} - {("", None)}, key=str)
-    if len(layers) == 1 and len(inner) > 1:
-        outer = f"{stack}.{min(layers)}".lstrip(".")
-        raise ValueError(
-            f"the only numbered layer with linear layers in it is {outer}, and it holds {len(inner)} numbered layers, "
-            f"{outer}.{inner[0][0]}.{inner[0][1]} and so on, which would all have one rank: give the parts of "
-            f"{stack or type(backbone).__name__} names instead of numbers (self.encoder = ...)"
-        )
+def _layers_in_numbered_parts(backbone: nn.Module, stacks: Stacks) -> list[str]:
+    """Notes on the numbered parts of a module of one's own that hold layers with numbers: these have one rank.
+
+    Raises:
+        ValueError: all layers lie in one such part.
+    """
+    notes = []
+    for stack, layers in ({} if hasattr(backbone, "config") else stacks).items():
+        for number, modules in layers.items():
+            below = [split_name(split_name(name)[2]) for name in modules]
+            only = len(stacks) == len(layers) == 1
+            inner = sorted({place[:2] for place in below if place[1] is not None and (only or place[2])})
+            outer = f"{stack}.{number}".lstrip(".")
+            if only and len(inner) > 1:
+                raise ValueError(
+                    f"the only numbered layer with linear layers in it is {outer}, and it holds {len(inner)} numbered "
+                    f"layers, {outer}.{inner[0][0]}.{inner[0][1]} and so on, which would all have one rank: give the "
+                    f"parts of {stack or type(backbone).__name__} names instead of numbers (self.encoder = ...)"
+                )
+            if len(inner) > 1:
+                notes.append(f"{outer} counts as one layer: the {len(inner)} numbered parts in it have the same rank")
+    return notes
 
 
 def _alone_above(stack: str, stacks: Stacks) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from prilora_lite.models.heads import is_of_ones_own
 from prilora_lite.models.stacks import backbone_of, inner_models, is_encoder_decoder, split_name
 from prilora_lite.shared.errors import warn
 
@@ -39,6 +40,14 @@ class Hook:
 
     def __reduce__(self) -> tuple[type[Hook], tuple]:
         return Hook, ()
+
+
+def drop_hooks(module: nn.Module) -> None:
+    """Take out what listens before a module's forward passes."""
+    for place, hook in list(module._forward_pre_hooks.items()):
+        if isinstance(hook, Hook):
+            del module._forward_pre_hooks[place]
+            module._forward_pre_hooks_with_kwargs.pop(place, None)
 
 
 class RealTokens:
@@ -151,7 +160,8 @@ class RealTokens:
     def _reader(self, source: str, entry: nn.Module) -> Callable[[nn.Module, tuple, dict], None]:
         signature = inspect.signature(entry.forward)
         others = [name for name in signature.parameters if _may_tell_padding(name)]
-        others = [] if "attention_mask" in signature.parameters else others
+        if "attention_mask" in signature.parameters:  # that of the first text, where there is one for another
+            others = [name for name in others if name.startswith("attention_mask_")]
 
         def read_masks(module: nn.Module, args: tuple, kwargs: dict) -> None:
             if module.training and torch.is_grad_enabled():
@@ -215,7 +225,8 @@ def _hugging_face_model(model: nn.Module) -> nn.Module:
     Raises:
         ValueError: it holds several with adapted layers.
     """
-    if not hasattr(model, "config"):
+    model = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if not hasattr(model, "config") or is_of_ones_own(model):  # its forward may have one mask for each of several texts
         model = _adapted_inside(model)
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 

@@ -79,6 +79,12 @@ def test_names_are_read_from_the_features_in_a_parquet_file(tmp_path):
     assert load_rows(MINE, tmp_path)["train"]["label"][:] == [2, 1, 0]
 
 
+@pytest.mark.parametrize("names", [("no", "yes"), ("0", "1"), ("1", "0"), ("false", "true")])
+def test_true_is_the_class_that_says_so(names):
+    true = names.index({"no": "yes", "false": "true"}.get(names[0], "1"))
+    assert labels_read(Task("truths", ("text",), names), rows_of([True, False])) == [true, 1 - true]
+
+
 @pytest.mark.parametrize("names", [("True", "False"), ("False", "True")])
 def test_true_and_false_are_the_same_classes_in_parquet_and_in_csv(names, tmp_path):
     for split in ("train", "validation"):
@@ -113,6 +119,7 @@ def test_a_task_without_labels_has_numbers(labels, numbers):
         (MINE, [True, False], "label True, expected one of bad, fair, good (row 0): write that instead; or call the"),
         (SCORES, [True, False], "have the label True, expected a number (row 0): write that instead"),
         (Task("stars", ("text",), ("1", "2")), [True, False], "label True, expected one of 1, 2 (row 0)"),
+        (Task("t", ("text",), ("yes", "no")), [True, False], "label True, expected one of yes, no (row 0): write that"),
         (SCORES, ["1.5", "high"], "have the label 'high', expected a number (row 1)"),
         (SCORES, [1.0, float("inf")], "labels that are missing or not finite (row 1)"),
         (SCORES, [2.0, 2.0], "all validation rows of scores have the label 2: no correlation with them is defined"),

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import math
+import os
 import re
 import warnings
 from collections import OrderedDict
@@ -495,9 +497,48 @@ def test_a_presets_adapter_names_its_base_on_the_hub_and_the_revision(tmp_path):
 
 def test_a_folder_that_holds_something_is_left_alone(tmp_path):
     (tmp_path / "mine.txt").write_text("mine", encoding="utf-8")
-    with pytest.raises(FileExistsError, match="holds something already"):
+    with pytest.raises(FileExistsError, match="holds more than an adapter"):
         save_peft_adapter(trained(), tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_the_adapter_of_an_earlier_run_is_replaced(tmp_path):
+    earlier, later = trained(), trained()
+    for layer in lora_layers(later).values():
+        layer.lora_B.data.neg_()
+    for model, folder in ((earlier, "adapter"), (later, "adapter"), (later, "other")):
+        save_peft_adapter(model, tmp_path / folder)
+    replaced, expected = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("adapter", "other"))
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in replaced.items())
+    assert not torch.equal(
+        next(iter(lora_layers(earlier).values())).lora_B, next(iter(lora_layers(later).values())).lora_B
+    )
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["adapter", "other"]
+
+
+def test_an_adapter_that_can_not_be_replaced_stays(tmp_path, monkeypatch):
+    folder, move = save_peft_adapter(trained(), tmp_path / "adapter"), os.replace
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+
+    def refuse_the_new_one(source, target):
+        if str(source).endswith(".part"):
+            raise OSError("no permission")
+        move(source, target)
+
+    monkeypatch.setattr(os, "replace", refuse_the_new_one)
+    with pytest.raises(OSError, match="no permission"):
+        save_peft_adapter(trained(), folder)
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+    assert [p.name for p in tmp_path.iterdir()] == ["adapter"]
+
+
+def test_a_metric_without_a_value_is_left_out_of_the_card_and_no_weight_is_lost(tmp_path):
+    with pytest.warns(UserWarning, match="the card leaves out matthews, which is nan"):
+        folder = save_peft_adapter(
+            trained(), tmp_path / "a", task="cola", metrics={"matthews": math.nan, "accuracy": 0.7}
+        )
+    (result,) = ModelCard.load(folder / "README.md").data.eval_results
+    assert (result.metric_type, result.metric_value) == ("accuracy", 0.7)
 
 
 def test_a_crash_while_writing_leaves_nothing(tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import re
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -313,6 +314,30 @@ def test_a_best_model_that_is_missing_is_told(scores, message, tmp_path, monkeyp
     a_trainer.train()
     assert len(told) == (message is not None)
     assert not told or re.search(message, told[0])
+
+
+class KeepsTheNewestAlone(hf.TrainerCallback):
+    def on_save(self, args, state, control, **kwargs):
+        for checkpoint in checkpoints(Path(args.output_dir))[:-1]:
+            shutil.rmtree(checkpoint)
+
+
+def test_a_best_model_that_somebody_removed_is_told_and_the_script_goes_on(tmp_path, monkeypatch):
+    told, scores = [], iter([4, 3, 2, 1])
+    monkeypatch.setattr(integration.logger, "warning", told.append)
+    best = BEST | {"metric_for_best_model": "score", "greater_is_better": True}
+    a_trainer = run_of(tmp_path, adapted(), callbacks=[KeepsTheNewestAlone()], **best)
+    a_trainer.compute_metrics = lambda output: {"score": next(scores)}
+    a_trainer.train()
+    assert re.search(r"the best checkpoint, .*checkpoint-2, is gone: the model is that of the last step", told[0])
+
+
+def test_weights_that_the_optimizer_was_not_given_are_named(tmp_path, monkeypatch):
+    told, model = [], adapted()
+    monkeypatch.setattr(integration.logger, "warning", told.append)
+    optimizer = torch.optim.AdamW([p for name, p in model.named_parameters() if "lora_" in name])
+    run_of(tmp_path, model, optimizers=(optimizer, None), **STEPS).train()
+    assert re.search(r"the optimizer does not hold '.*pooler.*' and \d more, so they stay as they are", told[0])
 
 
 def test_a_finished_run_is_not_trained_on(tmp_path):

@@ -8,7 +8,7 @@ import torch
 import transformers as hf
 from torch import nn
 
-from prilora_lite import LoRALinear, PRILoRAConfig, adapt, linear_ranks, merge_and_unload, report
+from prilora_lite import LoRALinear, PRILoRAConfig, Pruner, adapt, linear_ranks, merge_and_unload, report
 from prilora_lite.models.layers import lora_layers
 from tests.small_models import BUILDERS, HIDDEN, INNER, LAYERS, batch, build
 
@@ -525,3 +525,55 @@ def test_a_plain_model_has_an_empty_report():
 def test_unloading_a_plain_model_is_an_error():
     with pytest.raises(ValueError, match="no LoRALinear to merge"):
         merge_and_unload(build("bert"))
+
+
+# Linear layers and parts of one's own
+
+
+class Tripled(nn.Linear):
+    def forward(self, x):
+        return 3 * super().forward(x)
+
+
+class ByMatmul(nn.Linear):
+    def forward(self, x):
+        return x @ self.weight.T + self.bias
+
+
+def layers_of(kind):
+    model = nn.Module()
+    model.layers = nn.ModuleList(nn.ModuleDict({"lin": kind(8, 8)}) for _ in range(3))
+    return model
+
+
+def test_a_linear_layer_that_computes_something_else_is_refused_and_the_model_left_as_it_was():
+    model = layers_of(Tripled)
+    with pytest.raises(ValueError, match=r"layers.0.lin is a Tripled, which computes something else than W x \+ b"):
+        adapt(model, PRILoRAConfig(first_rank=2, last_rank=4))
+    assert all(p.requires_grad for p in model.parameters())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_linear_layer_that_computes_its_product_in_another_way_is_adapted(dtype):
+    assert adapt(layers_of(ByMatmul).to(dtype), PRILoRAConfig(first_rank=2, last_rank=4)).ranks == [2, 3, 4]
+
+
+def test_numbered_parts_that_hold_numbered_layers_are_noted():
+    model = nn.Module()
+    model.towers = nn.ModuleList(layers_of(nn.Linear) for _ in range(2))
+    notes = adapt(model, PRILoRAConfig(first_rank=2, last_rank=4)).notes
+    assert "towers.0 counts as one layer: the 3 numbered parts in it have the same rank" in notes
+
+
+def test_numbered_linear_layers_within_a_layer_are_no_layers_and_need_no_note():
+    model = nn.Module()
+    model.layers = nn.ModuleList(nn.Sequential(nn.Linear(8, 8), nn.GELU(), nn.Linear(8, 8)) for _ in range(2))
+    assert not adapt(model, PRILoRAConfig(first_rank=2, last_rank=4)).notes
+
+
+def test_a_plain_model_is_listened_to_by_no_pruner():
+    model = build("bert")
+    adapt(model, CONFIG)
+    Pruner(model)
+    merge_and_unload(model)
+    assert not any(module._forward_pre_hooks for module in model.modules())

@@ -576,6 +576,7 @@ def test_a_base_that_computes_otherwise_with_the_same_weights_is_refused(setting
 CAUSAL = {"vocab_size": 99, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
 CAUSAL |= {"num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 16}
 SMALL_T5 = {"vocab_size": 99, "d_model": 32, "d_ff": 48, "d_kv": 16, "num_layers": 2, "num_heads": 2}
+SMALL_FUNNEL = {"vocab_size": 99, "d_model": 32, "d_inner": 48, "d_head": 16, "n_head": 2, "block_sizes": [1, 1]}
 SMALL_GPT2 = {"vocab_size": 99, "n_embd": 32, "n_layer": 2, "n_head": 2, "num_labels": 2}
 
 
@@ -594,6 +595,7 @@ SMALL_GPT2 = {"vocab_size": 99, "n_embd": 32, "n_layer": 2, "n_head": 2, "num_la
         (hf.MistralForCausalLM, hf.MistralConfig, CAUSAL, "sliding_window", (None, 4)),
         (hf.GPTNeoXForCausalLM, hf.GPTNeoXConfig, CAUSAL, "use_parallel_residual", (True, False)),
         (hf.T5ForConditionalGeneration, hf.T5Config, SMALL_T5, "relative_attention_max_distance", (128, 16)),
+        (hf.FunnelForSequenceClassification, hf.FunnelConfig, SMALL_FUNNEL, "separate_cls", (True, False)),
     ],
 )
 def test_a_base_of_another_family_that_computes_otherwise_is_refused(model, config, base, setting, values, tmp_path):
@@ -606,6 +608,46 @@ def test_a_base_of_another_family_that_computes_otherwise_is_refused(model, conf
     same = model(config(**base, **{setting: values[0]}))
     same.load_state_dict(other.state_dict())
     load_adapter(same, path)
+
+
+def test_an_adapter_that_something_has_cast_is_saved_with_a_warning(tmp_path):
+    with pytest.warns(UserWarning, match=r"A was cast to torch.bfloat16 after adapt, and its digits are lost"):
+        save_adapter(trained().bfloat16(), tmp_path / "a.safetensors")
+
+
+class MovingNorm(nn.Module):
+    """A norm of one's own, which keeps the size of its inputs in a buffer."""
+
+    def __init__(self, features):
+        super().__init__()
+        self.register_buffer("size", torch.ones(features))
+
+    def forward(self, x):
+        if self.training:
+            self.size.lerp_(x.detach().square().mean(0).sqrt(), 0.5)
+        return x / self.size
+
+
+class WithMovingNorms(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Sequential(nn.Linear(8, 8), MovingNorm(8)) for _ in range(2))
+        self.head = nn.Linear(8, 2)
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = layer(x)
+        return self.head(x)
+
+
+def test_what_a_norm_of_ones_own_keeps_of_its_inputs_is_saved(tmp_path):
+    one, other = WithMovingNorms(), WithMovingNorms()
+    other.load_state_dict(one.state_dict())
+    adapt(one, PRILoRAConfig(first_rank=2, last_rank=4))
+    one.train()(torch.randn(6, 8))
+    load_adapter(other, save_adapter(one, tmp_path / "a.safetensors"))
+    x = torch.randn(3, 8)
+    assert torch.equal(one.eval()(x), other.eval()(x))
 
 
 def test_a_padding_token_that_is_set_after_loading_makes_no_other_base(tmp_path):

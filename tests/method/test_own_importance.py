@@ -256,9 +256,10 @@ def test_files_name_a_function_that_has_a_name(monkeypatch, recwarn):
     assert not [w for w in recwarn if "function" in str(w.message)]
 
 
-def test_nothing_is_said_of_a_function_that_the_configuration_holds(recwarn):
+def test_of_a_function_that_the_configuration_holds_it_is_said_once_before_training_that_no_file_can(recwarn):
     assert pruned_by(by_size, importance=by_size).prilora_config.importance is by_size
-    assert not [w for w in recwarn if "function" in str(w.message)]
+    (told,) = [str(w.message) for w in recwarn if "function" in str(w.message)]
+    assert told.startswith("save_adapter will refuse this model: importance is a function, which no file can hold")
 
 
 def by_gradient(lora_A, gradient):
@@ -349,6 +350,27 @@ def test_a_choice_among_equal_scores_is_said_once(interval, warned, recwarn):
         pruner.step()
     said = [w for w in recwarn if "the same importance in" in str(w.message)]
     assert len(said) == warned
+
+
+def alike_in_a_row(lora_A):
+    return torch.arange(len(lora_A))[:, None].expand_as(lora_A).float()
+
+
+@pytest.mark.parametrize(
+    ("importance", "scope", "warned"),
+    [(torch.ones_like, "row", True), (torch.ones_like, "matrix", True), (alike_in_a_row, "row", True),
+     (alike_in_a_row, "matrix", False)],
+)  # fmt: skip
+def test_a_rule_that_scores_alike_what_is_compared_is_told(importance, scope, warned, recwarn):
+    model = build("bert")
+    adapt(model, PRILoRAConfig(first_rank=2, last_rank=5, interval=1, scope=scope))
+    pruner = Pruner(model.train(), importance=lambda lora_A, **others: importance(lora_A))
+    for _ in range(2):
+        model(**batch()).loss.backward()
+        pruner.step()
+    said = [str(w.message) for w in recwarn if "the same importance in" in str(w.message)]
+    assert len(said) == warned
+    assert not warned or "look at what the importance returns" in said[0]
 
 
 def test_gradients_that_no_backward_pass_left_are_named():

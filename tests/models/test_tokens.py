@@ -207,6 +207,22 @@ def test_a_mask_under_another_name_is_warned_of_once():
         model(ids, mask=ids > 0)
 
 
+class OwnPairs(Own):
+    """The same with two texts, the first mask under the name that is read."""
+
+    def forward(self, input_ids, attention_mask=None, input_ids_b=None, attention_mask_b=None):
+        return super().forward(input_ids) + super().forward(input_ids_b)
+
+
+def test_a_second_mask_beside_the_one_that_is_read_is_warned_of():
+    model = OwnPairs()
+    adapt(model, CONFIG)
+    Pruner(model.train())
+    ids = torch.tensor([[3, 4, 0], [5, 6, 7]])
+    with pytest.warns(UserWarning, match=r"called attention_mask, and OwnPairs.forward has attention_mask_b: all"):
+        model(ids, ids > 0, ids, ids > 0)
+
+
 class WithDecoder(Own):
     """A model of one's own whose output layer is called as OPT's stack of layers is."""
 

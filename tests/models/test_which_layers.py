@@ -190,6 +190,37 @@ def test_the_masks_of_an_encoder_inside_a_module_of_ones_own_are_read():
         torch.testing.assert_close(norms.squares, inner.norms[name.removeprefix("encoder.")].squares, rtol=0, atol=0)
 
 
+class PairsOfTransformers(hf.PreTrainedModel):
+    """The same as a class of transformers' kind, whose first mask has the name that its own models give theirs."""
+
+    config_class = hf.BertConfig
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.text, self.head = hf.BertModel(config), nn.Linear(config.hidden_size, 1)
+        self.post_init()
+
+    def forward(self, input_ids, attention_mask, input_ids_b, attention_mask_b):
+        a = self.text(input_ids, attention_mask=attention_mask).pooler_output
+        return self.head(a * self.text(input_ids_b, attention_mask=attention_mask_b).pooler_output)
+
+
+@pytest.mark.parametrize("through_peft", [False, True])
+def test_the_second_text_of_a_class_of_ones_own_is_counted_by_its_own_mask(through_peft):
+    model = PairsOfTransformers(hf.BertConfig.from_dict(build("bert").config.to_dict()))
+    if through_peft:
+        model = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=["query", "dense"]))
+    else:
+        adapt(model, CONFIG)
+    pruner = Pruner(model.train())
+    (a, a_mask), (b, _) = halves(1), halves(2)
+    b_mask = torch.ones_like(b)
+    model(a, a_mask, b, b_mask).sum().backward()
+    tokens = {name: int(norms.tokens) for name, norms in pruner.norms.items() if "layer.0.attention.self" in name}
+    assert a_mask.sum() < a_mask.numel()
+    assert set(tokens.values()) == {int(a_mask.sum()) + b.numel()}
+
+
 def test_several_adapted_models_in_one_module_are_refused_by_name():
     net = nn.ModuleDict({"left": build("bert").bert, "right": build("bert").bert})
     for model in net.values():

@@ -25,6 +25,7 @@ from prilora_lite.experiments.device import pick_precision
 from prilora_lite.experiments.methods import METHODS
 from prilora_lite.experiments.presets import POCKET_SHORT, PRESETS
 from prilora_lite.experiments.tasks import TASKS
+from prilora_lite.experiments.tokens import tokenize
 from prilora_lite.pocket import grammar, pretrain, tasks
 from prilora_lite.shared.records import read_records
 
@@ -364,6 +365,24 @@ def test_other_english_is_refused():
     rows = Dataset.from_dict({"sentence": ["Quarterly revenue exceeded expectations in Zagreb."], "label": [1]})
     with pytest.raises(ValueError, match=r"does not know \d+% of the words of cola.*choose 'minilm', 'paper'"):
         finetune("cola", rows={"train": rows, "validation": rows}, device="cpu", progress=False)
+
+
+def test_other_english_is_refused_at_the_end_of_a_sorted_file_too():
+    known = tasks.draw_rows("pocket-cola")["train"][:150]
+    rows = [{"sentence": text, "label": label} for (text,), label in known]
+    rows += [{"sentence": f"Quarterly revenue exceeded {number} expectations.", "label": 1} for number in range(450)]
+    data = Dataset.from_list(rows)
+    with pytest.raises(ValueError, match=r"does not know \d+% of the words of cola"):
+        finetune("cola", rows={"train": data, "validation": data}, device="cpu", progress=False)
+
+
+@pytest.mark.parametrize(("max_length", "told"), [(8, True), (64, False)])
+def test_rows_that_are_cut_are_told(max_length, told, recwarn):
+    _, tokenizer = load_encoder("pocket", "pocket-rte")
+    tokenize(load_rows("pocket-rte")["validation"], TASKS["pocket-rte"], tokenizer, max_length)
+    said = [str(w.message) for w in recwarn if "max_length" in str(w.message)]
+    assert len(said) == told
+    assert not told or re.match(r"\d+% of the rows of pocket-rte fill all 8 tokens of max_length", said[0])
 
 
 # The recorded study: five seeds

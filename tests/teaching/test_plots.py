@@ -1,6 +1,7 @@
 """Figures are functions: each draws its data, over the whole range that a widget offers."""
 
 import io
+import sys
 
 import matplotlib.image
 import numpy as np
@@ -14,6 +15,7 @@ from prilora_lite.experiments import figures
 from prilora_lite.experiments.looks import LOOKS
 from prilora_lite.teaching import pictures, plots, pruning_pictures, recordings
 from tests.drawn import assert_legible
+from tests.environments import call
 
 
 def texts(figure):
@@ -166,3 +168,8 @@ def test_the_figures_of_results_and_the_pictures_are_offered_too():
             if name.startswith(("plot_", "grid_", "draw_", "toy_")):
                 assert getattr(plots, name) is getattr(module, name)
                 assert name in plots.__all__
+
+
+def test_the_first_picture_of_a_page_waits_for_none_of_the_libraries_that_train(tmp_path):
+    code = "import sys; from prilora_lite import plots; print(*{'transformers', 'peft', 'datasets'} & set(sys.modules))"
+    assert call(sys.executable, "-c", code, cwd=tmp_path).strip() == ""
