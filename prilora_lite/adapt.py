@@ -45,8 +45,8 @@ def adapt(model: nn.Module, config: PRILoRAConfig | None = None) -> Report:
     Raises:
         TypeError: not a model, or not a configuration.
         ValueError: the model is adapted already, has no numbered layers, has stacks of them that are not an encoder and
-            a decoder, shares layers or their weights, or holds a mixture of experts; a target or a layer's number
-            matches nothing; or a rank does not fit. The model is left as it was.
+            a decoder, shares layers or their weights, or holds a mixture of experts; a linear layer computes another
+            product; a target or a layer's number matches nothing; or a rank does not fit. The model is left as it was.
     """
     config = PRILoRAConfig() if config is None else config
     expect(nn.Module, model, "a model")

@@ -113,7 +113,7 @@ class PRILoRACallback(SealCheckpoints, ExportableState):
             raise RuntimeError("the model is merged, so its adapter would not be trained; call unmerge() on its layers")
         check_optimizer(kwargs.get("optimizer"), model, layers.values())
         if names := left_out(kwargs.get("optimizer"), model):
-            logger.warning(f"PRILoRACallback: the optimizer does not hold {first_of(names)}, so they stay as they are")
+            logger.warning(f"PRILoRACallback: the optimizer does not hold {first_of(names)}: that stays as it is")
         check_processes(args)
         check_checkpoints(args, state, model)
         if not config.ratio:  # else the pruner says it

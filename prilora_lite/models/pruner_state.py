@@ -82,9 +82,7 @@ def record_pruning(model: nn.Module, settings: dict[str, Any]) -> None:
 
 
 def warn_before_training(model: nn.Module, given: Collection[str]) -> None:
-    """Warn of what a later error would tell too late, and of defaults that are no longer those of :func:`adapt`.
-
-    These are no more what the model was adapted with where an earlier Pruner was told other settings.
+    """Warn of what an error would tell too late, and of defaults that an earlier Pruner of this model has changed.
 
     Args:
         model: an adapted model.

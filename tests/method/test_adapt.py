@@ -535,6 +535,11 @@ class Tripled(nn.Linear):
         return 3 * super().forward(x)
 
 
+class Gated(nn.Linear):
+    def forward(self, x, gate):
+        return gate * super().forward(x)
+
+
 class ByMatmul(nn.Linear):
     def forward(self, x):
         return x @ self.weight.T + self.bias
@@ -546,9 +551,11 @@ def layers_of(kind):
     return model
 
 
-def test_a_linear_layer_that_computes_something_else_is_refused_and_the_model_left_as_it_was():
-    model = layers_of(Tripled)
-    with pytest.raises(ValueError, match=r"layers.0.lin is a Tripled, which computes something else than W x \+ b"):
+@pytest.mark.parametrize("kind", [Tripled, Gated])
+def test_a_linear_layer_that_computes_something_else_is_refused_and_the_model_left_as_it_was(kind):
+    model = layers_of(kind)
+    said = rf"layers.0.lin is a {kind.__name__}, which computes something else than W x \+ b"
+    with pytest.raises(ValueError, match=said):
         adapt(model, PRILoRAConfig(first_rank=2, last_rank=4))
     assert all(p.requires_grad for p in model.parameters())
 
