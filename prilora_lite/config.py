@@ -81,7 +81,7 @@ class PRILoRAConfig:
             if not self.ranks or not all(is_integer(rank, 1) for rank in self.ranks):
                 raise ValueError(f"ranks must be one integer of at least 1 for each layer, got {self.ranks!r}")
             object.__setattr__(self, "ranks", tuple(self.ranks))
-        elif not callable(self.ranks) and self.ranks not in list(SCHEDULES):
+        elif not callable(self.ranks) and self.ranks not in list(SCHEDULES):  # a list: not all has a hash
             if is_integer(self.ranks, 1):
                 raise ValueError(f"ranks={self.ranks}: the same rank in all layers is PRILoRAConfig.lora({self.ranks})")
             raise unknown("schedule of ranks", self.ranks, SCHEDULES)

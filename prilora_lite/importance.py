@@ -136,7 +136,7 @@ def importance_rule(rule: str | Callable[..., Tensor]) -> Callable[..., Tensor]:
         ValueError: an unknown name, or a function with other parameters than a rule's, or with none that can be told.
     """
     if isinstance(rule, str) or not callable(rule):
-        if rule not in list(IMPORTANCE_RULES):
+        if rule not in list(IMPORTANCE_RULES):  # a list, since not all that may be given has a hash
             raise unknown("importance rule", rule, IMPORTANCE_RULES)
         rule = IMPORTANCE_RULES[rule]
     try:

@@ -19,7 +19,7 @@ from prilora_lite.shared.errors import warn
 from prilora_lite.shared.files import given_path
 
 ENDINGS = (".parquet", ".csv")
-_TRUTH = (("false", "true"), ("no", "yes"), ("0", "1"), ("1", "0"))  # labels of which True and False can be told
+_TRUTH = (("false", "true"), ("no", "yes"), ("0", "1"))  # labels that say which of them True is
 
 
 def check_rows(
@@ -178,6 +178,9 @@ def _with_numbers(task: Task, split: str, data: Dataset) -> Dataset:
         _number(task, split, row, label, by_name and not (names and isinstance(label, int)))
         for row, label in enumerate(given)
     ]
+    truth = any(isinstance(label, bool) and str(label) not in task.labels for label in given)
+    if truth and tuple(map(str.lower, task.labels)) not in _TRUTH and not by_name:
+        warn(f"the {split} rows of {task.name} have labels True and False: True is read as {task.labels[1]!r}")
     same = labels == read and all(map(is_number, read))  # True equals 1, but is no number
     same = same and not (task.labels and any(isinstance(label, float) for label in read))  # as pandas makes of a gap
     return data if same else data.remove_columns("label").add_column("label", labels)
@@ -195,7 +198,8 @@ def _number(task: Task, split: str, row: int, label: Any, by_name: bool) -> int 
         return task.labels.index(str(label))
     where = f"the {split} rows of {task.name} have"
     stars = by_name and set(task.labels) != {"0", "1"}
-    if isinstance(label, bool) and (stars or tuple(map(str.lower, task.labels)) not in _TRUTH):
+    turned = tuple(reversed([name.lower() for name in task.labels])) in _TRUTH[:2]
+    if isinstance(label, bool) and (stars or turned or len(task.labels) != 2):  # else True is the second, as 1 is
         expected = f"one of {', '.join(task.labels)}" if task.labels else "a number"
         hint = "; or call the task's labels 'False' and 'True'" if task.labels else ""
         raise ValueError(f"{where} the label {label}, expected {expected} (row {row}): write that instead{hint}")

@@ -85,6 +85,11 @@ def test_true_is_the_class_that_says_so(names):
     assert labels_read(Task("truths", ("text",), names), rows_of([True, False])) == [true, 1 - true]
 
 
+def test_where_no_label_says_which_of_them_true_is_the_second_is_and_that_is_said():
+    with pytest.warns(UserWarning, match=r"the train rows of tone have labels True and False: True is read as 'dry'"):
+        assert labels_read(Task("tone", ("text",), ("warm", "dry")), rows_of([True, False])) == [1, 0]
+
+
 @pytest.mark.parametrize("names", [("True", "False"), ("False", "True")])
 def test_true_and_false_are_the_same_classes_in_parquet_and_in_csv(names, tmp_path):
     for split in ("train", "validation"):
