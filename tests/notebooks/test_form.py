@@ -145,7 +145,7 @@ def test_its_head_says_what_it_takes(path):
 @every
 def test_its_head_adds_up_the_minutes_of_its_exercises(path):
     text = "\n".join(cell.source for cell in cells(path, "markdown"))
-    minutes = sum(map(int, re.findall(r"\*Difficulty \d of 3, importance \d of 3, (\d+) minutes", text)))
+    minutes = sum(map(int, re.findall(r"\*Difficulty \d of 3, priority \d of 3, (\d+) minutes", text)))
     stated = re.search(r"minutes, exercises (\d+) more; runs in", cells(path)[0].source)
     assert (int(stated.group(1)) if stated else 0) == minutes
 

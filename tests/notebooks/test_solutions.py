@@ -39,7 +39,7 @@ def test_a_notebook_has_exercises_with_difficulty_minutes_and_hints(path):
     text = "\n".join(cell.source for cell in cells(path, "markdown"))
     count = len(cells(path, tag="exercise"))
     assert 1 <= count - len(cells(path, tag="piece")) <= 3
-    for pattern in (r"\*Difficulty \d of 3, importance \d of 3, \d+ minutes?\.\*", r"<summary>Solution</summary>"):
+    for pattern in (r"\*Difficulty \d of 3, priority \d of 3, \d+ minutes?\.\*", r"<summary>Solution</summary>"):
         assert len(re.findall(pattern, text)) == count
     assert len(re.findall(r"<summary>Hint", text)) >= count
 
