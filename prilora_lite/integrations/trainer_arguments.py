@@ -39,7 +39,7 @@ def check_optimizer(
     """Raise RuntimeError if the optimizer has weights of the model, but none of an adapter."""
     if optimizer is None:
         return
-    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    held = _held_by(optimizer)
     adapter = {id(parameter) for layer in layers for parameter in (layer.lora_A, layer.lora_B)}
     if not held & adapter and held & {id(parameter) for parameter in model.parameters()}:
         raise RuntimeError(
@@ -53,8 +53,12 @@ def left_out(optimizer: torch.optim.Optimizer | None, model: nn.Module) -> list[
     """The names of the model's parameters that ask to be trained and that the optimizer does not hold."""
     if optimizer is None:
         return []
-    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    held = _held_by(optimizer)
     return [name for name, p in model.named_parameters() if p.requires_grad and id(p) not in held]
+
+
+def _held_by(optimizer: torch.optim.Optimizer) -> set[int]:
+    return {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
 
 
 def check_checkpoints(args: TrainingArguments, state: TrainerState, model: nn.Module) -> None:

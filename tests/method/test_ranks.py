@@ -73,6 +73,10 @@ def test_a_schedule_that_gives_no_rank_for_each_layer_is_refused_before_the_mode
     assert [p.requires_grad for p in model.parameters()] == before
 
 
+def test_ranks_may_be_a_range():
+    assert PRILoRAConfig(ranks=range(2, 6)) == PRILoRAConfig(ranks=(2, 3, 4, 5))
+
+
 def test_a_schedule_may_give_numpys_integers(monkeypatch):
     monkeypatch.setitem(SCHEDULES, "mine", lambda num_layers, first, last: np.arange(1, num_layers + 1))
     assert PRILoRAConfig(ranks="mine").layer_ranks(4) == [1, 2, 3, 4]

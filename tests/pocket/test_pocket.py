@@ -367,6 +367,11 @@ def test_other_english_is_refused():
         finetune("cola", rows={"train": rows, "validation": rows}, device="cpu", progress=False)
 
 
+def test_a_task_that_the_grammar_has_no_rows_of_is_named():
+    with pytest.raises(ValueError, match=r"unknown task of pocket's 'pocket-count'.*valid are pocket-cola,"):
+        tasks.draw_rows("pocket-count")
+
+
 def test_other_english_is_refused_at_the_end_of_a_sorted_file_too():
     known = tasks.draw_rows("pocket-cola")["train"][:150]
     rows = [{"sentence": text, "label": label} for (text,), label in known]
