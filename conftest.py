@@ -11,6 +11,7 @@ import pytest
 
 os.environ.setdefault("PYTHONUTF8", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # kernels that fight over two cores take minutes, one thread seconds
+os.environ.setdefault("HF_DEACTIVATE_ASYNC_LOAD", "1")  # small weights: copied sooner than shared out to threads
 
 LONG = (
     "tests/assignments/test_class.py",
@@ -32,11 +33,11 @@ collect_ignore_glob = ["notebooks/**/.ipynb_checkpoints/*"]
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config):
-    """The whole suite in two processes; a notebook's cells, and a file's tests, stay together."""
+    """The whole suite in several processes; a notebook's cells, and a file's tests, stay together."""
     option = config.option
     whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS and not hasattr(config, "workerinput")
     if whole and hasattr(option, "numprocesses") and option.numprocesses is None and not option.usepdb:
-        option.numprocesses, option.dist = min(2, os.cpu_count() or 1), "loadfile"
+        option.numprocesses, option.dist = min(os.cpu_count() or 1, 4), "loadfile"  # a process takes 1 GB
         option.loadscopereorder = False  # in the order below, not files of most tests first
 
 
@@ -51,6 +52,7 @@ def pytest_collection_modifyitems(items):
 
 def pytest_collection_finish():
     _spare_what_is_imported()
+    gc.set_threshold(20_000, 20, 20)  # tests make a lot, and keep little
     gc.enable()
 
 

@@ -18,7 +18,7 @@ from benchmarks.measure import seconds
 from prilora_lite.teaching import recordings, widgets
 
 ROOT = Path(__file__).parent.parent
-FIRST_COMMAND = ("prilora-lite", "ablate", "--jobs", "2")  # the README's
+FIRST_COMMAND = ("prilora-lite", "ablate", "--jobs", "2", "--set", "epochs=1")  # the README's
 
 NOTEBOOKS = """
 import json

@@ -1,7 +1,9 @@
 """PRILoRA with transformers' Trainer: `adapt` before it, a callback in it, one file after it.
 
 Run it with `python examples/with_trainer.py`; it takes about a minute on two cores. To make it yours, put your own
-model, tokenizer and rows where MODEL AND DATA begins.
+model, tokenizer and rows where MODEL AND DATA begins, and choose three numbers anew: the steps, the learning rate
+(0.004 suits this small encoder in so short a run; all-MiniLM-L6-v2 learned at 0.001, and collapsed at 0.002), and the
+interval, so that a run is pruned several times.
 """
 
 import argparse

@@ -55,10 +55,10 @@ def adapt(model: nn.Module, config: PRILoRAConfig | None = None) -> Report:
         raise ValueError("this model is adapted already; load a fresh one, or merge_and_unload(model) first")
     config = _with_ranks_written_down(model, config)
     chosen, notes = plan(model, config)
-    for layer in chosen:
-        for name, module in layer.modules.items():
-            check_weight(name, module)
-    check_untied(model, {name: module for layer in chosen for name, module in layer.modules.items()})
+    modules = {name: module for layer in chosen for name, module in layer.modules.items()}
+    for name, module in modules.items():
+        check_weight(name, module)
+    check_untied(model, modules)
     model.requires_grad_(False)
     for parameter in head_parameters(model).values():
         parameter.requires_grad_(True)

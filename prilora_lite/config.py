@@ -69,7 +69,7 @@ class PRILoRAConfig:
         for field in dataclasses.fields(self):
             object.__setattr__(self, field.name, plain(getattr(self, field.name)))
         self._check_ranks()
-        self._check_scaling()
+        self._check_scaling_and_dropout()
         self._check_places()
         self._check_pruning()
 
@@ -86,7 +86,7 @@ class PRILoRAConfig:
                 raise ValueError(f"ranks={self.ranks}: the same rank in all layers is PRILoRAConfig.lora({self.ranks})")
             raise unknown("schedule of ranks", self.ranks, SCHEDULES)
 
-    def _check_scaling(self) -> None:
+    def _check_scaling_and_dropout(self) -> None:
         if not (is_number(self.alpha) and self.alpha > 0):
             raise ValueError(f"alpha must be a finite number above 0, got {self.alpha!r}")
         if isinstance(self.scaling, (tuple, list)):

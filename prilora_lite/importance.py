@@ -67,8 +67,10 @@ class InputNorms:
 def _check(x: Tensor, real: Tensor | None, in_features: int) -> None:
     if x.shape[-1] != in_features:
         raise ValueError(f"expected an input of {in_features} features, got one of shape {tuple(x.shape)}")
-    tokens, places = x[..., 0].numel(), real is not None and real.dtype != torch.bool
-    if real is not None and (real.ndim != 1 or len(real.unique() if places else x[..., 0].flatten()) != len(real)):
+    if real is None:
+        return
+    tokens = x[..., 0].numel()
+    if real.ndim != 1 or len(real) != (tokens if real.dtype == torch.bool else len(real.unique())):
         raise ValueError(
             f"expected a truth value for each of {tokens} tokens in one row, or the places of the real ones, got "
             f"{real.dtype} of shape {tuple(real.shape)}: of a tokenizer's mask take attention_mask.flatten().bool()"

@@ -62,8 +62,7 @@ class LoRALinear(nn.Module):
         self.register_buffer("unmerged_weight", None, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        tokens = x.flatten(0, -2) if x.ndim > 1 else x[None]
-        tokens = tokens.to(product_dtype(x))  # once, where autocast would do it for each of the two products
+        tokens = (x.flatten(0, -2) if x.ndim > 1 else x[None]).to(product_dtype(x))  # once: autocast would do it twice
         y = self.base(tokens)
         if self.merged:
             if self.training and torch.is_grad_enabled():

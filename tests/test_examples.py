@@ -1,13 +1,30 @@
 """Each script in examples/ runs as it stands, for a few steps, and leaves an adapter with half of A zero."""
 
-import subprocess
+import os
+import runpy
 import sys
+import traceback
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
 
+from tests.environments import processes
+
 EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.py"))
+
+
+def _run(script, folder):
+    """Run a script as a command in a folder, and keep there what it prints and how it ends."""
+    os.chdir(folder)
+    sys.argv = [str(script), "--steps", "3", "--output", str(folder)]
+    with open("printed", "w", encoding="utf-8") as printed, redirect_stdout(printed):
+        try:
+            runpy.run_path(str(script), run_name="__main__")
+        except Exception:
+            traceback.print_exc(file=printed)
+            raise
 
 
 @pytest.fixture(scope="module", params=EXAMPLES, ids=lambda path: path.stem)
@@ -16,10 +33,12 @@ def saved(request, tmp_path_factory):
     script, tmp_path = request.param, tmp_path_factory.mktemp("example")
     if script.stem == "with_peft":
         pytest.importorskip("peft")
-    arguments = [sys.executable, str(script), "--steps", "3", "--output", str(tmp_path)]
-    done = subprocess.run(arguments, capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert str(tmp_path) in done.stdout.splitlines()[-1]
+    process = processes().Process(target=_run, args=(script, tmp_path))
+    process.start()
+    process.join()
+    printed = (tmp_path / "printed").read_text(encoding="utf-8")
+    assert process.exitcode == 0, printed[-2000:]
+    assert str(tmp_path) in printed.splitlines()[-1]
     (file,) = tmp_path.glob("adapter*.safetensors")
     return [tensor for name, tensor in load_file(file).items() if "lora_A" in name]
 

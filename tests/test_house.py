@@ -1,6 +1,8 @@
 """The house itself: imports run one way, files fit one sitting, the method needs torch and little else."""
 
 import ast
+import contextlib
+import gc
 import graphlib
 import io
 import re
@@ -10,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import prilora_lite
 from tests.environments import call
 
 PACKAGE = Path(__file__).parent.parent / "prilora_lite"
@@ -123,3 +126,26 @@ print(type(adapt).__name__)
 
 def test_a_public_name_stays_a_function_when_the_module_of_its_name_was_imported(tmp_path):
     assert call(sys.executable, "-c", IMPORTS, cwd=tmp_path, PYTHONPATH=str(PACKAGE.parent)).strip() == "function"
+
+
+@pytest.mark.parametrize("collects", [True, False])
+@pytest.mark.parametrize("fails", [True, False])
+def test_while_a_module_is_loaded_no_garbage_is_looked_for_and_then_as_before(monkeypatch, collects, fails):
+    during = []
+
+    def load(module):
+        during.append((module, gc.isenabled()))
+        if fails:
+            raise ModuleNotFoundError("No module named 'peft'", name="peft")
+        return prilora_lite
+
+    monkeypatch.setattr(prilora_lite, "import_module", load)
+    before = gc.isenabled()
+    try:
+        (gc.enable if collects else gc.disable)()
+        with pytest.raises(ModuleNotFoundError) if fails else contextlib.nullcontext():
+            assert prilora_lite.plots is prilora_lite
+        assert gc.isenabled() is collects
+    finally:
+        (gc.enable if before else gc.disable)()
+    assert during == [("prilora_lite.teaching.plots", False)]

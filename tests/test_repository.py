@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from benchmarks import environments, learning_rates, show
+from benchmarks import environments, kit, learning_rates, show
 from benchmarks.environments import COLAB
 from prilora_lite.cli import _parser
 from prilora_lite.experiments import reporting
@@ -23,7 +23,7 @@ from prilora_lite.experiments.comparison import compare, decide, paired_differen
 from prilora_lite.shared.records import read_records
 from prilora_lite.teaching import recordings
 from tests import architectures
-from tests.test_house import MODULES, tree_of
+from tests.test_house import MODULES, lines_of_code, tree_of
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -185,6 +185,19 @@ def test_the_readme_says_how_long_the_notebooks_take():
     assert f"A page takes {min(reading)} to {max(reading)} minutes to read" in " ".join(README.split())
     (stated,) = re.findall(r"to\s+read\s+and\s+at\s+most\s+(\d+)\s+s\s+on", README)
     assert max(int(re.search(r"runs in (\d+) s", head).group(1)) for head in heads) <= int(stated)
+
+
+def test_the_readme_says_how_long_the_method_is():
+    ((files, lines),) = re.findall(
+        r"compare it with the library:(.*?) together have some (\d+) lines of code", README, re.S
+    )
+    names = re.findall(r"\(prilora_lite/(\w+)\.py\)", files)
+    assert len(names) == 4
+    assert int(lines) == pytest.approx(sum(len(lines_of_code(f"prilora_lite.{name}")) for name in names), rel=0.05)
+
+
+def test_the_benchmark_of_the_first_command_runs_the_readmes():
+    assert f"\n{' '.join(kit.FIRST_COMMAND)}\n```" in README
 
 
 DIFFERENCE = r"([+-]?\d+\.\d)(?: points?(?: [^.()]*)?)? \((-?\d+\.\d) to (-?\d+\.\d)\)"

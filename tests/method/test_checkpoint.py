@@ -2,10 +2,7 @@ import dataclasses
 import errno
 import json
 import math
-import os
 import re
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 
@@ -22,6 +19,7 @@ import prilora_lite.adapter_file as adapter_file
 from prilora_lite import LoRALinear, PRILoRAConfig, adapt, load_adapter, merge_and_unload, report, save_adapter
 from prilora_lite.fingerprint import fingerprint
 from prilora_lite.models.heads import head_parameters
+from tests.environments import processes
 from tests.small_models import BUILDERS, batch, build, train
 
 CONFIG = PRILoRAConfig(first_rank=2, last_rank=5, interval=2)
@@ -157,15 +155,18 @@ def test_the_file_holds_adapter_pooler_and_head_and_nothing_else(saved):
         assert PRILoRAConfig.from_dict(json.loads(file.metadata()["prilora_lite"])["config"]) == CONFIG
 
 
+def _write_logits(adapter, file):
+    torch.set_num_threads(1)
+    model = build("bert")
+    load_adapter(model, adapter)
+    torch.save(model(**batch()).logits, file)
+
+
 def test_a_second_process_gets_the_same_logits(saved, tmp_path):
     model, path = saved
-    code = (
-        "import sys, torch; from tests.small_models import build, batch; from prilora_lite import load_adapter\n"
-        "torch.set_num_threads(1); model = build('bert'); load_adapter(model, sys.argv[1])\n"
-        "torch.save(model(**batch()).logits, sys.argv[2])"
-    )
-    root = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
-    subprocess.run([sys.executable, "-c", code, path, tmp_path / "logits.pt"], check=True, cwd=root)
+    other = processes().Process(target=_write_logits, args=(path, tmp_path / "logits.pt"))
+    other.start()
+    other.join()
     assert torch.equal(torch.load(tmp_path / "logits.pt", weights_only=True), model(**batch()).logits)
 
 
