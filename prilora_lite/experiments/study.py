@@ -14,6 +14,7 @@ from typing import Any
 import joblib
 from datasets import Dataset
 from joblib.externals.loky.process_executor import TerminatedWorkerError
+from tqdm.auto import tqdm
 
 from prilora_lite.config import PRILoRAConfig
 from prilora_lite.experiments.device import PROCESS, PROCESSES, pick_device, pick_precision
@@ -107,13 +108,14 @@ def ablate(
         runs: the grid.
         output: the file of JSON lines; runs with the same method, task, rows, seed, encoder, settings and precision
             are not repeated.
-        encoder, precision, device, progress: see :func:`~.finetune.finetune`.
+        encoder, precision, device: see :func:`~.finetune.finetune`.
         rows: a folder of Parquet or CSV files; or by task and split (by split alone, if there is one task) the rows
             themselves, or their file; default: see :func:`~.tasks.load_rows`.
         overrides: settings to change for all runs, such as ``{"epochs": 1}``.
         jobs: runs at a time; default: one, in this process, and with Ray as many as the cluster has processors.
         backend: where they are made: ``processes`` of this machine, or ``ray``, the Ray cluster that runs here (one on
             this machine alone is started if none does). On GPUs, each run takes one: give as many jobs as GPUs.
+        progress: show a bar over the runs; or, where ``on_run`` tells of them, the bar of each run, if made one by one.
         on_run: called with number, count, run and its record before each run (record None; not with several jobs) and
             after it. The record of a run that crashed has an ``error``.
 
@@ -142,7 +144,8 @@ def ablate(
     output.open("ab").close()  # a place that can't be written to is better found before the first run
     finished = _records_of(output)
     at_start = dict(finished.by_run())  # under torchrun all processes must choose the same runs before one writes
-    _check_encoders([plan for same, plan in plans.items() if same not in at_start], data)
+    to_make = [plan for same, plan in plans.items() if same not in at_start]
+    _check_encoders(to_make, data)
 
     def announce(plan: _Plan, record: dict[str, Any] | None) -> None:
         if on_run:
@@ -155,14 +158,17 @@ def ablate(
                 continue
             if jobs == 1:
                 announce(plan, None)
-            yield plan, data[plan.run.task], precision, device, progress and jobs == 1
+            yield plan, data[plan.run.task], precision, device, progress and bool(on_run) and jobs == 1
 
     crashes: list[dict[str, Any]] = []
-    for plan, record in _each(_make, missing(), jobs, backend, device):
-        if PROCESS == 0:
-            finished.append(record)
-        crashes += [record] if "error" in record else []
-        announce(plan, record)
+    there, shown = len(plans) - len(to_make), progress and to_make and not on_run and PROCESS == 0
+    with tqdm(desc="runs", unit="run", total=len(plans), initial=there, leave=False, disable=not shown) as bar:
+        for plan, record in _each(_make, missing(), jobs, backend, device):
+            if PROCESS == 0:
+                finished.append(record)
+            crashes += [record] if "error" in record else []
+            announce(plan, record)
+            bar.update()
     made = finished.by_run()
     records = [made[same] for same in plans if same in made]
     if crashes:

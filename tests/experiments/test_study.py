@@ -146,6 +146,20 @@ def test_lines_that_are_no_runs_of_a_study_are_named_with_what_they_lack(argumen
     assert f"{file}, line 1 is not a run of a study: it lacks name, encoder, settings, metrics" in said
 
 
+def test_in_a_script_a_bar_counts_the_runs_and_says_nothing_where_none_is_to_be_made(encoder, rows, tmp_path, capsys):
+    def ablate(seeds, **options):
+        capsys.readouterr()
+        settings = {"epochs": 1, "batch_size": 8, "max_length": 16}
+        runs = study.grid(["head"], ["cola"], seeds)
+        study.ablate(runs, tmp_path / "a.jsonl", encoder=encoder, rows=rows, overrides=settings, **options)
+        return set(re.findall(r"(\w+): +\d+%", capsys.readouterr().err))
+
+    assert ablate([0, 1]) == {"runs"}
+    assert ablate([0, 1]) == set()
+    assert ablate([0, 1, 2], progress=False) == set()
+    assert ablate([0, 1, 2, 3], on_run=lambda *_: None) == {"train"}  # who tells of the runs sees each train
+
+
 def test_a_repeated_seed_is_one_run():
     assert len(study.grid(["lora", "lora"], ["cola"], [0, 0, 1])) == 2
 
@@ -392,7 +406,7 @@ def test_a_worker_that_is_killed_ends_in_a_message_and_the_next_start_goes_on(en
     killer.join()
     assert status == 2
     assert "a worker process was killed" in capsys.readouterr().err
-    assert main(arguments) == 0
+    assert main([*arguments, "--jobs", "1"]) == 0  # with as many or as few at a time as one likes
     assert len(essence(output)) == 20
 
 
