@@ -115,7 +115,7 @@ def ablate(
         jobs: runs at a time; default: one, in this process, and with Ray as many as the cluster has processors.
         backend: where they are made: ``processes`` of this machine, or ``ray``, the Ray cluster that runs here (one on
             this machine alone is started if none does). On GPUs, each run takes one: give as many jobs as GPUs.
-        progress: show a bar over the runs; or, where ``on_run`` tells of them, the bar of each run, if made one by one.
+        progress: show a bar over the runs; or that of each run, where there is one alone or ``on_run`` tells of them.
         on_run: called with number, count, run and its record before each run (record None; not with several jobs) and
             after it. The record of a run that crashed has an ``error``.
 
@@ -146,6 +146,7 @@ def ablate(
     at_start = dict(finished.by_run())  # under torchrun all processes must choose the same runs before one writes
     to_make = [plan for same, plan in plans.items() if same not in at_start]
     _check_encoders(to_make, data)
+    counted = progress and len(to_make) > 1 and not on_run  # one bar over all runs, not one for each
 
     def announce(plan: _Plan, record: dict[str, Any] | None) -> None:
         if on_run:
@@ -158,11 +159,11 @@ def ablate(
                 continue
             if jobs == 1:
                 announce(plan, None)
-            yield plan, data[plan.run.task], precision, device, progress and bool(on_run) and jobs == 1
+            yield plan, data[plan.run.task], precision, device, progress and not counted and jobs == 1
 
     crashes: list[dict[str, Any]] = []
-    there, shown = len(plans) - len(to_make), progress and to_make and not on_run and PROCESS == 0
-    with tqdm(desc="runs", unit="run", total=len(plans), initial=there, leave=False, disable=not shown) as bar:
+    there, quiet = len(plans) - len(to_make), not counted or PROCESS != 0
+    with tqdm(desc="runs", unit="run", total=len(plans), initial=there, leave=False, disable=quiet) as bar:
         for plan, record in _each(_make, missing(), jobs, backend, device):
             if PROCESS == 0:
                 finished.append(record)

@@ -146,7 +146,7 @@ def test_lines_that_are_no_runs_of_a_study_are_named_with_what_they_lack(argumen
     assert f"{file}, line 1 is not a run of a study: it lacks name, encoder, settings, metrics" in said
 
 
-def test_in_a_script_a_bar_counts_the_runs_and_says_nothing_where_none_is_to_be_made(encoder, rows, tmp_path, capsys):
+def test_in_a_script_one_bar_shows_the_runs_or_the_steps_of_a_single_one(encoder, rows, tmp_path, capsys):
     def ablate(seeds, **options):
         capsys.readouterr()
         settings = {"epochs": 1, "batch_size": 8, "max_length": 16}
@@ -156,8 +156,9 @@ def test_in_a_script_a_bar_counts_the_runs_and_says_nothing_where_none_is_to_be_
 
     assert ablate([0, 1]) == {"runs"}
     assert ablate([0, 1]) == set()
-    assert ablate([0, 1, 2], progress=False) == set()
-    assert ablate([0, 1, 2, 3], on_run=lambda *_: None) == {"train"}  # who tells of the runs sees each train
+    assert ablate([0, 1, 2]) == {"train"}
+    assert ablate([0, 1, 2, 3, 4], progress=False) == set()
+    assert ablate(range(7), on_run=lambda *_: None) == {"train"}  # who tells of the runs sees each train
 
 
 def test_a_repeated_seed_is_one_run():
