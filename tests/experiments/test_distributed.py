@@ -33,11 +33,20 @@ result = finetune("stsb", config, encoder=encoder, rows=rows, settings=settings,
 print(result.steps)
 """
 TWO = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+ONE_AFTER_ANOTHER = """
+import json, runpy, sys
+for sys.argv in json.loads(sys.argv[1]):
+    runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+COMMAND = "import sys; from prilora_lite.cli import main; sys.exit(main(sys.argv[1:]))"
 
 
-def in_two_processes(*arguments):
+def in_two_processes(folder, *scripts):
+    """Run scripts, each with its arguments, one after another in the same two processes: one start is 20 s of work."""
+    (folder / "one_after_another.py").write_text(ONE_AFTER_ANOTHER, encoding="utf-8")
+    command = [*TWO, str(folder / "one_after_another.py"), json.dumps(scripts, default=str)]
     variables = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([*TWO, *map(str, arguments)], env=variables, capture_output=True, text=True)
+    done = subprocess.run(command, env=variables, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout, done.stderr
 
@@ -63,11 +72,33 @@ def without_dropout(encoder, tmp_path_factory):
     return folder
 
 
-def test_two_processes_train_and_prune_what_one_does(without_dropout, rows, tmp_path):
-    (tmp_path / "run.py").write_text(RUN, encoding="utf-8")
-    for name, run in (("one", in_one_process), ("two", in_two_processes)):
-        run(tmp_path / "run.py", without_dropout, rows, tmp_path / name)
-    one, two = (load_file(tmp_path / name / "adapter.safetensors") for name in ("one", "two"))
+@pytest.fixture(scope="module")
+def made(without_dropout, encoder, rows, tmp_path_factory):
+    """A folder in which one process, then two have trained by finetune and by Trainer, and have gone on with a study;
+    the study's file as one process left it, and what two said."""
+    folder = tmp_path_factory.mktemp("made")
+    for name, text in (("run", RUN), ("loop", LOOP), ("ablate", COMMAND)):
+        (folder / f"{name}.py").write_text(text, encoding="utf-8")
+    study_of = [
+        "ablate", "--methods", "head", "prilora", "--tasks", "cola", "--encoder", encoder, "--rows", str(rows),
+        "--output", str(folder / "runs.jsonl"), "--device", "cpu", "--precision", "fp32",
+        "--set", "epochs=1", "batch_size=8", "max_length=16", "--seeds", "0",
+    ]  # fmt: skip
+    in_one_process(folder / "run.py", without_dropout, rows, folder / "one")
+    in_one_process(folder / "loop.py", "trainer", folder)
+    assert main(study_of) == 0
+    before = (folder / "runs.jsonl").read_bytes()
+    said = in_two_processes(
+        folder,
+        [folder / "run.py", without_dropout, rows, folder / "two"],
+        [folder / "loop.py", "trainer", folder],
+        [folder / "ablate.py", *study_of, "1"],
+    )
+    return folder, before, *said
+
+
+def test_two_processes_train_and_prune_what_one_does(made):
+    one, two = (load_file(made[0] / name / "adapter.safetensors") for name in ("one", "two"))
     assert one.keys() == two.keys()
     pruned = [name for name in one if "lora_A" in name]
     assert pruned
@@ -146,12 +177,20 @@ if __name__ == "__main__":
 '''
 
 
-@pytest.mark.parametrize("way", ["trainer", pytest.param("accelerate", marks=pytest.mark.slow)])
-def test_all_processes_hold_the_same_bits_and_what_one_process_computes(way, tmp_path):
+@pytest.mark.slow
+def test_all_processes_hold_the_same_bits_and_what_one_process_computes_in_a_loop_of_ones_own(tmp_path):
     (tmp_path / "loop.py").write_text(LOOP, encoding="utf-8")
-    for run in (in_one_process, in_two_processes):
-        run(tmp_path / "loop.py", way, tmp_path)
-    one, first, second = (torch.load(tmp_path / f"{name}.pt", weights_only=True) for name in ("1-0", "2-0", "2-1"))
+    in_one_process(tmp_path / "loop.py", "accelerate", tmp_path)
+    in_two_processes(tmp_path, [tmp_path / "loop.py", "accelerate", tmp_path])
+    assert_the_same_bits(tmp_path)
+
+
+def test_all_processes_hold_the_same_bits_and_what_one_process_computes(made):
+    assert_the_same_bits(made[0])
+
+
+def assert_the_same_bits(folder):
+    one, first, second = (torch.load(folder / f"{name}.pt", weights_only=True) for name in ("1-0", "2-0", "2-1"))
     assert any("lora_A" in name for name in one)
     for name, expected in one.items():
         assert torch.equal(first[name], second[name]), name
@@ -161,16 +200,9 @@ def test_all_processes_hold_the_same_bits_and_what_one_process_computes(way, tmp
             assert ((expected == 0).sum(1) == expected.shape[1] // 2).all()
 
 
-def test_a_study_goes_on_writes_each_run_once_and_speaks_with_one_voice(encoder, rows, tmp_path):
-    output = tmp_path / "runs.jsonl"
-    arguments = [
-        "ablate", "--methods", "head", "prilora", "--tasks", "cola", "--encoder", encoder, "--rows", str(rows),
-        "--output", str(output), "--device", "cpu", "--precision", "fp32",
-        "--set", "epochs=1", "batch_size=8", "max_length=16", "--seeds", "0",
-    ]  # fmt: skip
-    assert main(arguments) == 0
-    before = output.read_bytes()
-    out, err = in_two_processes("-m", "prilora_lite", *arguments, "1")
+def test_a_study_goes_on_writes_each_run_once_and_speaks_with_one_voice(made):
+    folder, before, out, err = made
+    output = folder / "runs.jsonl"
     assert output.read_bytes().startswith(before)
     assert [(r["name"], r["seed"]) for r in read_records(output)] == [
         ("head", 0), ("prilora", 0), ("head", 1), ("prilora", 1),

@@ -39,6 +39,7 @@ _SLOPES = {
     for name, first, last in (("falling", 12, 4), ("flat", 8, 8), ("rising", 4, 12))
 }
 _HEAD = {"head only": "head"}
+_THIN_TOP = {"top third, rank 1": replace(PRILoRAConfig.lora(1), layers=range(8, 12))}
 
 RATIOS = (0.0, 0.25, 0.5, 0.75, 0.9)
 INTERVALS = (5, 10, 20, 40, 125)  # the last: once, when training ends
@@ -83,7 +84,7 @@ def recipes(name: str) -> Iterator[Recipe]:
     if name == "layers":
         methods = {f"layer {layer}": replace(LORA, layers=(layer,)) for layer in range(12)}
         for seed, task in product(range(5), ("pocket-cola", "pocket-rte")):
-            for label, method in (methods | _thirds(12) | _SLOPES | _HEAD).items():
+            for label, method in (methods | _thirds(12) | _SLOPES | _HEAD | _THIN_TOP).items():
                 settings = replace(settings_for("pocket", task, method), epochs=POCKET_SHORT.epochs)
                 yield Recipe(label, method, task, seed, "pocket", settings)
     elif name == "layers_minilm":
