@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from prilora_lite.lora import LoRALinear
 from prilora_lite.models.heads import head_parameters, is_of_ones_own
 from prilora_lite.models.layers import COMPILED
+from prilora_lite.shared.errors import in_python
 
 _AT_A_TIME = 4096  # rows of a matrix, which are widened to float64
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # buffers of a batch norm
@@ -164,7 +165,7 @@ def _part_that_fits(saved: set[str], here: set[str]) -> str | None:
 def check_base(saved: dict[str, Any], here: dict[str, Any], path: Path) -> None:
     """Raise ValueError if the :func:`fingerprint` in a file is not that of the model here."""
     if saved["shapes"] and (part := _part_that_fits(saved["shapes"].keys(), here["shapes"].keys())):
-        raise ValueError(f"{path} is the adapter of a part of this model: give that part, model.{part}, in its place")
+        raise ValueError(f"{path} is the adapter of a part of this model: give {in_python(part)} in its place")
     for name in sorted(saved["shapes"].keys() | here["shapes"].keys()):
         there, now = saved["shapes"].get(name), here["shapes"].get(name)
         if there != now:

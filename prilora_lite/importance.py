@@ -143,16 +143,18 @@ def importance_rule(rule: str | Callable[..., Tensor]) -> Callable[..., Tensor]:
         rule = IMPORTANCE_RULES[rule]
     try:
         parameters = inspect.signature(rule).parameters.values()
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"an importance rule is a function of any of {', '.join(INPUTS)}, but Python can't tell the parameters of "
-            f"{rule!r}: wrap it in a function that names them, such as lambda lora_A: rule(lora_A)"
-        ) from error
+    except (TypeError, ValueError):
+        parameters = []
     if foreign := [p.name for p in parameters if p.name not in INPUTS and p.default is p.empty and str(p)[0] != "*"]:
         raise ValueError(
             f"an importance rule is a function of any of {', '.join(INPUTS)}; {getattr(rule, '__name__', rule)} also "
             f"asks for {', '.join(foreign)}, and is given nothing else. To a constant give a default, or wrap the "
             "rule, as lambda lora_A: rule(lora_A, ...)"
+        )
+    if not any(p.name in INPUTS for p in parameters):
+        raise ValueError(
+            f"an importance rule is a function of any of {', '.join(INPUTS)}, and {rule!r:.80} shows none of these "
+            "parameters: wrap it in a function that names them, such as lambda lora_A: rule(lora_A)"
         )
     if by_place := [p.name for p in parameters if p.kind is p.POSITIONAL_ONLY]:
         raise ValueError(f"an importance rule is called by name: leave out the / behind {', '.join(by_place)}")

@@ -11,6 +11,9 @@ _FIRST_COLUMNS = ("group,encoder,task,method,", _OF_ANSWERS)  # of the tables of
 _FIRST_CELLS = ("| method |", "| task |", "| question |", "| machine |", "| crashed |")  # of those in Markdown
 
 
+_OWN_NAME = {"table", "markdown", "figure"}  # kinds whose files have the study's name alone
+
+
 def paths_of(file: Path, folder: Path | None = None) -> dict[str, Path]:
     """Every file that :func:`~.reporting.write` may write, by its kind."""
     stem = (file.parent if folder is None else folder) / file.stem
@@ -24,6 +27,11 @@ def check_places(file: Path, folder: Path | None = None) -> None:
     paths = paths_of(file, folder)
     check_own(paths.values())
     _check_no_answers(paths["table"])
+
+
+def of_another_study(paths: dict[str, Path]) -> set[str]:
+    """The kinds of figures whose place is that of another study's first one, whose name ends like the kind."""
+    return {kind for kind in paths.keys() - _OWN_NAME if paths[kind].with_suffix(".md").exists()}
 
 
 def check_own(paths: Iterable[Path]) -> None:

@@ -111,7 +111,11 @@ def read_questions(file: str | Path) -> Questions:
         if key not in _KEYS:
             raise unknown(f"key in {file}:", key, _KEYS)
     for key, (kind, expected) in _KEYS.items():
-        if not isinstance(content.get(key, kind()), kind) or (key == "question" and not content.get(key)):
+        given = content.get(key, kind())
+        right = isinstance(given, kind)
+        if key == "question":
+            right = right and bool(given) and all(isinstance(question, dict) for question in given)
+        if not right:
             raise ValueError(f"{file}: {key} must be {expected}, got {content.get(key, 'nothing')!r:.80}")
     try:
         own = [own_task(content["task"])] if "task" in content else []

@@ -27,10 +27,11 @@ from prilora_lite.experiments.comparison import (
 )
 from prilora_lite.experiments.frames import groups, to_dataframe
 from prilora_lite.experiments.methods import METHODS, label_of
-from prilora_lite.experiments.own_files import as_title, check_places, in_markdown, paths_of
+from prilora_lite.experiments.own_files import as_title, check_places, in_markdown, of_another_study, paths_of
 from prilora_lite.experiments.study import read_crashes, read_runs
 from prilora_lite.experiments.tasks import TASKS
 from prilora_lite.ranks import linear_ranks
+from prilora_lite.shared.errors import warn
 from prilora_lite.shared.files import write_whole
 
 MARGIN = 1.0  # percentage points; the largest difference that counts as none, unless another is named
@@ -87,9 +88,8 @@ def write(file: Path, folder: Path | None = None) -> dict[str, Path]:
     environments = {json.dumps(record["environment"]): record["environment"] for record in records}
     heads = ["# " + ", ".join(f"{name} {value}" for name, value in e.items()) + "\n" for e in environments.values()]
     write_whole(paths["table"], ("".join(heads) + runs.to_csv(index=False, lineterminator="\n")).encode())
-    crashed = crashes.crashed_runs(records, read_crashes(file))
     tables = [f"{as_title(title)}: {_legend(part)}\n\n{markdown_table(part)}\n" for title, part in parts.items()]
-    for title, here in crashed.groupby("group", sort=False):
+    for title, here in crashes.crashed_runs(records, read_crashes(file)).groupby("group", sort=False):
         tables.append(
             f"{as_title(title)}: runs that crashed, and are left out\n\n{in_markdown(crashes.markdown_cells(here))}\n"
         )
@@ -103,11 +103,13 @@ def write(file: Path, folder: Path | None = None) -> dict[str, Path]:
         ranks = next(iter(allocated.values()))
         line = linear_ranks(ranks["layer"].max() + 1, PRILoRAConfig.first_rank, PRILoRAConfig.last_rank)
         drawn["allocation"] = figures.plot_allocation(ranks, line)
+    for kind in (others := of_another_study(paths)) & drawn.keys():
+        warn(f"{paths[kind]} belongs to another study, so the figure is not written: rename one of the two files")
+        del drawn[kind]
     for kind, figure in drawn.items():
         figures.write_png(paths[kind], figure)
-    for kind in paths.keys() - drawn.keys() - {"table", "markdown"}:
-        if not paths[kind].with_suffix(".md").exists():  # another study's, whose name ends like a kind of figure
-            paths[kind].unlink(missing_ok=True)  # of runs that are no longer in the file
+    for kind in paths.keys() - drawn.keys() - others - {"table", "markdown"}:
+        paths[kind].unlink(missing_ok=True)  # of runs that are no longer in the file
     return {kind: paths[kind] for kind in ("table", "markdown", *drawn)}
 
 

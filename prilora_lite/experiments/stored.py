@@ -11,6 +11,8 @@ from prilora_lite.experiments.identity import parts_of
 from prilora_lite.experiments.loop import names_of_metrics
 from prilora_lite.experiments.presets import settings_from
 from prilora_lite.experiments.tasks import Task, get_task
+from prilora_lite.importance import IMPORTANCE_RULES
+from prilora_lite.ranks import SCHEDULES
 
 COUNTS = ("adapter", "adapter_nonzero", "head", "head_nonzero", "base")
 
@@ -34,10 +36,25 @@ def main_metric(record: dict[str, Any]) -> tuple[str, float]:
 def check_stored(path: str | Path, record: dict[str, Any]) -> None:
     """Raise ValueError, which names the run and what is wrong with it, if a reader of runs could not use a record."""
     for part, problem in _problems(record):
+        what = "Another version wrote it, or it was changed by hand: mend or remove its line"
+        if _names_own_code(record):
+            what = (
+                "The run was made with a rule or schedule of your own. The command does not know it: in Python, enter "
+                "it into IMPORTANCE_RULES or SCHEDULES as before, then call ablate, or reporting.write(Path(FILE))"
+            )
         raise ValueError(
             f"{path}: {part} of the run {record['task']!r}, {record['name']!r}, seed {record['seed']!r} can't be "
-            f"read: {problem}. Another version wrote it, or it was changed by hand: mend or remove its line"
+            f"read: {problem}. {what}"
         )
+
+
+def _names_own_code(record: dict[str, Any]) -> bool:
+    """Whether a run's method names a function that only the process that made it had."""
+    method = parts_of(record)["method"] if isinstance(record.get("key"), list) else None
+    tables = {"importance": IMPORTANCE_RULES, "ranks": SCHEDULES}
+    return isinstance(method, dict) and any(
+        f"{name}_code" in method and method.get(name) not in list(table) for name, table in tables.items()
+    )
 
 
 def _problems(record: dict[str, Any]) -> Iterator[tuple[str, str]]:

@@ -81,19 +81,20 @@ def save_peft_adapter(
     lora.base_model_name_or_path, lora.revision = _base_of(model, base_model)
     card = model_card(model, lora.base_model_name_or_path, named, dataset, metrics)
     tensors = {peft_name(name): p.detach().contiguous().clone() for name, p in stored_parameters(model).items()}
-    temporary, earlier = (folder.with_name(f".{folder.name}.{os.getpid()}.{kind}") for kind in ("part", "earlier"))
+    place = Path(os.path.realpath(folder))  # a link stays one, and what it names has the new adapter
+    temporary, earlier = (place.with_name(f".{place.name}.{os.getpid()}.{kind}") for kind in ("part", "earlier"))
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        place.parent.mkdir(parents=True, exist_ok=True)
         lora.save_pretrained(temporary)
         (temporary / WEIGHTS).write_bytes(save(tensors, {"format": "pt", KEY: description(model, tensors)}))
         card.save(temporary / CARD)
-        if folder.exists():  # an empty one, or the adapter of an earlier run
-            os.replace(folder, earlier)
-        os.replace(temporary, folder)
+        if place.exists():  # an empty one, or the adapter of an earlier run
+            os.replace(place, earlier)
+        os.replace(temporary, place)
         shutil.rmtree(earlier, ignore_errors=True)
     except OSError as error:
-        if earlier.exists() and not folder.exists():
-            os.replace(earlier, folder)
+        if earlier.exists() and not place.exists():
+            os.replace(earlier, place)
         raise not_written(folder, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -19,7 +19,13 @@ from prilora_lite.config import PRILoRAConfig
 from prilora_lite.integrations.checkpoints import LAST_WHOLE, SealCheckpoints, checkpoint_of, damaged_file, resumed_from
 from prilora_lite.integrations.rank_patterns import check_as_asked
 from prilora_lite.integrations.trained import TRAINED, digests, keep_what_is_lacking, restore, trained
-from prilora_lite.integrations.trainer_arguments import check_checkpoints, check_optimizer, check_processes, left_out
+from prilora_lite.integrations.trainer_arguments import (
+    check_averages,
+    check_checkpoints,
+    check_optimizer,
+    check_processes,
+    left_out,
+)
 from prilora_lite.lora import LoRALinear
 from prilora_lite.models.layers import PeftLayer, check_patterns, configuration_of, lora_layers
 from prilora_lite.models.listener import warn_if_untrained
@@ -112,6 +118,7 @@ class PRILoRACallback(SealCheckpoints, ExportableState):
         if any(layer.merged for layer in layers.values()):
             raise RuntimeError("the model is merged, so its adapter would not be trained; call unmerge() on its layers")
         check_optimizer(kwargs.get("optimizer"), model, layers.values())
+        check_averages(kwargs.get("optimizer"), config.ratio)
         if names := left_out(kwargs.get("optimizer"), model):
             logger.warning(f"PRILoRACallback: the optimizer does not hold {first_of(names)}: that stays as it is")
         check_processes(args)

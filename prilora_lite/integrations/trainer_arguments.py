@@ -49,6 +49,17 @@ def check_optimizer(
         )
 
 
+def check_averages(optimizer: torch.optim.Optimizer | None, ratio: float) -> None:
+    """Raise RuntimeError if an optimizer judges a model by an average of its weights, which no pruner prunes."""
+    own = getattr(optimizer, "optimizer", optimizer)  # Accelerate's wrapper always has both methods
+    if ratio and all(callable(getattr(own, way, None)) for way in ("train", "eval")):
+        raise RuntimeError(
+            f"{type(own).__name__} is free of a schedule: for each evaluation, and at the end, it puts an average of "
+            "earlier weights into the model, whose pruned entries are not zero. Take another optimizer, such as "
+            "optim='adamw_torch', or ratio=0"
+        )
+
+
 def left_out(optimizer: torch.optim.Optimizer | None, model: nn.Module) -> list[str]:
     """The names of the model's parameters that ask to be trained and that the optimizer does not hold."""
     if optimizer is None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from prilora_lite.lora import LoRALinear
-from prilora_lite.shared.errors import expect, first_of, warn
+from prilora_lite.shared.errors import expect, first_of, in_python, warn
 
 if TYPE_CHECKING:
     from prilora_lite.config import PRILoRAConfig
@@ -305,8 +305,8 @@ def adapted(model: nn.Module) -> nn.Module:
     parts = [name for name, module in model.named_modules() if "prilora_config" in vars(module)]
     if parts:
         raise ValueError(
-            f"of this model {' and '.join(parts)} alone is adapted: give that part, model.{parts[0]}, in place of the "
-            "model, and save what is trained outside of it yourself"
+            f"of this model {' and '.join(parts)} alone is adapted: give that part, {in_python(parts[0])}, in place of "
+            "the model, and save what is trained outside of it yourself"
         )
     if getattr(model, "peft_config", None):
         raise ValueError(

@@ -9,7 +9,7 @@ from torch import nn
 
 from prilora_lite.lora import LoRALinear
 from prilora_lite.models.linear import is_conv1d
-from prilora_lite.shared.errors import unknown
+from prilora_lite.shared.errors import in_python, unknown
 
 # DeBERTa (v1, and v2 without share_att_key), Conformers, Swin v2: these read relative positions, never tokens, so an
 # input norm would mean nothing
@@ -48,7 +48,7 @@ def find_stacks(model: nn.Module, targets: tuple[str, ...] | None = None) -> tup
         tower = _alone_above(longest, stacks)
         raise ValueError(
             f"{type(model).__name__} has more than one stack of layers ({', '.join(stacks)}); adapt one by itself: "
-            f"model.requires_grad_(False), then adapt(model.{longest}, config), "
+            f"model.requires_grad_(False), then adapt({in_python(longest)}, config), "
             "then requires_grad_(True) on your head, which you also save yourself. With PEFT, instead of adapt: "
             f"get_peft_model({tower}, LoraConfig(target_modules=..., **rank_pattern_for({tower})))"
         )
@@ -81,12 +81,10 @@ def _layers_in_numbered_parts(backbone: nn.Module, stacks: Stacks) -> list[str]:
 
 def _alone_above(stack: str, stacks: Stacks) -> str:
     """The largest part of a model that holds one stack and no other: ``model.text_model``."""
-    above, others = "model", [f"model.{other}." for other in stacks if other != stack]
-    for part in stack.split("."):
-        above = f"{above}.{part}"
-        if not any(other.startswith(f"{above}.") for other in others):
-            break
-    return above
+    parts, others = stack.split("."), [f"{other}." for other in stacks if other != stack]
+    above = [".".join(parts[:length]) for length in range(1, len(parts) + 1)]
+    alone = (part for part in above if not any(other.startswith(f"{part}.") for other in others))
+    return in_python(next(alone, stack))
 
 
 def backbone_of(model: nn.Module) -> nn.Module:
@@ -190,8 +188,8 @@ def _refuse_other_structures(backbone: nn.Module, config: object) -> None:
         if inside and module is not backbone and hasattr(module, "base_model") and not hasattr(backbone, "config"):
             raise ValueError(
                 f"{name} is not a Hugging Face model, but holds one, {inside}: which of its other parts are the head, "
-                f"and where the attention mask comes in, can't be told. Adapt that one, adapt(model.{inside}, config), "
-                "and train, freeze and save the rest yourself"
+                "and where the attention mask comes in, can't be told. Adapt that one, "
+                f"adapt({in_python(inside)}, config), and train, freeze and save the rest yourself"
             )
     for attribute in ("num_experts", "num_local_experts", "n_routed_experts"):
         experts = getattr(config, attribute, None)

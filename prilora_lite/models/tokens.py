@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from prilora_lite.models.heads import is_of_ones_own
 from prilora_lite.models.stacks import backbone_of, inner_models, is_encoder_decoder, split_name
-from prilora_lite.shared.errors import warn
+from prilora_lite.shared.errors import in_python, warn
 
 # Facts about families, by the names in their models
 # Of BERT and GPT-2, BART, T5, Pix2Struct
@@ -256,7 +256,7 @@ def _adapted_inside(model: nn.Module) -> nn.Module:
         first = next(iter(holding))
         raise ValueError(
             f"{type(model).__name__} holds several models with adapted layers, {', '.join(holding)}, and where their "
-            f"attention masks come in can't be told: make a Pruner for each, Pruner(model.{first}) and so on"
+            f"attention masks come in can't be told: make a Pruner for each, Pruner({in_python(first)}) and so on"
         )
     return next(iter(holding.values()), model)
 

@@ -29,6 +29,11 @@ def first_of(names: Sequence[str]) -> str:
     return repr(names[0]) + (f" and {len(names) - 1} more" if len(names) > 1 else "")
 
 
+def in_python(name: str) -> str:
+    """How Python gets at a part of a model: ``model[0].auto_model`` for ``0.auto_model``."""
+    return "model" + "".join(f"[{part}]" if part.isdecimal() else f".{part}" for part in name.split("."))
+
+
 def expect(kind: type, value: object, what: str) -> None:
     """Raise TypeError, which says what was expected, if a value is of another kind."""
     if not isinstance(value, kind):

@@ -16,7 +16,7 @@ import shutil
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from prilora_lite.shared.files import write_whole
 from prilora_lite.shared.records import append_record, read_records
 from prilora_lite.shared.workers import in_worker
 from prilora_lite.teaching import handin, sandbox
+from prilora_lite.teaching.notebook_files import check_no_answers
 
 PATTERN = "[]*?{}"
 _RUNS = {"runs.jsonl"}  # which A4's notebook writes
@@ -42,7 +43,8 @@ def release(folder: Path, course: Path) -> list[Path]:
         course: the folder with ``nbgrader_config.py`` and ``source``.
 
     Raises:
-        ValueError: the course lacks them, or nbgrader can't make a copy; it says why itself.
+        ValueError: the course lacks them, or nbgrader can't make a copy; it says why itself. Or the folder holds the
+            course's sources or hand-ins, or notebooks in which somebody has written; nothing is written then.
         OSError: a copy can't be written; older ones are as they were.
     """
     from nbgrader.converters import GenerateAssignment
@@ -51,6 +53,9 @@ def release(folder: Path, course: Path) -> list[Path]:
     from nbgrader.preprocessors import SaveCells  # into a gradebook, which a release has no need of
 
     names = assignments(course)
+    for kept in (course / "source", course / "submitted"):
+        if folder.resolve().is_relative_to(kept.resolve()):
+            raise ValueError(f"{folder} is where the course keeps its own: give another folder, such as copies")
     config = _config(course)
     config.CourseDirectory.ignore = [*CourseDirectory().ignore, *_RUNS]  # those of the teacher
     with tempfile.TemporaryDirectory(prefix="prilora-") as made:  # nbgrader deletes what it is to write, then writes
@@ -63,8 +68,10 @@ def release(folder: Path, course: Path) -> list[Path]:
                 converter.start()
             except NbGraderException as error:
                 raise ValueError(f"nbgrader could not make the learners' copy of {name}: {error}") from error
-        for file in sorted(path for path in Path(made).rglob("*") if path.is_file()):
-            write_whole(folder / file.relative_to(made), file.read_bytes())
+        copies = {path: folder / path.relative_to(made) for path in sorted(Path(made).rglob("*")) if path.is_file()}
+        check_no_answers(copies)
+        for copy, place in copies.items():
+            write_whole(place, copy.read_bytes())
     return [folder / name / f"{name}.ipynb" for name in names]
 
 
@@ -133,6 +140,9 @@ def grade(
     latest = {r["student"]: r for r in written}  # its marks are in the gradebook, whatever was graded before it
     marked = {r["student"]: r["key"][1] for r in written if r["status"] == "graded"}  # the version that marks are of
     finished = {student: r for student, r in latest.items() if r["key"][:3] == keys.get(student)}
+    for student in _not_in_gradebook(assignment, course, finished.values()):
+        del finished[student]
+        marked.pop(student, None)  # those of a person in it, too, were given to another version, or to none
     for record in [*finished.values(), *astray]:
         report(count, record)
     missing = [student for student in students if student not in finished]
@@ -148,6 +158,8 @@ def grade(
             of[1] = "the machine"  # so it is graded next time, and marks stay until then
         elif marked.get(student) != keys[student][1]:
             _part_with_earlier_marks(assignment, course, record)
+        if record["status"] == "graded":
+            record["marks"] = _marks(assignment, course, student)
         finished[student] = {"key": of, **record}
         append_record(journal, finished[student])
         report(count, record)
@@ -219,6 +231,29 @@ def _grade(student: str, assignment: str, course: Path, options: dict[str, Any])
     notes = list(dict.fromkeys(notes))
     seconds = round(time.time() - started, 1)
     return {"student": student, "status": status, "notes": notes, "seconds": seconds, "machine": machine}
+
+
+def _marks(assignment: str, course: Path, student: str) -> dict[str, float | None] | None:
+    """What the tests gave for each task, as the gradebook has it; None: it has no such submission."""
+    from nbgrader.api import Gradebook, MissingEntry
+
+    with Gradebook(_database(course)) as gradebook:
+        try:
+            submission = gradebook.find_submission(assignment, student)
+        except MissingEntry:
+            return None
+        return {grade.name: grade.auto_score for grade in submission.notebooks[0].grades}
+
+
+def _not_in_gradebook(assignment: str, course: Path, records: Iterable[dict[str, Any]]) -> list[str]:
+    """Those who were graded, but whose marks are gone or others: someone removed them, or put a backup back."""
+    changed = []
+    for record in records:
+        if record["status"] == "graded":
+            marks = _marks(assignment, course, record["student"])
+            if marks is None or marks != record.get("marks", marks):  # an older version wrote none down
+                changed.append(record["student"])
+    return changed
 
 
 def _part_with_earlier_marks(assignment: str, course: Path, record: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import nbformat
 
 from prilora_lite.shared.files import write_whole
+from prilora_lite.teaching.notebook_files import check_no_answers
 
 _PAGE = """\
 <!doctype html>
@@ -60,7 +61,8 @@ def write(kind: str, output: Path, course: Path, zipped: bool = False) -> list[P
         What was written.
 
     Raises:
-        ValueError: this is not the repository's folder, or the wheel can't be built.
+        ValueError: this is not the repository's folder, the wheel can't be built, or there is a notebook of that name
+            in which somebody has written; nothing is written then.
         OSError: a file can't be written.
     """
     output = output.resolve()
@@ -72,6 +74,7 @@ def write(kind: str, output: Path, course: Path, zipped: bool = False) -> list[P
         notebooks = sorted(Path("notebooks").glob("*.ipynb"))
         if kind == "assignments":
             notebooks = _assignments(Path(made), course)
+        check_no_answers({path: output / path.name for path in notebooks})
         for old in output.glob("prilora_lite-*.whl"):
             old.unlink()
         written = [output / path.name for path in (*notebooks, wheel)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,36 @@ _FOLDED_SETUP = {
     "jupyter": {"source_hidden": True},
     "mystnb": {"code_prompt_show": "Set-up cell", "code_prompt_hide": "Set-up cell"},
 }
+
+
+def check_no_answers(copies: Mapping[Path, Path]) -> None:
+    """Raise ValueError if a notebook would be written over one in whose exercises somebody has written.
+
+    Args:
+        copies: file -> where it goes.
+    """
+    for file, place in copies.items():
+        if file.suffix != ".ipynb" or not place.is_file():
+            continue
+        try:
+            answered = _stubs(place) - _stubs(file)
+        except (ValueError, KeyError, AttributeError):  # whatever it is, it is no copy of ours
+            answered = {""}
+        if answered:
+            raise ValueError(
+                f"{place} may hold somebody's answers (exercises that differ from what is handed out: "
+                f"{len(answered)}): give another folder, or move that notebook away first"
+            )
+
+
+def _stubs(path: Path) -> set[str]:
+    """The cells of a notebook that learners write in."""
+    cells = nbformat.read(path, as_version=4).cells
+    return {
+        cell.source
+        for cell in cells
+        if "exercise" in cell.metadata.get("tags", []) or cell.metadata.get("nbgrader", {}).get("solution")
+    }
 
 
 class _Client(NotebookClient):

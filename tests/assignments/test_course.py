@@ -17,7 +17,7 @@ from prilora_lite.teaching import grading as classroom
 from prilora_lite.teaching import notebook_files as tool
 from prilora_lite.teaching import sandbox
 from tests.assignments import submissions
-from tests.assignments.submissions import ASSIGNMENTS, COURSE, named, notebook, points, solutions, text
+from tests.assignments.submissions import ASSIGNMENTS, COURSE, named, notebook, perfect, points, solutions, text
 from tests.environments import call, fresh
 
 every = pytest.mark.parametrize("assignment", ASSIGNMENTS)
@@ -43,6 +43,29 @@ def test_the_course_has_the_assignments_that_are_tested():
 def test_the_committed_copy_is_that_of_the_source(assignment, released):
     name = f"{assignment}/{assignment}.ipynb"
     assert (COURSE / "release" / name).read_bytes() == (released / name).read_bytes()
+
+
+@pytest.mark.parametrize("place", ["source", "source/new", "submitted"])
+def test_no_copies_go_where_the_course_keeps_its_own(place, tmp_path, capsys):
+    course = Path(shutil.copytree(COURSE, tmp_path / "course"))
+    files = {path: path.read_bytes() for path in course.rglob("*") if path.is_file()}
+    assert main(["assignments", "--release", str(course / place), "--course", str(course)]) == 2
+    assert "is where the course keeps its own: give another folder" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in course.rglob("*") if path.is_file()} == files
+
+
+def test_a_copy_in_which_somebody_has_written_stays_and_one_of_an_older_version_does_not(released, tmp_path, capsys):
+    folder = Path(shutil.copytree(released, tmp_path / "copies"))
+    name = ASSIGNMENTS[1]
+    file = folder / name / f"{name}.ipynb"
+    older = json.loads(file.read_text(encoding="utf-8"))
+    older["cells"][0]["source"] = "An older text"
+    for written, status in ((older, 0), (perfect(name), 2)):
+        file.write_text(json.dumps(written), encoding="utf-8")
+        before = file.read_bytes()
+        assert main(["assignments", "--release", str(folder)]) == status
+        assert (file.read_bytes() == before) == (status == 2)
+    assert "may hold somebody's answers" in capsys.readouterr().err
 
 
 def test_learners_get_nothing_but_the_notebooks(released):

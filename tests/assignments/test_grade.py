@@ -147,6 +147,24 @@ def test_a_page_of_feedback_goes_when_what_it_is_about_is_graded_anew(tmp_path):
     assert not page.exists()
 
 
+def test_a_gradebook_put_back_from_a_backup_gives_no_marks_of_an_earlier_version(graded):
+    backup = shutil.copy(graded / "gradebook.db", graded / "backup.db")
+    hand_in(graded, "ann", notebook(A, "release"))
+    assert float(table(classroom.grade(A, graded))["ann"]["score"]) == 0
+    shutil.copy(backup, graded / "gradebook.db")
+    assert float(table(classroom.grade(A, graded))["ann"]["score"]) == 0
+
+
+def test_a_student_removed_from_the_gradebook_is_graded_again(graded):
+    from nbgrader.api import Gradebook
+
+    with Gradebook(f"sqlite:///{graded / 'gradebook.db'}") as gradebook:
+        gradebook.remove_student("ann")
+    hand_in(graded, "abe", notebook(A, "release"))
+    scores = {name: float(row["score"]) for name, row in table(classroom.grade(A, graded)).items()}
+    assert scores == {"abe": 0, "ann": FULL}
+
+
 def test_a_gradebook_that_was_deleted_is_filled_again(graded):
     (graded / "gradebook.db").unlink()
     hand_in(graded, "abe", perfect(A))

@@ -208,6 +208,19 @@ def test_a_file_by_hand_beside_a_study_stays(name, study_file, capsys):
     }  # fmt: skip
 
 
+def test_a_figure_of_a_study_whose_name_ends_like_a_kind_of_figure_stays(tmp_path):
+    runs = [stored(name, seed) for name in ("lora", "prilora", "full") for seed in range(3)]
+    mine, other = write(tmp_path / "mine.jsonl", runs), write(tmp_path / "mine_cost.jsonl", THREE)
+    reporting.write(other)
+    before = (tmp_path / "mine_cost.png").read_bytes()
+    with pytest.warns(UserWarning, match=r"mine_cost.png belongs to another study, so the figure is not written"):
+        written = reporting.write(mine)
+    assert (tmp_path / "mine_cost.png").read_bytes() == before
+    assert "cost" not in written
+    other.with_suffix(".md").unlink()
+    assert "cost" in reporting.write(mine)
+
+
 @pytest.mark.parametrize(
     "text",
     [

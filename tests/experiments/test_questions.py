@@ -111,6 +111,8 @@ def test_a_file_of_questions_is_read(file):
         ("[[question]]", "[[questions]]", "did you mean 'question'"),
         ("[[question]]", "[question]", r"question must be one or more tables, each under \[\[question\]\] in two"),
         (FILE, "", "question must be one or more tables, .* got 'nothing'"),
+        (FILE, 'question = ["Does it help?"]', r"question must be one or more tables, .* got \['Does it"),
+        (FILE, "question = [1]", r"question must be one or more tables, .* got \[1\]"),
         (FILE, 'arms = "lora"', r"arms must be a table \[arms\], got 'lora'"),
         ("[arms]", "rows = 1\n[arms]", "rows must be the name of a folder, got 1"),
         ("[arms]", '[task]\nname = "mine"\n[arms]', r"asked.toml: \[task\] lacks columns"),

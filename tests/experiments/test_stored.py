@@ -108,3 +108,17 @@ def test_lines_whose_keys_were_sorted_are_reported_by_the_same_metric():
     one, other = record(metrics={"matthews": 0.5, "accuracy": 0.9}), record(metrics={"accuracy": 0.9, "matthews": 0.4})
     frame = to_dataframe([one, other | {"seed": 1}])
     assert (frame["metric"].tolist(), frame["value"].tolist()) == (["matthews"] * 2, [0.5, 0.4])
+
+
+@pytest.mark.parametrize(("setting", "kind"), [("importance", "importance rule"), ("ranks", "schedule of ranks")])
+def test_a_run_with_a_rule_or_schedule_of_ones_own_is_not_called_another_versions(setting, kind, tmp_path):
+    own = record()["method"] | {setting: "mine"}
+    key = record()["key"]
+    key[3] = own | {f"{setting}_code": "mine 0123"}
+    with pytest.raises(
+        ValueError, match=f"unknown {kind}.* 'mine'.*made with a rule or schedule of your own"
+    ) as raised:
+        check_stored(tmp_path, record(key=key, method=own))
+    assert "by hand" not in str(raised.value)
+    with pytest.raises(ValueError, match="changed by hand"):  # where no code is known, there was none
+        check_stored(tmp_path, record(method=own))

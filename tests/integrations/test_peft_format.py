@@ -495,6 +495,28 @@ def test_a_presets_adapter_names_its_base_on_the_hub_and_the_revision(tmp_path):
     assert re.fullmatch("[0-9a-f]{40}", options["revision"])
 
 
+def test_a_link_to_a_folder_stays_one_and_the_folder_has_the_new_adapter(tmp_path):
+    model = build("bert")
+    adapt(model, CONFIG)
+    first = save_peft_adapter(model, tmp_path / "run")
+    (tmp_path / "latest").symlink_to("run", target_is_directory=True)
+    model.classifier.bias.data += 1
+    before = (first / "adapter_model.safetensors").read_bytes()
+    assert save_peft_adapter(model, tmp_path / "latest") == tmp_path / "latest"
+    assert (tmp_path / "latest").is_symlink()
+    assert (first / "adapter_model.safetensors").read_bytes() != before
+    assert {path.name for path in tmp_path.iterdir()} == {"run", "latest"}
+
+
+def test_the_working_directory_takes_an_adapter_if_it_is_empty(tmp_path, monkeypatch):
+    model = build("bert")
+    adapt(model, CONFIG)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    save_peft_adapter(model, ".")
+    assert (tmp_path / "here" / "adapter_model.safetensors").is_file()
+
+
 def test_a_folder_that_holds_something_is_left_alone(tmp_path):
     (tmp_path / "mine.txt").write_text("mine", encoding="utf-8")
     with pytest.raises(FileExistsError, match="holds more than an adapter"):

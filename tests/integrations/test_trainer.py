@@ -258,6 +258,27 @@ def test_an_optimizer_whose_parameters_were_chosen_without_the_adapters_is_refus
         trainer(tmp_path, model=model, optimizers=(head, None)).train()
 
 
+class Averaging(torch.optim.SGD):
+    """As the optimizers of the package schedulefree: Trainer calls these around each evaluation."""
+
+    def train(self): ...
+
+    def eval(self): ...
+
+
+def test_an_optimizer_that_evaluates_an_average_of_its_weights_is_refused_where_they_are_pruned(tmp_path):
+    for config in (CONFIG, replace(CONFIG, ratio=0.0)):
+        model = build("bert")
+        adapt(model, config)
+        optimizer = Averaging([p for p in model.parameters() if p.requires_grad], lr=0.1)
+        a_trainer = trainer(tmp_path, model=model, optimizers=(optimizer, None))
+        if config.ratio:
+            with pytest.raises(RuntimeError, match=r"Averaging is free of a schedule: .* whose pruned entries are not"):
+                a_trainer.train()
+        else:
+            assert a_trainer.train().global_step == 18
+
+
 def test_an_optimizer_that_was_made_before_the_adapter_is_refused(tmp_path):
     model = build("bert")
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)

@@ -294,9 +294,23 @@ def test_a_state_from_before_functions_had_a_digest_loads_where_the_function_has
         pruner_with(by_size).load_state_dict(state)
 
 
-def test_a_function_whose_parameters_can_not_be_told_is_refused_with_the_way_out():
-    with pytest.raises(ValueError, match=r"can't tell the parameters of .* wrap it in a function that names them"):
-        PRILoRAConfig(importance=torch.abs)
+class Score(torch.nn.Module):
+    def forward(self, lora_A):
+        return lora_A.abs()
+
+
+def without_wraps(rule):
+    return lambda *args, **given: rule(*args, **given)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [torch.abs, Score(), without_wraps(by_size), lambda: torch.rand(2, 3)],
+    ids=["C", "module", "decorated", "no"],
+)
+def test_a_function_whose_parameters_can_not_be_told_is_refused_with_the_way_out(rule):
+    with pytest.raises(ValueError, match=r"shows none of these parameters: wrap it in a function that names them"):
+        PRILoRAConfig(importance=rule)
 
 
 SIGN = 1.0

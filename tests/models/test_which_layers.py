@@ -1,6 +1,7 @@
 """Which layers are pruned: what is trained and active, in whatever module the model lies."""
 
 import importlib
+import re
 from dataclasses import replace
 
 import peft
@@ -10,7 +11,16 @@ import transformers as hf
 from torch import nn
 from transformers import Trainer, TrainingArguments
 
-from prilora_lite import LoRALinear, PRILoRACallback, PRILoRAConfig, Pruner, adapt, report
+from prilora_lite import (
+    LoRALinear,
+    PRILoRACallback,
+    PRILoRAConfig,
+    Pruner,
+    adapt,
+    load_adapter,
+    report,
+    save_adapter,
+)
 from prilora_lite.models.layers import lora_layers
 from prilora_lite.models.stacks import find_stacks
 from tests.small_models import batch, build, checkpoint_activations
@@ -530,3 +540,22 @@ def test_all_beside_the_one_model_inside_is_the_head_at_any_depth(nested):
     adapt(model, PRILoRAConfig.lora(2))
     trained = [name for name, p in model.named_parameters() if p.requires_grad and "lora" not in name]
     assert trained == ["score.weight", "score.bias"]
+
+
+class Features(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.auto_model = build("bert").bert
+
+
+def test_a_part_in_a_numbered_place_is_named_as_python_takes_it(tmp_path):
+    """As in a SentenceTransformer, which is an nn.Sequential."""
+    model, fresh = (nn.Sequential(Features(), nn.Identity()) for _ in range(2))
+    with pytest.raises(ValueError, match=re.escape("adapt(model[0].auto_model, config)")):
+        adapt(model, CONFIG)
+    adapt(model[0].auto_model, CONFIG)
+    with pytest.raises(ValueError, match=re.escape("give that part, model[0].auto_model, in place of the model")):
+        save_adapter(model, tmp_path / "a.safetensors")
+    save_adapter(model[0].auto_model, tmp_path / "a.safetensors")
+    with pytest.raises(ValueError, match=re.escape("give model[0].auto_model in its place")):
+        load_adapter(fresh, tmp_path / "a.safetensors")

@@ -3,6 +3,7 @@
 import zipfile
 from pathlib import Path
 
+import nbformat
 import pytest
 
 from prilora_lite.cli import main
@@ -71,3 +72,15 @@ def test_elsewhere_than_in_the_repository_it_says_where_to_run(monkeypatch, tmp_
     monkeypatch.chdir(tmp_path)
     assert main(["handout", "--output", "x"]) == 2
     assert "run this in the repository's folder" in capsys.readouterr().err
+
+
+def test_a_notebook_in_which_somebody_has_written_stays(notebooks, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    mine = tmp_path / "01_lora_from_scratch.ipynb"
+    notebook = nbformat.read(notebooks / mine.name, as_version=4)
+    next(c for c in notebook.cells if "exercise" in c.metadata.get("tags", [])).source += "  # hours of work"
+    nbformat.write(notebook, mine)
+    before = mine.read_bytes()
+    assert main(["handout", "--output", str(tmp_path)]) == 2
+    assert f"{mine} may hold somebody's answers" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {mine.name: before}
