@@ -153,8 +153,7 @@ def importance_rule(rule: str | Callable[..., Tensor]) -> Callable[..., Tensor]:
         )
     if not any(p.name in INPUTS for p in parameters):
         raise ValueError(
-            f"an importance rule is a function of any of {', '.join(INPUTS)}, and {rule!r:.80} shows none of these "
-            "parameters: wrap it in a function that names them, such as lambda lora_A: rule(lora_A)"
+            f"{rule!r:.60} does not name any of {', '.join(INPUTS)}: wrap it, as lambda lora_A: rule(lora_A)"
         )
     if by_place := [p.name for p in parameters if p.kind is p.POSITIONAL_ONLY]:
         raise ValueError(f"an importance rule is called by name: leave out the / behind {', '.join(by_place)}")
