@@ -152,9 +152,7 @@ def importance_rule(rule: str | Callable[..., Tensor]) -> Callable[..., Tensor]:
             "rule, as lambda lora_A: rule(lora_A, ...)"
         )
     if not any(p.name in INPUTS for p in parameters):
-        raise ValueError(
-            f"{rule!r:.60} does not name any of {', '.join(INPUTS)}: wrap it, as lambda lora_A: rule(lora_A)"
-        )
+        raise ValueError(f"{rule!r:.60} names none of {', '.join(INPUTS)}: wrap it, as lambda lora_A: rule(lora_A)")
     if by_place := [p.name for p in parameters if p.kind is p.POSITIONAL_ONLY]:
         raise ValueError(f"an importance rule is called by name: leave out the / behind {', '.join(by_place)}")
     return rule

@@ -309,7 +309,7 @@ def without_wraps(rule):
     ids=["C", "module", "decorated", "no"],
 )
 def test_a_function_whose_parameters_can_not_be_told_is_refused_with_the_way_out(rule):
-    with pytest.raises(ValueError, match=r"does not name any of lora_A, .*: wrap it, as lambda lora_A"):
+    with pytest.raises(ValueError, match=r"names none of lora_A, .*: wrap it, as lambda lora_A"):
         PRILoRAConfig(importance=rule)
 
 
