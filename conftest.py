@@ -68,7 +68,7 @@ _spared = 0  # modules, when the collector of garbage was last told to leave the
 def _spare_what_is_imported():
     """Trainer collects garbage whenever it begins, and need not walk through hundreds of modules each time."""
     global _spared
-    if len(sys.modules) > _spared + 100:
+    if len(sys.modules) > _spared:
         gc.collect()
         gc.freeze()
         _spared = len(sys.modules)
