@@ -30,7 +30,7 @@ def check_places(file: Path, folder: Path | None = None) -> None:
 
 
 def of_another_study(paths: dict[str, Path]) -> set[str]:
-    """The kinds of figures whose place is that of another study's first one, whose name ends like the kind."""
+    """The kinds of figures that would replace another study's main one, as ``mine_cost.png`` of ``mine_cost``."""
     return {kind for kind in paths.keys() - _OWN_NAME if paths[kind].with_suffix(".md").exists()}
 
 

@@ -40,7 +40,8 @@ def check_stored(path: str | Path, record: dict[str, Any]) -> None:
         if _names_own_code(record):
             what = (
                 "The run was made with a rule or schedule of your own. The command does not know it: in Python, enter "
-                "it into IMPORTANCE_RULES or SCHEDULES as before, then call ablate, or reporting.write(Path(FILE))"
+                "it into IMPORTANCE_RULES or SCHEDULES as before, then call ablate, or, from prilora_lite.experiments, "
+                "reporting.write(Path(FILE))"
             )
         raise ValueError(
             f"{path}: {part} of the run {record['task']!r}, {record['name']!r}, seed {record['seed']!r} can't be "

@@ -11,23 +11,22 @@ import hashlib
 import io
 import json
 import os
-import re
 import shutil
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import joblib
-from traitlets.config import Config, PyFileConfigLoader
 
 from prilora_lite.shared.errors import unknown
 from prilora_lite.shared.files import write_whole
 from prilora_lite.shared.records import append_record, read_records
 from prilora_lite.shared.workers import in_worker
 from prilora_lite.teaching import handin, sandbox
+from prilora_lite.teaching.gradebook import config_of, database, marks, part_with_earlier_marks, register
 from prilora_lite.teaching.notebook_files import check_no_answers
 
 PATTERN = "[]*?{}"
@@ -56,7 +55,7 @@ def release(folder: Path, course: Path) -> list[Path]:
     for kept in (course / "source", course / "submitted"):
         if folder.resolve().is_relative_to(kept.resolve()):
             raise ValueError(f"{folder} is where the course keeps its own: give another folder, such as copies")
-    config = _config(course)
+    config = config_of(course)
     config.CourseDirectory.ignore = [*CourseDirectory().ignore, *_RUNS]  # those of the teacher
     with tempfile.TemporaryDirectory(prefix="prilora-") as made:  # nbgrader deletes what it is to write, then writes
         config.CourseDirectory.release_directory = str(Path(made).resolve())
@@ -140,9 +139,9 @@ def grade(
     latest = {r["student"]: r for r in written}  # its marks are in the gradebook, whatever was graded before it
     marked = {r["student"]: r["key"][1] for r in written if r["status"] == "graded"}  # the version that marks are of
     finished = {student: r for student, r in latest.items() if r["key"][:3] == keys.get(student)}
-    for student in _not_in_gradebook(assignment, course, finished.values()):
+    for student in _lost(finished, assignment, course):  # to be graded again
         del finished[student]
-        marked.pop(student, None)  # those of a person in it, too, were given to another version, or to none
+        marked.pop(student, None)  # so marks that a person gave, if there are any, are opened for a second look
     for record in [*finished.values(), *astray]:
         report(count, record)
     missing = [student for student in students if student not in finished]
@@ -157,9 +156,9 @@ def grade(
         if record.pop("machine"):
             of[1] = "the machine"  # so it is graded next time, and marks stay until then
         elif marked.get(student) != keys[student][1]:
-            _part_with_earlier_marks(assignment, course, record)
+            part_with_earlier_marks(assignment, course, record)
         if record["status"] == "graded":
-            record["marks"] = _marks(assignment, course, student)
+            record["marks"] = marks(assignment, course, [student]).get(student)
         finished[student] = {"key": of, **record}
         append_record(journal, finished[student])
         report(count, record)
@@ -184,7 +183,7 @@ def _enter(assignment: str, course: Path, journal: Path, options: dict[str, Any]
     if not known:
         registered.unlink(missing_ok=True)  # until the gradebook has what this file says
         _check_source(assignment, course, options)
-    if not _register(assignment, course, known=known):
+    if not register(assignment, course, known=known):
         journal.unlink(missing_ok=True)  # of a gradebook that is gone
     write_whole(registered, source.encode())
     return _digest_of_rules(source, assignment, course)
@@ -197,7 +196,7 @@ def _check_source(assignment: str, course: Path, options: dict[str, Any]) -> Non
     mend = f"mend source/{assignment}/{assignment}.ipynb"
     with _room(course) as room:
         try:
-            reasons = autograde.run_source(assignment, course, _config(course), Path(room), **options)
+            reasons = autograde.run_source(assignment, course, config_of(course), Path(room), **options)
         except (RuntimeError, SyntaxError) as error:
             raise ValueError(f"the course's own solution can't be run: {error}; {mend}") from error
     if reasons:
@@ -220,7 +219,7 @@ def _grade(student: str, assignment: str, course: Path, options: dict[str, Any])
         if "[" in student:
             notes.append("nbgrader makes no feedback for a folder with [ in its name")
         with _room(course) as room:
-            autograde(student, assignment, course, _config(course), Path(room), notes=notes, **options)
+            autograde(student, assignment, course, config_of(course), Path(room), notes=notes, **options)
     except handin.Refused as error:
         status, notes = "not graded", [str(error), *notes]
     except Exception as error:  # whatever it is, the rest of the class goes on
@@ -233,46 +232,12 @@ def _grade(student: str, assignment: str, course: Path, options: dict[str, Any])
     return {"student": student, "status": status, "notes": notes, "seconds": seconds, "machine": machine}
 
 
-def _marks(assignment: str, course: Path, student: str) -> dict[str, float | None] | None:
-    """What the tests gave for each task, as the gradebook has it; None: it has no such submission."""
-    from nbgrader.api import Gradebook, MissingEntry
-
-    with Gradebook(_database(course)) as gradebook:
-        try:
-            submission = gradebook.find_submission(assignment, student)
-        except MissingEntry:
-            return None
-        return {grade.name: grade.auto_score for grade in submission.notebooks[0].grades}
-
-
-def _not_in_gradebook(assignment: str, course: Path, records: Iterable[dict[str, Any]]) -> list[str]:
+def _lost(finished: dict[str, dict[str, Any]], assignment: str, course: Path) -> list[str]:
     """Those who were graded, but whose marks are gone or others: someone removed them, or put a backup back."""
-    changed = []
-    for record in records:
-        if record["status"] == "graded":
-            marks = _marks(assignment, course, record["student"])
-            if marks is None or marks != record.get("marks", marks):  # an older version wrote none down
-                changed.append(record["student"])
-    return changed
-
-
-def _part_with_earlier_marks(assignment: str, course: Path, record: dict[str, Any]) -> None:
-    """Open again the marks that a person gave an earlier version; of what can't be graded, no marks stay at all."""
-    from nbgrader.api import Gradebook, MissingEntry
-
-    if not record["student"].isprintable():
-        return  # the gradebook never had it
-    with Gradebook(_database(course)) as gradebook:
-        try:
-            submission = gradebook.find_submission(assignment, record["student"])
-        except MissingEntry:
-            return
-        if record["status"] != "graded":
-            gradebook.remove_submission(assignment, record["student"])
-            return
-        for grade in submission.notebooks[0].grades:  # nbgrader itself opens those of tests alone, not those of texts
-            grade.needs_manual_grade |= grade.manual_score is not None
-        gradebook.db.commit()
+    graded = {student: record for student, record in finished.items() if record["status"] == "graded"}
+    found = marks(assignment, course, graded)
+    # An older version wrote no marks into its journal
+    return [s for s, record in graded.items() if s not in found or found[s] != record.get("marks", found[s])]
 
 
 def _room(course: Path) -> tempfile.TemporaryDirectory[str]:
@@ -314,7 +279,7 @@ def _digest_of_rules(source: str, assignment: str, course: Path) -> str:
     """A number for all that marks follow from beside the hand-in: the source, nbgrader's settings, the due date."""
     from nbgrader.api import Gradebook
 
-    with Gradebook(_database(course)) as gradebook:
+    with Gradebook(database(course)) as gradebook:
         due = gradebook.find_assignment(assignment).duedate
     settings = (course / "nbgrader_config.py").read_bytes()
     return hashlib.sha256(f"{source}\n{due}\n".encode() + settings).hexdigest()
@@ -325,7 +290,7 @@ def _write_table(assignment: str, course: Path, records: list[dict[str, Any]]) -
     from nbgrader.api import Gradebook
 
     rows, tasks = [], []
-    with Gradebook(_database(course)) as gradebook:
+    with Gradebook(database(course)) as gradebook:
         notebook = gradebook.find_assignment(assignment).notebooks[0]
         tasks = [cell.name for cell in [*notebook.grade_cells, *notebook.task_cells]]
         for record in records:
@@ -352,49 +317,3 @@ def _write_table(assignment: str, course: Path, records: list[dict[str, Any]]) -
 def _field(value: Any) -> Any:
     """A value of the table; what a spreadsheet would take for a formula is marked as text."""
     return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
-
-
-def _config(course: Path) -> Config:
-    """The course's own settings."""
-    config = PyFileConfigLoader("nbgrader_config.py", path=str(course)).load_config()
-    config.CourseDirectory.root = str(course.resolve())
-    config.CourseDirectory.db_url = _database(course)
-    return config
-
-
-def _database(course: Path) -> str:
-    return f"sqlite:///{course / 'gradebook.db'}?timeout=60"  # seconds that one writer waits for another
-
-
-def _newest_schema() -> str:
-    """What nbgrader notes in a gradebook that it makes; it would start alembic for it, from PATH, and wait seconds."""
-    import nbgrader
-    from alembic.script import ScriptDirectory
-
-    return str(ScriptDirectory(str(Path(nbgrader.__file__).parent / "alembic")).get_current_head())
-
-
-def _register(assignment: str, course: Path, known: bool) -> bool:
-    """Let the gradebook know the assignment's cells, if it does not know them as they are; whether it had them."""
-    import nbgrader.api
-    from nbgrader.api import Gradebook, MissingEntry
-    from nbgrader.apps import NbGraderAPI
-
-    nbgrader.api.get_alembic_version = _newest_schema
-    try:
-        with Gradebook(_database(course)) as gradebook:
-            found = bool(gradebook.find_assignment(assignment).notebooks)  # none where only a due date was set
-    except MissingEntry:
-        found = False
-    if not (known and found):
-        config = _config(course)
-        config.NbGraderAPI.log_level = "WARN"
-        with tempfile.TemporaryDirectory(prefix="prilora-") as made:  # nbgrader deletes the copy in release/ first
-            config.CourseDirectory.release_directory = str(Path(made).resolve())
-            result = NbGraderAPI(config=config).generate_assignment(assignment)
-        if not result["success"]:
-            text = f"{result.get('error') or ''}\n{result.get('log') or ''}"
-            lines = [line.strip() for line in text.splitlines() if re.match(r"\s*[\w.]+(Error|Entry)\b", line)]
-            reason = lines[-1] if lines else "it gave no reason"
-            raise ValueError(f"nbgrader can't take {assignment} into the gradebook: {reason}") from None
-    return found

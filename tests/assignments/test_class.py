@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from prilora_lite.teaching import grading, sandbox
+from prilora_lite.teaching.gradebook import database, register
 from tests.assignments.hostile import HOSTILE, A
 from tests.assignments.hostile_folders import FOLDERS, NAME, expected_score, hand_in
 from tests.assignments.submissions import COURSE, notebook, perfect, points, wrong
@@ -64,8 +65,8 @@ def graded(course):
         put(course, student, make())
     for student in FOLDERS:
         hand_in(course, student)
-    grading._register(A, course, known=False)
-    with Gradebook(grading._database(course)) as gradebook:
+    register(A, course, known=False)
+    with Gradebook(database(course)) as gradebook:
         gradebook.update_or_create_assignment(A, duedate=DUE)
     before = snapshot(course)
     with pytest.MonkeyPatch.context() as patch:
@@ -208,7 +209,7 @@ def test_marks_given_by_hand_count_as_nbgrader_counts_them(graded, course):
 
 
 def mark(gradebook, course, by_hand):
-    with gradebook(grading._database(course)) as opened:
+    with gradebook(database(course)) as opened:
         for name, (manual, extra) in by_hand.items():
             grade = opened.find_grade(name, A, A, "wrong")
             grade.manual_score, grade.extra_credit = manual, extra

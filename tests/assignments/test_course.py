@@ -16,6 +16,7 @@ from prilora_lite.cli import _parser, main
 from prilora_lite.teaching import grading as classroom
 from prilora_lite.teaching import notebook_files as tool
 from prilora_lite.teaching import sandbox
+from prilora_lite.teaching.gradebook import config_of
 from tests.assignments import submissions
 from tests.assignments.submissions import ASSIGNMENTS, COURSE, named, notebook, perfect, points, solutions, text
 from tests.environments import call, fresh
@@ -265,7 +266,7 @@ def test_the_guides_commands_and_links_are_understood():
 def test_files_of_an_archive_from_moodle_are_told_apart_by_learner(path, student, file):
     from nbgrader.plugins import FileNameCollectorPlugin
 
-    collector = FileNameCollectorPlugin(config=classroom._config(COURSE))
+    collector = FileNameCollectorPlugin(config=config_of(COURSE))
     assert collector.collect(f"/downloaded/extracted/{path}") == {"student_id": student, "file_id": file}
 
 

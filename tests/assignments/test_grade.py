@@ -15,6 +15,7 @@ import pytest
 from prilora_lite.teaching import grading as classroom
 from prilora_lite.teaching import handin, sandbox
 from prilora_lite.teaching.autograde import autograde
+from prilora_lite.teaching.gradebook import database
 from tests.assignments.hostile import HOSTILE, A
 from tests.assignments.submissions import COURSE, named, notebook, perfect, points
 
@@ -95,10 +96,10 @@ def test_a_fault_of_the_machine_is_tried_again_and_takes_no_marks(graded, monkey
     given = 3
 
     def marks():
-        with Gradebook(classroom._database(graded)) as gradebook:
+        with Gradebook(database(graded)) as gradebook:
             return [g.manual_score for g in gradebook.find_submission(A, "ann").notebooks[0].grades]
 
-    with Gradebook(classroom._database(graded)) as gradebook:
+    with Gradebook(database(graded)) as gradebook:
         gradebook.find_submission(A, "ann").notebooks[0].grades[0].manual_score = given
         gradebook.db.commit()
     hand_in(graded, "ann", notebook(A, "release"))
@@ -131,7 +132,7 @@ def test_a_version_that_was_being_graded_when_it_stopped_leaves_no_marks_behind(
 def test_the_table_says_how_late_a_hand_in_is_without_any_penalty(graded):
     from nbgrader.api import Gradebook
 
-    with Gradebook(classroom._database(graded)) as gradebook:
+    with Gradebook(database(graded)) as gradebook:
         gradebook.update_or_create_assignment(A, duedate="2026-02-28 23:59")
     (graded / "submitted" / "ann" / A / "timestamp.txt").write_text("2026-03-01 11:59:00 UTC", encoding="utf-8")
     row = table(classroom.grade(A, graded))["ann"]

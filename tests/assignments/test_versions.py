@@ -8,6 +8,7 @@ import pytest
 Gradebook = pytest.importorskip("nbgrader.api", reason="needs nbgrader: pip install '.[classroom]'").Gradebook
 
 from prilora_lite.teaching import autograde, grading, handin  # noqa: E402
+from prilora_lite.teaching.gradebook import database  # noqa: E402
 from tests.assignments.submissions import notebook, perfect  # noqa: E402
 from tests.assignments.test_grade import A4, hand_in, new_course, table  # noqa: E402
 
@@ -18,7 +19,7 @@ def graded(course):
 
 
 def gradebook(course):
-    return Gradebook(grading._database(course))
+    return Gradebook(database(course))
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -16,6 +16,7 @@ from tests.browser.test_in_jupyterlab import wait_for
 nbgrader = pytest.importorskip("nbgrader.api", reason="needs nbgrader: pip install '.[classroom]'")
 
 from prilora_lite.teaching import grading, sandbox  # noqa: E402
+from prilora_lite.teaching.gradebook import database  # noqa: E402
 
 try:
     sandbox.require()
@@ -58,7 +59,7 @@ def server(course, tmp_path):
 
 
 def test_in_the_formgrader_nothing_of_a_learners_runs(browser, course, server):
-    with nbgrader.Gradebook(grading._database(course)) as gradebook:
+    with nbgrader.Gradebook(database(course)) as gradebook:
         (submission,) = gradebook.assignment_submissions(A)
         page = f"{server}/formgrader/submissions/{submission.notebooks[0].id}/"
     tab, asked = browser.new_page(), []

@@ -522,8 +522,8 @@ def test_the_part_that_is_adapted_is_named_where_the_whole_is_to_be_saved_or_loa
     with pytest.raises(ValueError, match=r"bert alone is adapted: give that part, model\.bert,"):
         save_adapter(model, path)
     save_adapter(model.bert, path)
-    refused(build("bert"), path, r"is the adapter of a part of this model: give that part, model\.bert,")
-    refused(nn.ModuleDict({"mine": build("bert")}), path, r"give that part, model\.mine\.bert,")
+    refused(build("bert"), path, r"is the adapter of a part of this model: give model\.bert in its place")
+    refused(nn.ModuleDict({"mine": build("bert")}), path, r"give model\.mine\.bert in its place")
 
 
 @pytest.mark.parametrize("where", ["fsync", "replace"])
