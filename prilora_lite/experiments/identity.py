@@ -19,7 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from prilora_lite.config import PRILoRAConfig
 from prilora_lite.experiments.encoders import load_encoder
-from prilora_lite.experiments.presets import Settings, settings_from
+from prilora_lite.experiments.presets import PRESETS, Settings, settings_from
 from prilora_lite.experiments.tasks import Task, task_as_json
 from prilora_lite.importance import IMPORTANCE_RULES
 from prilora_lite.ranks import SCHEDULES
@@ -119,11 +119,18 @@ def digest_of(encoder: str) -> str:
     Raises:
         ValueError, OSError: see :func:`~.encoders.load_encoder`.
     """
+    return (_digest_of_preset if encoder in PRESETS else _digest_of)(encoder)
+
+
+def _digest_of(encoder: str) -> str:
     state = torch.get_rng_state()
     try:
         return encoder_digest(*load_encoder(encoder, "cola"))  # any task: its head does not count
     finally:
         torch.set_rng_state(state)  # the fresh head was drawn
+
+
+_digest_of_preset = lru_cache(_digest_of)  # once for a process: a preset's weights or their revision are pinned
 
 
 def method_as_json(method: str | PRILoRAConfig) -> str | dict[str, Any]:

@@ -2,7 +2,6 @@
 
 import json
 import sys
-from dataclasses import replace
 
 import pytest
 import torch
@@ -16,8 +15,9 @@ from prilora_lite.experiments.methods import METHODS
 from prilora_lite.experiments.tasks import TASKS
 from prilora_lite.experiments.trainable import make_trainable
 from tests.small_models import LAYERS, batch, build
+from tests.training import some_of_pockets
 
-SHORT = Settings(learning_rate=5e-3, epochs=0.2, batch_size=16, max_length=64)
+SHORT = Settings(learning_rate=5e-3, epochs=1, batch_size=16, max_length=64)
 STEPS = 25
 
 
@@ -26,8 +26,9 @@ def pocket():
     return load_encoder("pocket", TASKS["pocket-rte"])[0]
 
 
-def run(name, **options):
-    return finetune("pocket-rte", name, settings=SHORT, device="cpu", progress=False, **options)
+def run(name, steps, **options):
+    rows = some_of_pockets(train=16 * steps)
+    return finetune("pocket-rte", name, rows=rows, settings=SHORT, device="cpu", progress=False, **options)
 
 
 @pytest.mark.parametrize("name", baselines.BASELINES)
@@ -134,7 +135,7 @@ def test_a_bottleneck_computes_its_equation():
 
 
 def test_adaloras_allocator_brings_the_ranks_from_the_start_to_the_budget():
-    result = run("adalora")
+    result = run("adalora", STEPS)
     ranks = [list(entry["ranks"].values()) for entry in result.history]
     assert len(ranks[0]) == 72
     assert sum(ranks[-1]) == 72 * baselines.BUDGET
@@ -150,8 +151,8 @@ def test_adaloras_allocator_brings_the_ranks_from_the_start_to_the_budget():
 
 @pytest.mark.parametrize("name", baselines.BASELINES)
 def test_a_run_learns_counts_and_saves(name, tmp_path):
-    result = run(name, output_dir=tmp_path)
-    assert result.steps == STEPS
+    result = run(name, 8, output_dir=tmp_path)
+    assert result.steps == 8
     assert result.counts.head == 16_770
     assert result.counts.base == 1_666_306  # the encoder with its head, without what was added
     assert 0 < result.counts.adapter_nonzero <= result.counts.adapter
@@ -173,12 +174,11 @@ def test_a_model_without_the_places_for_a_bottleneck_is_refused(name):
 @pytest.mark.parametrize("steps", [1, 2, 6])
 def test_a_run_too_short_for_adaloras_schedule_is_refused(steps):
     with pytest.raises(ValueError, match=rf"needs 7 optimizer steps at least, and the run has {steps}"):
-        finetune("pocket-rte", "adalora", settings=replace(SHORT, epochs=steps / 125), progress=False)
+        run("adalora", steps)
 
 
 def test_the_shortest_run_of_adalora_ends_at_its_budget():
-    settings = replace(SHORT, epochs=baselines.ADALORA_STEPS / 125)
-    result = finetune("pocket-rte", "adalora", settings=settings, device="cpu", progress=False)
+    result = run("adalora", baselines.ADALORA_STEPS)
     assert result.steps == baselines.ADALORA_STEPS
     assert sum(result.history[-1]["ranks"].values()) == 72 * baselines.BUDGET
 

@@ -9,9 +9,9 @@ import torch
 from datasets import ClassLabel, Dataset
 from safetensors.torch import load_file, save_file
 
-from prilora_lite import PRILoRAConfig, Settings, ablate, finetune, grid, load_rows
+from prilora_lite import PRILoRAConfig, Settings, ablate, finetune, grid, load_encoder, load_rows
 from prilora_lite.cli import main
-from prilora_lite.experiments import study
+from prilora_lite.experiments import identity, study
 from prilora_lite.experiments.identity import KEY, digest_of, rows_digest
 from prilora_lite.experiments.migrate import migrate
 from prilora_lite.experiments.study import read_runs
@@ -245,6 +245,15 @@ def test_the_digest_of_an_encoder_leaves_out_what_is_drawn_anew(encoder):
     torch.manual_seed(2)
     assert digest_of(encoder) == first != digest_of("pocket")
     assert digest_of("pocket-random") == digest_of("pocket-random") != digest_of("pocket")
+
+
+def test_an_encoder_is_digested_again_where_it_may_have_changed_and_a_preset_once(encoder, monkeypatch):
+    loaded = []
+    monkeypatch.setattr(identity, "load_encoder", lambda *name: loaded.append(name[0]) or load_encoder(*name))
+    identity._digest_of_preset.cache_clear()
+    for name in (encoder, "pocket", "pocket-random", encoder, "pocket", "pocket-random"):
+        digest_of(name)
+    assert loaded == [encoder, "pocket", "pocket-random", encoder]
 
 
 # Runs of older versions

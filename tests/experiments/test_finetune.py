@@ -26,7 +26,7 @@ from prilora_lite.experiments.rows import drawn_rows
 from prilora_lite.experiments.tasks import TASKS
 from prilora_lite.experiments.tokens import check_length
 from tests.small_models import write_rows
-from tests.training import CONFIG, StopAfter, run
+from tests.training import CONFIG, StopAfter, run, some_of_pockets
 
 
 @pytest.mark.parametrize("task", [task.name for task in TASKS.values() if not task.in_package])
@@ -335,10 +335,10 @@ def test_a_run_stopped_early_by_a_callback_reports_the_metrics_of_its_saved_file
     config, options = PRILoRAConfig(ratio=0.9, interval=1000), {"device": "cpu", "progress": False}
     settings = Settings(learning_rate=2e-3, epochs=1, batch_size=16, max_length=64)
     result = finetune(
-        "pocket-cola", config, settings=settings, output_dir=tmp_path, callbacks=[StopAfter(40)], **options
+        "pocket-cola", config, settings=settings, output_dir=tmp_path, callbacks=[StopAfter(20)], **options
     )
-    assert result.steps == 40
-    assert [entry["step"] for entry in result.history] == [40]
+    assert result.steps == 20
+    assert [entry["step"] for entry in result.history] == [20]
     model, tokenizer = load_encoder("pocket", TASKS["pocket-cola"])
     load_adapter(model, result.path)
     assert evaluate(model, tokenizer, "pocket-cola", **options) == result.metrics
@@ -354,10 +354,10 @@ class CountThreads(TrainerCallback):
 
 def test_pocket_trains_with_one_thread_other_encoders_with_torchs_and_torch_is_left_as_it_was(encoder, rows):
     here = torch.get_num_threads()
-    few = replace(POCKET_SHORT, epochs=0.02)
+    few = {"rows": some_of_pockets(train=32), "settings": POCKET_SHORT, "progress": False}
     try:
         torch.set_num_threads(2)
-        finetune("pocket-rte", "head", settings=few, callbacks=[pocket := CountThreads()], progress=False)
+        finetune("pocket-rte", "head", callbacks=[pocket := CountThreads()], **few)
         run(encoder, rows, callbacks=[other := CountThreads(), StopAfter(1)])
         assert (pocket.threads, other.threads, torch.get_num_threads()) == ({1}, {2}, 2)
     finally:
@@ -369,5 +369,6 @@ def test_a_warm_up_that_outlasts_the_run_is_warned_of(warmup, told):
     settings = replace(POCKET_SHORT, warmup=warmup, train_rows=48, epochs=1, batch_size=16)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        assert finetune("pocket-sst2", "lora", settings=settings, progress=False).steps == 3
+        rows = some_of_pockets("pocket-sst2")
+        assert finetune("pocket-sst2", "lora", rows=rows, settings=settings, progress=False).steps == 3
     assert told == any(f"warm-up takes {warmup} steps, and the run has 3" in str(each.message) for each in caught)

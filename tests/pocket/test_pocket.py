@@ -28,11 +28,12 @@ from prilora_lite.experiments.tasks import TASKS
 from prilora_lite.experiments.tokens import tokenize
 from prilora_lite.pocket import grammar, pretrain, tasks
 from prilora_lite.shared.records import read_records
+from tests.training import some_of_pockets
 
 POCKET = [name for name in TASKS if name.startswith("pocket-")]
 MODEL = Path(pretrain.__file__).parent / "model"
 ROOT = Path(__file__).parents[2]
-QUICK = Settings(epochs=0.1, max_length=64)
+QUICK = Settings(epochs=1, max_length=64)  # of a few rows
 seeds = st.integers(0, 2**32)
 
 
@@ -331,10 +332,11 @@ def test_a_short_run_tells_lora_from_the_frozen_encoder(seed):
 
 
 def test_a_saved_adapter_has_the_reported_metric(tmp_path):
-    result = finetune("pocket-rte", settings=QUICK, output_dir=tmp_path, device="cpu", progress=False)
+    options = {"rows": some_of_pockets(), "device": "cpu", "progress": False}
+    result = finetune("pocket-rte", settings=QUICK, output_dir=tmp_path, **options)
     model, tokenizer = load_encoder("pocket", TASKS["pocket-rte"])
     load_adapter(model, result.path)
-    assert evaluate(model, tokenizer, "pocket-rte", device="cpu", progress=False) == result.metrics
+    assert evaluate(model, tokenizer, "pocket-rte", **options) == result.metrics
 
 
 def nonzeros(file):
@@ -346,8 +348,9 @@ def nonzeros(file):
 
 @pytest.mark.parametrize("task", ["pocket-cola", "pocket-mrpc"])
 def test_the_saved_prilora_has_three_quarters_of_loras_nonzeros_and_as_many_in_the_head(task, tmp_path):
+    options = {"rows": some_of_pockets(task), "settings": QUICK, "progress": False}
     results = {
-        name: finetune(task, METHODS[name].trains, settings=QUICK, output_dir=tmp_path / name, progress=False)
+        name: finetune(task, METHODS[name].trains, output_dir=tmp_path / name, **options)
         for name in ("lora", "prilora")
     }
     (lora, head), (prilora, head_too) = (nonzeros(results[name].path) for name in ("lora", "prilora"))

@@ -14,9 +14,10 @@ from prilora_lite.experiments.allocation import allocations
 from prilora_lite.experiments.finetune import Result
 from prilora_lite.shared.records import append_record, read_records
 from prilora_lite.teaching import recordings
+from tests.training import some_of_pockets
 
 ROOT = Path(__file__).parents[2]
-SHORT = Settings(learning_rate=2e-3, epochs=0.05, batch_size=16, max_length=64)
+SHORT = Settings(learning_rate=2e-3, epochs=1, batch_size=16, max_length=64)  # of a few rows: seven steps
 
 
 @pytest.mark.parametrize("name", recordings.RECORDINGS)
@@ -96,10 +97,12 @@ def test_an_unknown_recording_is_refused_with_the_nearest_name():
 
 @pytest.fixture
 def one_run(monkeypatch):
-    """A single quick recipe in place of the many."""
+    """A single quick recipe in place of the many, and a few rows."""
     config = PRILoRAConfig(first_rank=8, last_rank=8, ratio=0.5, interval=2)
     recipe = recordings.Recipe("0.5 every 2", config, "pocket-rte", 0, "pocket", SHORT, trace=True)
     monkeypatch.setattr(recordings, "recipes", lambda name: iter([recipe]))
+    few = some_of_pockets()
+    monkeypatch.setattr(recordings, "finetune", lambda *which, **how: finetune(*which, **(how | {"rows": few})))
 
 
 def test_the_command_records_what_is_missing_and_nothing_else(one_run, tmp_path, capsys):
@@ -113,7 +116,8 @@ def test_the_command_records_what_is_missing_and_nothing_else(one_run, tmp_path,
 def test_a_trace_says_what_happened_in_the_run(one_run, tmp_path):
     list(recordings.record("pruning", folder=tmp_path))
     trace = recordings.load_trace(0.5, 2, folder=tmp_path)
-    again = finetune("pocket-rte", recordings.pruning_config(0.5, 2), settings=SHORT, device="cpu", progress=False)
+    options = {"rows": some_of_pockets(), "settings": SHORT, "device": "cpu", "progress": False}
+    again = finetune("pocket-rte", recordings.pruning_config(0.5, 2), **options)
     assert np.allclose(trace["losses"], again.losses, atol=1e-3)
     assert list(trace["masks"]) == [entry["step"] for entry in again.history]
     assert trace["sparsity"][1] == 0.5
@@ -135,7 +139,7 @@ def test_churn_is_the_share_of_new_zeros():
 
 
 def test_the_result_of_a_run_has_the_loss_of_each_step():
-    result = finetune("pocket-rte", settings=SHORT, device="cpu", progress=False)
+    result = finetune("pocket-rte", rows=some_of_pockets(), settings=SHORT, device="cpu", progress=False)
     assert isinstance(result, Result)
     assert len(result.losses) == result.steps == 7
     assert all(0 < loss < 5 for loss in result.losses)

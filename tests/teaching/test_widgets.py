@@ -10,9 +10,10 @@ from prilora_lite import Settings, finetune
 from prilora_lite.experiments.budget import budget_ranks
 from prilora_lite.importance import IMPORTANCE_RULES
 from prilora_lite.teaching import plots, recordings, widgets
+from tests.training import some_of_pockets
 
 PNG = b"\x89PNG"
-QUICK = Settings(learning_rate=2e-3, epochs=0.05, batch_size=16, max_length=64)
+QUICK = Settings(learning_rate=2e-3, epochs=1, batch_size=16, max_length=64)  # of the few rows: seven steps
 
 
 def values(control):
@@ -224,7 +225,7 @@ def test_shown_it_is_live_and_a_picture_and_a_text(capsys, monkeypatch):
 
 def button(**arguments):
     ratio = SelectionSlider(options=[0.0, 0.5], value=0.5)
-    configure = {"task": "pocket-rte", "settings": QUICK, "device": "cpu"} | arguments
+    configure = {"task": "pocket-rte", "rows": some_of_pockets(), "settings": QUICK, "device": "cpu"} | arguments
     return widgets.TrainButton(
         {"ratio": ratio}, lambda ratio: configure | {"method": recordings.pruning_config(ratio, 2)}
     )
@@ -320,7 +321,8 @@ class StopAfterThree(widgets._Watch):
 def test_a_run_stopped_in_the_middle_is_pruned_in_its_last_step():
     watch = StopAfterThree(IntProgress(), threading.Event())
     config = recordings.pruning_config(0.5, 40)
-    result = finetune("pocket-rte", config, settings=QUICK, device="cpu", progress=False, callbacks=[watch])
+    options = {"rows": some_of_pockets(), "settings": QUICK, "device": "cpu", "progress": False}
+    result = finetune("pocket-rte", config, callbacks=[watch], **options)
     assert result.steps == 3
     assert [entry["step"] for entry in result.history] == [3]
     assert (result.counts.adapter - result.counts.adapter_nonzero) >= result.counts.adapter / 4
