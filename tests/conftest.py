@@ -9,20 +9,21 @@ os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import pytest
-import torch
 from hypothesis import settings
 
-from prilora_lite.experiments.tasks import TASKS
 from tests.environments import call
-from tests.small_models import write_encoder, write_rows
 
-torch.set_num_threads(1)
+# torch and transformers are imported below, where they are used: the process that only shares out the tests goes
+# through this file, too, and the others wait for it.
 settings.register_profile("project", deadline=None, print_blob=True)
 settings.load_profile("project")
 
 
 def pytest_collection_finish(session):
     """Raise pytest.UsageError if a test's name holds an address: another one in each worker, which refuse to begin."""
+    import torch
+
+    torch.set_num_threads(1)
     if addresses := [item.nodeid for item in session.items if " at 0x" in item.nodeid]:
         raise pytest.UsageError(f"name these parameters by `ids`, without an address in memory: {addresses}")
 
@@ -46,12 +47,17 @@ def real_rows():
 @pytest.fixture(scope="session")
 def encoder(tmp_path_factory):
     """Folder of a small random BERT with its tokenizer."""
+    from tests.small_models import write_encoder
+
     return str(write_encoder(tmp_path_factory.mktemp("encoder")))
 
 
 @pytest.fixture(scope="session")
 def rows(tmp_path_factory):
     """Folder with random rows of all tasks that the package has no rows of."""
+    from prilora_lite.experiments.tasks import TASKS
+    from tests.small_models import write_rows
+
     folder = tmp_path_factory.mktemp("rows")
     for task in TASKS.values():
         if not task.in_package:
