@@ -9,8 +9,6 @@ SIGNATURE = {"Software": "prilora-lite"}  # in the figures that are written here
 _OF_ANSWERS = "question,contrast,tasks,"
 _FIRST_COLUMNS = ("group,encoder,task,method,", _OF_ANSWERS)  # of the tables of runs and of answers
 _FIRST_CELLS = ("| method |", "| task |", "| question |", "| machine |", "| crashed |")  # of those in Markdown
-
-
 _OWN_NAME = {"table", "markdown", "figure"}  # kinds whose files have the study's name alone
 
 
