@@ -175,12 +175,12 @@ def figure(results: Results) -> Figure:
         axes.axvline(bound, color="black", linestyle="--", linewidth=1.2)
         axes.annotate(f"LoRA's floor {bound:.2f}", (bound, -0.75), (3, 0), textcoords="offset points", fontsize=9)
         axes.set_title(case)
-        axes.set_xlabel("time of a training step / frozen encoder's, 95 % intervals")
         axes.spines[["top", "right", "left"]].set_visible(False)
         axes.tick_params(axis="y", length=0)
         axes.set_xlim(0, 1.05 * longest)
     axes.set_yticks(range(len(LABELS)), LABELS.values())
     axes.set_ylim(len(LABELS) - 0.5, -1.1)
+    drawn.supxlabel("time of a training step / frozen encoder's, 95 % intervals", fontsize="medium")
     return drawn
 
 

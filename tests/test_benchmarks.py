@@ -2,14 +2,19 @@
 
 import importlib
 import pkgutil
+from pathlib import Path
 
 import pytest
 import torch
 from transformers import BertConfig
 
 import benchmarks
-from benchmarks import contenders, measure
+from benchmarks import contenders, measure, show
 from benchmarks.contenders import METHODS, Setting, training_step
+from prilora_lite.shared.records import read_records
+from tests.drawn import assert_legible
+
+RESULTS = Path(__file__).parents[1] / "results"
 
 
 @pytest.fixture(autouse=True)
@@ -131,3 +136,8 @@ def test_the_products_are_those_of_a_lora_layer():
     contenders.backward_products(t)
     for name, expected in {"y": y, "dx": x.grad, "dA": A.grad, "dB_T": B_T.grad}.items():
         torch.testing.assert_close(t[name], expected.detach(), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(("file", "device"), [("speed.jsonl", "cpu"), ("speed_cuda.jsonl", "cuda")])
+def test_the_figure_of_speeds_can_be_read(file, device):
+    assert_legible(show.figure(show.gather(read_records(RESULTS / file), device)))

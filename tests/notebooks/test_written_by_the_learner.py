@@ -20,7 +20,7 @@ LIBRARYS_OWN = {
     "01_lora_from_scratch": r"def moved|\bruns = |def accuracy_at|in accuracy\b",
     "03_rank_schedule": r"finetune\(",
     "05_pruning_during_training": r"\bevery_batch\b|\breached\b",
-    "06_assemble_prilora": r"finetune\(|\bresult\.|ratio=0\)",
+    "06_assemble_prilora": r"finetune\(|\bresult\.|ratio=0\)|\baccuracy\b",
 }
 
 

@@ -226,19 +226,25 @@ def test_a_more_general_subject_follows_under_some_and_not_under_every_or_no(see
 # Pre-training
 
 
-def test_pretraining_writes_an_encoder_that_loads_and_says_how_it_was_made(tmp_path):
-    pretrain.pretrain(tmp_path, steps=2)
-    model, tokenizer = AutoModelForMaskedLM.from_pretrained(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory):
+    """Folder of an encoder that was trained for two steps."""
+    folder = tmp_path_factory.mktemp("pretrained")
+    pretrain.pretrain(folder, steps=2)
+    return folder
+
+
+def test_pretraining_writes_an_encoder_that_loads_and_says_how_it_was_made(pretrained):
+    model, tokenizer = AutoModelForMaskedLM.from_pretrained(pretrained), AutoTokenizer.from_pretrained(pretrained)
     assert tokenizer.tokenize("The dog sleeps.") == ["the", "dog", "sleeps", "."]
     assert model.config.vocab_size == len(tokenizer)
-    digest = hashlib.sha256((tmp_path / "model.safetensors").read_bytes()).hexdigest()
-    assert digest in (tmp_path / "README.md").read_text(encoding="utf-8")
+    digest = hashlib.sha256((pretrained / "model.safetensors").read_bytes()).hexdigest()
+    assert digest in (pretrained / "README.md").read_text(encoding="utf-8")
 
 
-def test_pretraining_again_gives_the_same_weights(tmp_path):
-    for name in ("one", "two"):
-        pretrain.pretrain(tmp_path / name, steps=2)
-    assert (tmp_path / "one/model.safetensors").read_bytes() == (tmp_path / "two/model.safetensors").read_bytes()
+def test_pretraining_again_gives_the_same_weights(pretrained, tmp_path):
+    pretrain.pretrain(tmp_path, steps=2)
+    assert (tmp_path / "model.safetensors").read_bytes() == (pretrained / "model.safetensors").read_bytes()
 
 
 def test_pretraining_refuses_a_folder_that_holds_a_model(tmp_path):
