@@ -116,6 +116,8 @@ def _unusual(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
 def digest_of(encoder: str) -> str:
     """The :func:`encoder_digest` of an encoder by its name; the random numbers of the caller stay as they are.
 
+    That of a preset is computed once in a process, as its weights or their revision are pinned.
+
     Raises:
         ValueError, OSError: see :func:`~.encoders.load_encoder`.
     """
@@ -130,7 +132,7 @@ def _digest_of(encoder: str) -> str:
         torch.set_rng_state(state)  # the fresh head was drawn
 
 
-_digest_of_preset = lru_cache(_digest_of)  # once for a process: a preset's weights or their revision are pinned
+_digest_of_preset = lru_cache(_digest_of)
 
 
 def method_as_json(method: str | PRILoRAConfig) -> str | dict[str, Any]:

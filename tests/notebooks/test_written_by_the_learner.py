@@ -15,7 +15,8 @@ from tests.notebooks.test_form import PATHS
 from tests.notebooks.test_solutions import EXERCISES, name_of
 
 WITH_PIECES = [PATHS[number] for number in (1, 3, 4, 5, 6)]  # 06 builds on the pieces of the others
-# Cells that run the library alone, whatever was written, or train a second time: they are run with the page itself
+# Cells that run the library alone, whatever was written, or train on after the learner's weights were compared with the
+# library's: they are run with the page itself
 LIBRARYS_OWN = {
     "01_lora_from_scratch": r"def moved|\bruns = |def accuracy_at|in accuracy\b",
     "03_rank_schedule": r"finetune\(",
